@@ -1,0 +1,138 @@
+//! What has been accepted and not started: one FIFO lane for each priority, and the room there is.
+//!
+//! [`Lanes`] is plain data under the lock of its pool. [`Room`] counts what waits when a limit is set; a task gives its
+//! place back when it starts, when it is cancelled, and when it is rejected, because the permit is kept in its cell.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::error::SubmitError;
+use crate::options::Priority;
+use crate::state::Call;
+
+/// The waiting calls.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    lanes: [VecDeque<Call>; Priority::COUNT],
+    len: usize,
+    /// The length at which the next push looks for calls that were cancelled while they waited.
+    sweep_at: usize,
+}
+
+/// Below this length, cancelled calls are not worth looking for.
+const SWEEP_MIN: usize = 1024;
+
+impl Lanes {
+    pub(crate) fn new() -> Self {
+        Lanes {
+            lanes: Default::default(),
+            len: 0,
+            sweep_at: SWEEP_MIN,
+        }
+    }
+
+    /// How many calls are held, those included that were cancelled since.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many calls still wait.
+    pub(crate) fn live(&self) -> usize {
+        self.lanes
+            .iter()
+            .flatten()
+            .filter(|call| call.is_queued())
+            .count()
+    }
+
+    pub(crate) fn push(&mut self, call: Call) {
+        self.sweep();
+        self.lanes[call.priority().lane()].push_back(call);
+        self.len += 1;
+    }
+
+    /// For a call that had been taken out before: it keeps its turn.
+    pub(crate) fn push_front(&mut self, call: Call) {
+        self.lanes[call.priority().lane()].push_front(call);
+        self.len += 1;
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Call> {
+        if self.len == 0 {
+            return None;
+        }
+        let call = self.lanes.iter_mut().find_map(VecDeque::pop_front)?;
+        self.len -= 1;
+        Some(call)
+    }
+
+    /// Everything there is, in the order of its turn.
+    pub(crate) fn take_all(&mut self) -> Vec<Call> {
+        self.len = 0;
+        self.lanes.iter_mut().flat_map(std::mem::take).collect()
+    }
+
+    /// Forgets cancelled calls when they may be half of the backlog, so that a stuck worker does not let them pile up.
+    /// Each call is looked at a constant number of times, on average. (Their arguments went when they were cancelled.)
+    fn sweep(&mut self) {
+        if self.len < self.sweep_at {
+            return;
+        }
+        for lane in &mut self.lanes {
+            lane.retain(Call::is_queued);
+        }
+        self.len = self.lanes.iter().map(VecDeque::len).sum();
+        self.sweep_at = (self.len * 2).max(SWEEP_MIN);
+    }
+}
+
+/// The room in a backlog.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// `None`: unbounded.
+    bounded: Option<(Arc<Semaphore>, usize)>,
+}
+
+impl Room {
+    pub(crate) fn new(limit: Option<usize>) -> Self {
+        Room {
+            bounded: limit.map(|limit| (Arc::new(Semaphore::new(limit)), limit)),
+        }
+    }
+
+    /// A place, if there is one; `Ok(None)` where none is needed.
+    pub(crate) fn try_take(&self) -> Result<Option<OwnedSemaphorePermit>, SubmitError> {
+        match &self.bounded {
+            None => Ok(None),
+            Some((semaphore, limit)) => match semaphore.clone().try_acquire_owned() {
+                Ok(permit) => Ok(Some(permit)),
+                Err(TryAcquireError::NoPermits) => Err(SubmitError::Full { limit: *limit }),
+                Err(TryAcquireError::Closed) => Err(SubmitError::ShutDown),
+            },
+        }
+    }
+
+    /// A place, as soon as there is one. Fails when the room is closed meanwhile.
+    pub(crate) async fn take(&self) -> Result<Option<OwnedSemaphorePermit>, SubmitError> {
+        match &self.bounded {
+            None => Ok(None),
+            Some((semaphore, _)) => match semaphore.clone().acquire_owned().await {
+                Ok(permit) => Ok(Some(permit)),
+                Err(_) => Err(SubmitError::ShutDown),
+            },
+        }
+    }
+
+    /// Refuses everybody from now on, also those who wait.
+    pub(crate) fn close(&self) {
+        if let Some((semaphore, _)) = &self.bounded {
+            semaphore.close();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a running task can learn and say without an argument: whether it is to stop, and how far it is.
+//!
+//! The context is a thread-local that the worker sets around a call, and around every poll of an asynchronous one.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::state::{AnyCell, TaskId};
+
+/// How far a task is, in units of its own choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Progress {
+    /// What is done.
+    pub done: u64,
+    /// What there is to do in all; 0 when the task does not know.
+    pub total: u64,
+}
+
+/// The cancellation and progress of the task that is running here.
+///
+/// Obtained with [`context()`]. It can be cloned into threads and futures that the task starts.
+///
+/// ```
+/// use polypool::{ThreadPool, context};
+///
+/// let pool = ThreadPool::new()?;
+/// let task = pool.spawn(|| {
+///     for step in 0..1_000_u64 {
+///         context().check()?;                     // a cancelled task ends here
+///         context().report_progress(step, 1_000);
+///     }
+///     Ok::<_, futures_ext::Cancelled>("done")
+/// });
+/// assert_eq!(task.wait()?, Ok("done"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Context {
+    source: Option<(Arc<dyn AnyCell>, u32)>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<(Arc<dyn AnyCell>, u32)>> = const { RefCell::new(None) };
+}
+
+/// The context of the task that runs on this thread. Outside of a task it is one that is never cancelled and whose
+/// progress nobody reads, so that a `#[task]` function can be called like any other.
+#[must_use]
+pub fn context() -> Context {
+    Context {
+        source: CURRENT.with(|current| current.borrow().clone()),
+    }
+}
+
+impl Context {
+    /// Whether the task was cancelled, ran out of time, or was given to another worker: nobody waits for it any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.source
+            .as_ref()
+            .is_some_and(|(cell, attempt)| cell.has_stopped(*attempt))
+    }
+
+    /// Completes when [`is_cancelled`](Context::is_cancelled) becomes true; never, outside of a task.
+    ///
+    /// # Cancellation safety
+    /// Dropping it has no effect.
+    pub async fn cancelled(&self) {
+        match &self.source {
+            None => std::future::pending().await,
+            Some((cell, attempt)) => {
+                std::future::poll_fn(|cx| cell.poll_stopped(*attempt, cx)).await
+            }
+        }
+    }
+
+    /// An error when the task was cancelled, to be passed on with `?`.
+    ///
+    /// # Errors
+    /// [`futures_ext::Cancelled`] when [`is_cancelled`](Context::is_cancelled).
+    pub fn check(&self) -> Result<(), futures_ext::Cancelled> {
+        if self.is_cancelled() {
+            Err(futures_ext::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Says how far the task is; [`TaskFuture::progress`](crate::TaskFuture::progress) shows it. The newest report
+    /// counts. From a worker process, reports that follow each other closely are thinned out.
+    pub fn report_progress(&self, done: u64, total: u64) {
+        if let Some((cell, attempt)) = &self.source {
+            cell.report_progress(*attempt, Progress { done, total });
+        }
+    }
+
+    /// The number of the task; `None` outside of a task.
+    #[must_use]
+    pub fn id(&self) -> Option<TaskId> {
+        self.source.as_ref().map(|(cell, _)| cell.id())
+    }
+
+    /// The name of the task; `None` outside of a task.
+    #[must_use]
+    pub fn name(&self) -> Option<Cow<'static, str>> {
+        self.source.as_ref().map(|(cell, _)| cell.name())
+    }
+
+    /// Which run of the task this is, from 0; above that, it is a retry.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.source.as_ref().map_or(0, |(_, attempt)| *attempt)
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("id", &self.id())
+            .field("attempt", &self.attempt())
+            .field("is_cancelled", &self.is_cancelled())
+            .finish()
+    }
+}
+
+/// Makes a task the current one of this thread until the guard is dropped; then the one before is current again.
+pub(crate) fn enter(cell: Arc<dyn AnyCell>, attempt: u32) -> Entered {
+    Entered {
+        before: CURRENT.with(|current| current.borrow_mut().replace((cell, attempt))),
+    }
+}
+
+pub(crate) struct Entered {
+    before: Option<(Arc<dyn AnyCell>, u32)>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let before = self.before.take();
+        let own = CURRENT.with(|current| std::mem::replace(&mut *current.borrow_mut(), before));
+        // Dropped outside of the borrow: it may be the last owner of the cell.
+        drop(own);
+    }
+}

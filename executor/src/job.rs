@@ -1,0 +1,194 @@
+//! What can be submitted: a closure, a future, a task, a chunk of tasks, or nothing but the promise of a value.
+//!
+//! A [`Job`] knows how to run here and, if it is a task, how to cross a process border. It knows nothing of states;
+//! those are in `state.rs`.
+
+use std::future::Future;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+
+use crate::error::{CodecError, Outcome};
+use crate::task::{self, Run, Shape, Task};
+
+/// Work that has one outcome.
+pub(crate) trait Job: Send + Sized + 'static {
+    type Output: Send + 'static;
+
+    /// The name to show when the options give none; for tasks also the name in the registry.
+    fn name() -> &'static str;
+
+    /// Whether [`Job::run`] returns a future.
+    fn is_async() -> bool {
+        false
+    }
+
+    /// Runs it on this thread, or makes the future that will.
+    fn run(self) -> Run<Self::Output>;
+
+    /// How the encoded form is to be read.
+    fn shape() -> Shape {
+        Shape::One
+    }
+
+    fn signature() -> &'static str {
+        ""
+    }
+
+    fn encode(&self) -> Result<Bytes, CodecError> {
+        Err(CodecError::NotSerialisable(Self::name().to_owned()))
+    }
+
+    fn decode(_bytes: &[u8]) -> Result<Self, CodecError> {
+        Err(CodecError::NotSerialisable(Self::name().to_owned()))
+    }
+
+    fn decode_output(_bytes: &[u8]) -> Result<Self::Output, CodecError> {
+        Err(CodecError::NotSerialisable(Self::name().to_owned()))
+    }
+}
+
+/// A blocking closure.
+pub(crate) struct Closure<F>(pub(crate) F);
+
+impl<F, T> Job for Closure<F>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    type Output = T;
+
+    fn name() -> &'static str {
+        std::any::type_name::<F>()
+    }
+
+    fn run(self) -> Run<T> {
+        Run::Ready((self.0)())
+    }
+}
+
+/// A future.
+pub(crate) struct Block<F>(pub(crate) F);
+
+impl<F> Job for Block<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = F::Output;
+
+    fn name() -> &'static str {
+        std::any::type_name::<F>()
+    }
+
+    fn is_async() -> bool {
+        true
+    }
+
+    fn run(self) -> Run<F::Output> {
+        Run::future(self.0)
+    }
+}
+
+/// One task.
+pub(crate) struct Single<T>(pub(crate) T);
+
+impl<T: Task> Job for Single<T> {
+    type Output = T::Output;
+
+    fn name() -> &'static str {
+        T::NAME
+    }
+
+    fn is_async() -> bool {
+        T::IS_ASYNC
+    }
+
+    fn run(self) -> Run<T::Output> {
+        self.0.run()
+    }
+
+    fn signature() -> &'static str {
+        T::SIGNATURE
+    }
+
+    fn encode(&self) -> Result<Bytes, CodecError> {
+        task::encode_argument(&self.0).map(Bytes::from)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        crate::codec::decode(bytes)
+            .map(Single)
+            .map_err(CodecError::DecodeArgument)
+    }
+
+    fn decode_output(bytes: &[u8]) -> Result<T::Output, CodecError> {
+        task::decode_output::<T>(bytes)
+    }
+}
+
+/// Several tasks that travel together and run one after another; each has its own outcome.
+pub(crate) struct Chunk<T>(pub(crate) Vec<T>);
+
+impl<T: Task> Job for Chunk<T> {
+    type Output = Vec<Outcome<T::Output>>;
+
+    fn name() -> &'static str {
+        T::NAME
+    }
+
+    fn is_async() -> bool {
+        T::IS_ASYNC
+    }
+
+    fn run(self) -> Run<Self::Output> {
+        if T::IS_ASYNC {
+            Run::future(task::run_each_async(self.0))
+        } else {
+            Run::Ready(task::run_each(self.0))
+        }
+    }
+
+    fn shape() -> Shape {
+        Shape::Chunk
+    }
+
+    fn signature() -> &'static str {
+        T::SIGNATURE
+    }
+
+    fn encode(&self) -> Result<Bytes, CodecError> {
+        task::encode_argument(&self.0).map(Bytes::from)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        crate::codec::decode(bytes)
+            .map(Chunk)
+            .map_err(CodecError::DecodeArgument)
+    }
+
+    fn decode_output(bytes: &[u8]) -> Result<Self::Output, CodecError> {
+        task::decode_outputs::<T>(bytes)
+    }
+}
+
+/// A value that somebody else will provide, by a [`Completer`](crate::Completer).
+pub(crate) struct Promise<T>(PhantomData<fn() -> T>);
+
+impl<T> Promise<T> {
+    pub(crate) fn new() -> Self {
+        Promise(PhantomData)
+    }
+}
+
+impl<T: Send + 'static> Job for Promise<T> {
+    type Output = T;
+
+    fn name() -> &'static str {
+        "promise"
+    }
+
+    fn run(self) -> Run<T> {
+        unreachable!("a promise is completed by its completer and never given to an executor")
+    }
+}

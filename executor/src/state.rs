@@ -1,0 +1,1004 @@
+//! The life of a task: every state, every legal transition and who performs it. No other file changes a state.
+//!
+//! ```text
+//!             submit                       begin (worker thread)
+//!   (new) ------------> Queued ------------------------------------> Running
+//!                        |  ^                                         |  |
+//!            send        |  | take_back (worker died or was robbed)   |  | retry (worker died, panic, timeout,
+//!            (supervisor)|  | retry                                   |  |        with retries left)
+//!                        v  |                                         |  +-----------------> Queued
+//!                        Sent --------------------------------------->|
+//!                        |        started (supervisor)                |
+//!                        |                                            |
+//!                        +---- settle (whoever decides: worker, ------+
+//!                        |      supervisor, canceller, clock)         |
+//!                        v                                            v
+//!                      Settling ------------------------------------> Done -----> Taken
+//!                               publish (the same thread)                  take (the waiter)
+//! ```
+//!
+//! * **Queued**: in a backlog. Holds the job, or only its encoded form.
+//! * **Sent**: written ahead to a worker process. Whether the worker has started it is read from the claim word that
+//!   both share (`polypool_ipc::Claims`), so that a cancel is exact: either the claim is revoked and the task never
+//!   runs, or it runs and its worker is stopped.
+//! * **Running**: a worker has it. `attempt` counts the runs; what an earlier run still reports is refused.
+//! * **Settling**: decided, not yet visible. The arguments are dropped and the callbacks run here, on the deciding
+//!   thread, which alone sees the task as done already.
+//! * **Done**: visible to every waiter. **Taken**: the value has been moved out; what it was is still known.
+//!
+//! Invariants:
+//!
+//! 1. A task settles exactly once. Whoever comes second is told so and changes nothing.
+//! 2. No user code (job, callback, `Drop` of an argument, waker) runs under the lock of a cell.
+//! 3. A cell's lock is a leaf: while it is held, no other lock is taken. (Claim words and `about_to_publish` are
+//!    atomics, not locks.)
+//! 4. Everything that happened in the task happens before whatever its waiters and callbacks see.
+//! 5. All callbacks that were registered before the task settled have returned before any waiter is released.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::context::{self, Progress};
+use crate::error::{CodecError, Outcome, SubmitError, TaskError};
+use crate::job::Job;
+use crate::options::{Priority, TaskOptions};
+use crate::panic;
+use crate::task::{Reply, Run, Shape};
+
+/// The number of a task, unique in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(pub(crate) u64);
+
+impl std::fmt::Display for TaskId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TaskState {
+    /// It waits for a worker.
+    Queued,
+    /// A worker runs it.
+    Running,
+    /// It was cancelled.
+    Cancelled,
+    /// It ended without a value, and not because it was cancelled.
+    Failed,
+    /// It ended with a value.
+    Succeeded,
+}
+
+impl TaskState {
+    /// Whether the task has its outcome.
+    #[must_use]
+    pub fn is_done(self) -> bool {
+        !matches!(self, TaskState::Queued | TaskState::Running)
+    }
+
+    fn of<T>(outcome: &Outcome<T>) -> Self {
+        match outcome {
+            Ok(_) => TaskState::Succeeded,
+            Err(error) if error.is_cancelled() => TaskState::Cancelled,
+            Err(_) => TaskState::Failed,
+        }
+    }
+}
+
+/// Which call on which worker a cell is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    /// The claim word.
+    pub(crate) slot: usize,
+    /// The number of the call, never used twice by one worker.
+    pub(crate) sequence: u64,
+}
+
+/// The way from a cell to the worker it was sent to.
+pub(crate) trait WorkerLink: Send + Sync {
+    /// Whether the worker has begun with it (and perhaps ended it).
+    fn has_started(&self, ticket: Ticket) -> bool;
+    /// Takes it back; `true` means that the worker will never run it.
+    fn revoke(&self, ticket: Ticket) -> bool;
+    /// Tells the supervisor that the task has been settled by somebody else: free its slot or stop its worker.
+    fn abandoned(&self, ticket: Ticket);
+}
+
+/// What a worker wants to know of a run.
+pub(crate) trait RunObserver {
+    /// The task has begun; its running time is to be bounded.
+    fn limit(&self, cell: &Arc<dyn Callable>, expiry: Expiry);
+    /// The outcome becomes visible in the next instruction. Called under the cell's lock: must not block.
+    fn about_to_publish(&self);
+}
+
+/// A time that a task must not pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expiry {
+    /// Waiting included.
+    Deadline(Instant),
+    /// Of one run.
+    Timeout { attempt: u32, after: Duration },
+}
+
+/// What came of an attempt to end a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It has its outcome now.
+    Settled,
+    /// It is to run again: put it back into the backlog.
+    Again,
+    /// It had its outcome before, or the report is of an earlier run.
+    Late,
+}
+
+type Callback<T> = Box<dyn FnOnce(&Outcome<T>) + Send>;
+
+enum Stage<J: Job> {
+    /// `None`: only the encoded form is kept.
+    Queued(Option<J>),
+    Sent,
+    Running,
+    Settling {
+        verdict: TaskState,
+        by: ThreadId,
+    },
+    Done(Outcome<J::Output>),
+    Taken(TaskState),
+}
+
+/// What most tasks do not need.
+struct Extras<T> {
+    options: TaskOptions,
+    encoded: Option<Bytes>,
+    link: Option<(Arc<dyn WorkerLink>, Ticket)>,
+    permit: Option<OwnedSemaphorePermit>,
+    progress: Option<Progress>,
+    stop_wakers: Vec<Waker>,
+    callbacks: Vec<Callback<T>>,
+}
+
+impl<T> Default for Extras<T> {
+    fn default() -> Self {
+        Extras {
+            options: TaskOptions::default(),
+            encoded: None,
+            link: None,
+            permit: None,
+            progress: None,
+            stop_wakers: Vec::new(),
+            callbacks: Vec::new(),
+        }
+    }
+}
+
+struct Inner<J: Job> {
+    stage: Stage<J>,
+    attempt: u32,
+    waker: Option<Waker>,
+    extras: Option<Box<Extras<J::Output>>>,
+}
+
+impl<J: Job> Inner<J> {
+    fn extras(&mut self) -> &mut Extras<J::Output> {
+        self.extras.get_or_insert_with(Box::default)
+    }
+
+    fn is_running(&self, attempt: u32) -> bool {
+        matches!(self.stage, Stage::Running) && self.attempt == attempt
+    }
+}
+
+/// One task: its job, its state and its outcome, in one allocation.
+pub(crate) struct Cell<J: Job> {
+    id: TaskId,
+    inner: Mutex<Inner<J>>,
+}
+
+/// Everything about a task that does not depend on its type.
+pub(crate) trait AnyCell: Send + Sync {
+    fn id(&self) -> TaskId;
+    fn name(&self) -> Cow<'static, str>;
+    fn state(&self) -> TaskState;
+    fn progress(&self) -> Option<Progress>;
+    /// Ends the task with an error, unless it has its outcome.
+    fn stop(&self, error: TaskError) -> Ended;
+    /// Whether the outcome is, or is about to be, "cancelled".
+    fn is_cancelled(&self) -> bool;
+
+    // For the context of a running task.
+    fn has_stopped(&self, attempt: u32) -> bool;
+    fn poll_stopped(&self, attempt: u32, cx: &mut TaskContext<'_>) -> Poll<()>;
+    fn report_progress(&self, attempt: u32, progress: Progress);
+}
+
+/// The waiter's side.
+pub(crate) trait Observed<T>: AnyCell {
+    fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<T>>;
+    fn on_done(&self, callback: Callback<T>);
+}
+
+/// The completer's side of a promise.
+pub(crate) trait Promised<T>: Observed<T> {
+    fn begin_promise(&self) -> bool;
+    fn complete_promise(&self, outcome: Outcome<T>) -> Result<(), Outcome<T>>;
+}
+
+/// The executor's side.
+pub(crate) trait Callable: AnyCell {
+    fn is_async(&self) -> bool;
+    fn priority(&self) -> Priority;
+    fn deadline(&self) -> Option<Instant>;
+    fn wire(&self) -> Wire;
+    fn hold_permit(&self, permit: OwnedSemaphorePermit);
+    /// Whether it still waits; what was cancelled in the backlog does not.
+    fn is_queued(&self) -> bool;
+
+    /// Makes the encoded form, if it is needed: to leave the process, or to run again.
+    fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError>;
+
+    /// Runs it on this thread; `None` when it was settled before.
+    fn run(self: Arc<Self>, observer: &dyn RunObserver) -> Option<Ended>;
+    /// The future that runs it.
+    fn drive(
+        self: Arc<Self>,
+        observer: Arc<dyn RunObserver + Send + Sync>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Option<Ended>> + Send>>;
+
+    /// Queued to Sent; the encoded form, or `None` when it was settled before.
+    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Bytes>;
+    /// Sent to Running, if it is still this ticket's.
+    fn started(self: Arc<Self>, ticket: Ticket, observer: &dyn RunObserver) -> bool;
+    /// Sent to Queued, if it is still this ticket's.
+    fn take_back(&self, ticket: Ticket) -> bool;
+    /// The worker's reply.
+    fn reply(&self, ticket: Ticket, reply: Reply, limit: u64) -> Ended;
+    /// The run of this ticket failed.
+    fn lost(&self, ticket: Ticket, error: TaskError) -> Ended;
+    fn expire(&self, expiry: Expiry) -> Ended;
+}
+
+/// How a call looks to a worker process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire {
+    pub(crate) name: &'static str,
+    pub(crate) signature: &'static str,
+    pub(crate) shape: Shape,
+    /// Whether the worker is to say when it starts, because the running time is bounded.
+    pub(crate) announce_start: bool,
+}
+
+impl<J: Job> Cell<J> {
+    pub(crate) fn new(job: J, options: TaskOptions) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let extras = (!options.is_default()).then(|| {
+            Box::new(Extras {
+                options,
+                ..Extras::default()
+            })
+        });
+        Arc::new(Cell {
+            id: TaskId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            inner: Mutex::new(Inner {
+                stage: Stage::Queued(Some(job)),
+                attempt: 0,
+                waker: None,
+                extras,
+            }),
+        })
+    }
+
+    /// Queued, Sent or Running to Done, by way of Settling. The caller has checked that it is one of the three.
+    fn settle<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner<J>>,
+        outcome: Outcome<J::Output>,
+        about_to_publish: Option<&dyn RunObserver>,
+    ) {
+        let verdict = TaskState::of(&outcome);
+        let before = std::mem::replace(
+            &mut inner.stage,
+            Stage::Settling {
+                verdict,
+                by: thread::current().id(),
+            },
+        );
+        let mut callbacks = Vec::new();
+        if let Some(extras) = inner.extras.as_deref_mut() {
+            callbacks = std::mem::take(&mut extras.callbacks);
+            let wakers = std::mem::take(&mut extras.stop_wakers);
+            let link = extras.link.take();
+            let encoded = extras.encoded.take();
+            let permit = extras.permit.take();
+            if link.is_some()
+                || encoded.is_some()
+                || permit.is_some()
+                || !wakers.is_empty()
+                || !callbacks.is_empty()
+            {
+                drop(inner);
+                drop((link, encoded, permit));
+                wakers.into_iter().for_each(Waker::wake);
+                inner = self.inner.lock();
+            }
+        }
+        if matches!(before, Stage::Queued(Some(_))) {
+            drop(inner);
+            // The job never ran: its arguments go now. Their `Drop` is user code and may panic.
+            let _ = panic::catch(move || drop(before));
+            inner = self.inner.lock();
+        }
+        loop {
+            if !callbacks.is_empty() {
+                drop(inner);
+                for callback in callbacks {
+                    // The panic hook has reported it; the other callbacks and the outcome stay as they are.
+                    let _ = panic::catch(|| callback(&outcome));
+                }
+                inner = self.inner.lock();
+            }
+            callbacks = match inner.extras.as_deref_mut() {
+                Some(extras) => std::mem::take(&mut extras.callbacks),
+                None => Vec::new(),
+            };
+            if callbacks.is_empty() {
+                break;
+            }
+        }
+        if let Some(observer) = about_to_publish {
+            observer.about_to_publish();
+        }
+        inner.stage = Stage::Done(outcome);
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ends an unfinished task with an error, or prepares its next run.
+    fn fail<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner<J>>,
+        error: TaskError,
+        observer: Option<&dyn RunObserver>,
+    ) -> Ended {
+        if error.is_retryable()
+            && let Some(extras) = inner.extras.as_deref_mut()
+            && extras.options.retries > 0
+            && extras.encoded.is_some()
+        {
+            extras.options.retries -= 1;
+            extras.link = None;
+            let wakers = std::mem::take(&mut extras.stop_wakers);
+            inner.attempt += 1;
+            inner.stage = Stage::Queued(None);
+            drop(inner);
+            wakers.into_iter().for_each(Waker::wake);
+            return Ended::Again;
+        }
+        self.settle(inner, Err(error), observer);
+        Ended::Settled
+    }
+
+    /// Queued to Running, on the thread that will run it.
+    fn begin(self: &Arc<Self>, observer: &dyn RunObserver) -> Option<(Result<J, CodecError>, u32)> {
+        let mut inner = self.inner.lock();
+        let Stage::Queued(job) = &mut inner.stage else {
+            return None;
+        };
+        let job = job.take();
+        inner.stage = Stage::Running;
+        let attempt = inner.attempt;
+        let (mut timeout, mut encoded, mut permit) = (None, None, None);
+        if let Some(extras) = inner.extras.as_deref_mut() {
+            timeout = extras.options.timeout;
+            permit = extras.permit.take();
+            if job.is_none() {
+                encoded = extras.encoded.clone();
+            }
+        }
+        drop(inner);
+        drop(permit.take());
+        if let Some(after) = timeout {
+            let cell: Arc<dyn Callable> = self.clone();
+            observer.limit(&cell, Expiry::Timeout { attempt, after });
+        }
+        let job = match (job, encoded) {
+            (Some(job), _) => Ok(job),
+            (None, Some(bytes)) => J::decode(&bytes),
+            (None, None) => Err(CodecError::NotSerialisable(J::name().to_owned())),
+        };
+        Some((job, attempt))
+    }
+
+    /// What a run on a thread came to.
+    fn finish(
+        &self,
+        attempt: u32,
+        outcome: Outcome<J::Output>,
+        observer: &dyn RunObserver,
+    ) -> Ended {
+        let inner = self.inner.lock();
+        if !inner.is_running(attempt) {
+            drop(inner);
+            // Nobody will read it; it goes outside the lock.
+            let _ = panic::catch(move || drop(outcome));
+            return Ended::Late;
+        }
+        match outcome {
+            Ok(value) => {
+                self.settle(inner, Ok(value), Some(observer));
+                Ended::Settled
+            }
+            Err(error) => self.fail(inner, error, Some(observer)),
+        }
+    }
+
+    /// The link of a sent or running call, if it is the one of this ticket.
+    fn holds(inner: &Inner<J>, ticket: Ticket) -> bool {
+        matches!(inner.stage, Stage::Sent | Stage::Running)
+            && inner
+                .extras
+                .as_deref()
+                .and_then(|extras| extras.link.as_ref())
+                .is_some_and(|(_, own)| *own == ticket)
+    }
+}
+
+/// Detaches the link before an outsider ends the task, so that the supervisor hears of it afterwards.
+fn outsider_ends<'a, J: Job>(
+    cell: &'a Cell<J>,
+    mut inner: MutexGuard<'a, Inner<J>>,
+    error: TaskError,
+) -> Ended {
+    let link = inner
+        .extras
+        .as_deref_mut()
+        .and_then(|extras| extras.link.take());
+    if let (Stage::Sent, Some((link, ticket))) = (&inner.stage, &link) {
+        // Whichever way the race with the worker goes, the supervisor finds out from the claim word.
+        link.revoke(*ticket);
+    }
+    let ended = cell.fail(inner, error, None);
+    if let Some((link, ticket)) = link {
+        link.abandoned(ticket);
+    }
+    ended
+}
+
+impl<J: Job> AnyCell for Cell<J> {
+    fn id(&self) -> TaskId {
+        self.id
+    }
+
+    fn name(&self) -> Cow<'static, str> {
+        self.inner
+            .lock()
+            .extras
+            .as_deref()
+            .and_then(|extras| extras.options.name.clone())
+            .unwrap_or(Cow::Borrowed(J::name()))
+    }
+
+    fn state(&self) -> TaskState {
+        let inner = self.inner.lock();
+        match &inner.stage {
+            Stage::Queued(_) => TaskState::Queued,
+            Stage::Sent => match inner
+                .extras
+                .as_deref()
+                .and_then(|extras| extras.link.as_ref())
+            {
+                Some((link, ticket)) if link.has_started(*ticket) => TaskState::Running,
+                _ => TaskState::Queued,
+            },
+            Stage::Running => TaskState::Running,
+            Stage::Settling { verdict, by } if *by == thread::current().id() => *verdict,
+            Stage::Settling { .. } => TaskState::Running,
+            Stage::Done(outcome) => TaskState::of(outcome),
+            Stage::Taken(verdict) => *verdict,
+        }
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.inner
+            .lock()
+            .extras
+            .as_deref()
+            .and_then(|extras| extras.progress)
+    }
+
+    fn stop(&self, error: TaskError) -> Ended {
+        let inner = self.inner.lock();
+        match inner.stage {
+            Stage::Queued(_) | Stage::Sent | Stage::Running => outsider_ends(self, inner, error),
+            _ => Ended::Late,
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        match &self.inner.lock().stage {
+            Stage::Settling { verdict, .. } | Stage::Taken(verdict) => {
+                *verdict == TaskState::Cancelled
+            }
+            Stage::Done(outcome) => TaskState::of(outcome) == TaskState::Cancelled,
+            _ => false,
+        }
+    }
+
+    fn has_stopped(&self, attempt: u32) -> bool {
+        !self.inner.lock().is_running(attempt)
+    }
+
+    fn poll_stopped(&self, attempt: u32, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let mut inner = self.inner.lock();
+        if !inner.is_running(attempt) {
+            return Poll::Ready(());
+        }
+        let wakers = &mut inner.extras().stop_wakers;
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn report_progress(&self, attempt: u32, progress: Progress) {
+        let mut inner = self.inner.lock();
+        if inner.is_running(attempt) {
+            inner.extras().progress = Some(progress);
+        }
+    }
+}
+
+impl<J: Job> Observed<J::Output> for Cell<J> {
+    fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<J::Output>> {
+        let mut inner = self.inner.lock();
+        match &mut inner.stage {
+            Stage::Done(outcome) => {
+                let verdict = TaskState::of(outcome);
+                let Stage::Done(outcome) =
+                    std::mem::replace(&mut inner.stage, Stage::Taken(verdict))
+                else {
+                    unreachable!("the stage was matched under the same lock")
+                };
+                Poll::Ready(outcome)
+            }
+            Stage::Taken(_) => Poll::Ready(Err(TaskError::OutcomeTaken)),
+            _ => {
+                match &mut inner.waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    empty => *empty = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn on_done(&self, callback: Callback<J::Output>) {
+        let mut inner = self.inner.lock();
+        let outcome = match &mut inner.stage {
+            Stage::Done(outcome) => {
+                let verdict = TaskState::of(outcome);
+                let settling = Stage::Settling {
+                    verdict,
+                    by: thread::current().id(),
+                };
+                let Stage::Done(outcome) = std::mem::replace(&mut inner.stage, settling) else {
+                    unreachable!("the stage was matched under the same lock")
+                };
+                outcome
+            }
+            Stage::Taken(_) => {
+                drop(inner);
+                let _ = panic::catch(|| callback(&Err(TaskError::OutcomeTaken)));
+                return;
+            }
+            _ => {
+                inner.extras().callbacks.push(callback);
+                return;
+            }
+        };
+        // Done already: the callback runs here and now, with the outcome out of everybody's reach for as long.
+        let mut callbacks = vec![callback];
+        loop {
+            drop(inner);
+            for callback in callbacks {
+                let _ = panic::catch(|| callback(&outcome));
+            }
+            inner = self.inner.lock();
+            callbacks = match inner.extras.as_deref_mut() {
+                Some(extras) => std::mem::take(&mut extras.callbacks),
+                None => Vec::new(),
+            };
+            if callbacks.is_empty() {
+                break;
+            }
+        }
+        inner.stage = Stage::Done(outcome);
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<J: Job> Promised<J::Output> for Cell<J> {
+    fn begin_promise(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let queued = matches!(inner.stage, Stage::Queued(_));
+        if queued {
+            inner.stage = Stage::Running;
+        }
+        queued
+    }
+
+    fn complete_promise(&self, outcome: Outcome<J::Output>) -> Result<(), Outcome<J::Output>> {
+        let inner = self.inner.lock();
+        match inner.stage {
+            Stage::Queued(_) | Stage::Running => {
+                self.settle(inner, outcome, None);
+                Ok(())
+            }
+            _ => Err(outcome),
+        }
+    }
+}
+
+impl<J: Job> Callable for Cell<J> {
+    fn is_async(&self) -> bool {
+        J::is_async()
+    }
+
+    fn priority(&self) -> Priority {
+        self.inner
+            .lock()
+            .extras
+            .as_deref()
+            .map_or(Priority::Normal, |extras| extras.options.priority)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.inner
+            .lock()
+            .extras
+            .as_deref()
+            .and_then(|extras| extras.options.deadline)
+    }
+
+    fn wire(&self) -> Wire {
+        let inner = self.inner.lock();
+        Wire {
+            name: J::name(),
+            signature: J::signature(),
+            shape: J::shape(),
+            announce_start: inner
+                .extras
+                .as_deref()
+                .is_some_and(|extras| extras.options.timeout.is_some()),
+        }
+    }
+
+    fn hold_permit(&self, permit: OwnedSemaphorePermit) {
+        let mut inner = self.inner.lock();
+        if matches!(inner.stage, Stage::Queued(_)) {
+            inner.extras().permit = Some(permit);
+        }
+    }
+
+    fn is_queued(&self) -> bool {
+        matches!(self.inner.lock().stage, Stage::Queued(_))
+    }
+
+    fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError> {
+        // The job is taken out while it is encoded: its `Serialize` is user code.
+        let job = {
+            let mut inner = self.inner.lock();
+            let needed = always
+                || inner
+                    .extras
+                    .as_deref()
+                    .is_some_and(|extras| extras.options.retries > 0);
+            match &mut inner.stage {
+                Stage::Queued(job) if needed => job.take(),
+                _ => None,
+            }
+        };
+        let Some(job) = job else { return Ok(()) };
+        let encoded = job.encode().and_then(|bytes| {
+            let size = bytes.len() as u64;
+            if size > limit {
+                return Err(CodecError::TooLarge {
+                    what: "argument".to_owned(),
+                    size,
+                    limit,
+                });
+            }
+            Ok(bytes)
+        });
+        let mut inner = self.inner.lock();
+        let job = match encoded {
+            Ok(bytes) => {
+                if let Stage::Queued(slot) = &mut inner.stage {
+                    // Elsewhere only the bytes are needed; here the value is still the fastest way to run.
+                    let rest = if always {
+                        Some(job)
+                    } else {
+                        *slot = Some(job);
+                        None
+                    };
+                    inner.extras().encoded = Some(bytes);
+                    drop(inner);
+                    rest
+                } else {
+                    drop(inner);
+                    Some(job)
+                }
+            }
+            Err(error) => {
+                drop(inner);
+                let _ = panic::catch(move || drop(job));
+                return Err(error);
+            }
+        };
+        let _ = panic::catch(move || drop(job));
+        Ok(())
+    }
+
+    fn run(self: Arc<Self>, observer: &dyn RunObserver) -> Option<Ended> {
+        let (job, attempt) = self.begin(observer)?;
+        let outcome = {
+            let _entered = context::enter(self.clone(), attempt);
+            match job {
+                Err(error) => Err(error.into()),
+                Ok(job) => match panic::catch(|| job.run()) {
+                    Ok(Run::Ready(value)) => Ok(value),
+                    // A worker thread without an asynchronous side: drive it here.
+                    Ok(Run::Future(future)) => panic::catch(|| futures_ext::block_on(future))
+                        .map_err(|report| TaskError::Panicked(Box::new(report))),
+                    Err(report) => Err(TaskError::Panicked(Box::new(report))),
+                },
+            }
+        };
+        Some(self.finish(attempt, outcome, observer))
+    }
+
+    fn drive(
+        self: Arc<Self>,
+        observer: Arc<dyn RunObserver + Send + Sync>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Option<Ended>> + Send>> {
+        Box::pin(async move {
+            let (job, attempt) = self.begin(&*observer)?;
+            let mut future = match job.map(|job| {
+                let _entered = context::enter(self.clone(), attempt);
+                panic::catch(|| job.run())
+            }) {
+                Err(error) => return Some(self.finish(attempt, Err(error.into()), &*observer)),
+                Ok(Err(report)) => {
+                    let error = TaskError::Panicked(Box::new(report));
+                    return Some(self.finish(attempt, Err(error), &*observer));
+                }
+                Ok(Ok(Run::Ready(value))) => {
+                    return Some(self.finish(attempt, Ok(value), &*observer));
+                }
+                Ok(Ok(Run::Future(future))) => Some(future),
+            };
+            let outcome = std::future::poll_fn(|cx| {
+                let _entered = context::enter(self.clone(), attempt);
+                let stopped = self.poll_stopped(attempt, cx).is_ready();
+                let Some(running) = future.as_mut().filter(|_| !stopped) else {
+                    // Stopped at an await: what the future holds is dropped here, inside its context.
+                    let _ = panic::catch(|| drop(future.take()));
+                    return Poll::Ready(Err(TaskError::cancelled()));
+                };
+                match panic::catch(|| running.as_mut().poll(cx)) {
+                    Ok(Poll::Pending) => Poll::Pending,
+                    Ok(Poll::Ready(value)) => {
+                        let _ = panic::catch(|| drop(future.take()));
+                        Poll::Ready(Ok(value))
+                    }
+                    Err(report) => {
+                        let _ = panic::catch(|| drop(future.take()));
+                        Poll::Ready(Err(TaskError::Panicked(Box::new(report))))
+                    }
+                }
+            })
+            .await;
+            Some(self.finish(attempt, outcome, &*observer))
+        })
+    }
+
+    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Bytes> {
+        let mut inner = self.inner.lock();
+        if !matches!(inner.stage, Stage::Queued(_)) {
+            return None;
+        }
+        let extras = inner.extras();
+        let encoded = extras.encoded.clone()?;
+        extras.link = Some((link, ticket));
+        let permit = extras.permit.take();
+        inner.stage = Stage::Sent;
+        drop(inner);
+        drop(permit);
+        Some(encoded)
+    }
+
+    fn started(self: Arc<Self>, ticket: Ticket, observer: &dyn RunObserver) -> bool {
+        let mut inner = self.inner.lock();
+        if !Self::holds(&inner, ticket) {
+            return false;
+        }
+        inner.stage = Stage::Running;
+        let attempt = inner.attempt;
+        let timeout = inner
+            .extras
+            .as_deref()
+            .and_then(|extras| extras.options.timeout);
+        drop(inner);
+        if let Some(after) = timeout {
+            let cell: Arc<dyn Callable> = self;
+            observer.limit(&cell, Expiry::Timeout { attempt, after });
+        }
+        true
+    }
+
+    fn take_back(&self, ticket: Ticket) -> bool {
+        let mut inner = self.inner.lock();
+        if !(Self::holds(&inner, ticket) && matches!(inner.stage, Stage::Sent)) {
+            return false;
+        }
+        inner.stage = Stage::Queued(None);
+        let link = inner.extras().link.take();
+        drop(inner);
+        drop(link);
+        true
+    }
+
+    fn reply(&self, ticket: Ticket, reply: Reply, limit: u64) -> Ended {
+        if !Self::holds(&self.inner.lock(), ticket) {
+            return Ended::Late;
+        }
+        let outcome = match reply {
+            Reply::Value(bytes) if bytes.len() as u64 > limit => Err(CodecError::TooLarge {
+                what: "result".to_owned(),
+                size: bytes.len() as u64,
+                limit,
+            }
+            .into()),
+            Reply::Value(bytes) => J::decode_output(&bytes).map_err(TaskError::from),
+            Reply::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
+            Reply::Codec(error) => Err(error.into()),
+        };
+        let inner = self.inner.lock();
+        if !Self::holds(&inner, ticket) {
+            drop(inner);
+            let _ = panic::catch(move || drop(outcome));
+            return Ended::Late;
+        }
+        match outcome {
+            Ok(value) => {
+                self.settle(inner, Ok(value), None);
+                Ended::Settled
+            }
+            Err(error) => self.fail(inner, error, None),
+        }
+    }
+
+    fn lost(&self, ticket: Ticket, error: TaskError) -> Ended {
+        let inner = self.inner.lock();
+        if !Self::holds(&inner, ticket) {
+            return Ended::Late;
+        }
+        self.fail(inner, error, None)
+    }
+
+    fn expire(&self, expiry: Expiry) -> Ended {
+        let inner = self.inner.lock();
+        match (&inner.stage, expiry) {
+            (Stage::Queued(_) | Stage::Sent | Stage::Running, Expiry::Deadline(_)) => {
+                outsider_ends(self, inner, TaskError::DeadlineExceeded)
+            }
+            (Stage::Running, Expiry::Timeout { attempt, after }) if inner.attempt == attempt => {
+                outsider_ends(self, inner, TaskError::TimedOut { after })
+            }
+            _ => Ended::Late,
+        }
+    }
+}
+
+/// A task on its way to a worker. Executors receive it, queue it, and run it or reject it; dropping it without either
+/// completes its future with [`TaskError::Abandoned`], so that nobody waits for ever.
+#[must_use = "a call that is dropped is abandoned"]
+pub struct Call {
+    cell: Option<Arc<dyn Callable>>,
+}
+
+impl Call {
+    pub(crate) fn new(cell: Arc<dyn Callable>) -> Self {
+        Call { cell: Some(cell) }
+    }
+
+    pub(crate) fn cell(&self) -> &Arc<dyn Callable> {
+        self.cell
+            .as_ref()
+            .expect("a call holds its cell until it is consumed")
+    }
+
+    pub(crate) fn into_cell(mut self) -> Arc<dyn Callable> {
+        self.cell
+            .take()
+            .expect("a call holds its cell until it is consumed")
+    }
+
+    /// The number of the task.
+    #[must_use]
+    pub fn id(&self) -> TaskId {
+        self.cell().id()
+    }
+
+    /// The name of the task.
+    #[must_use]
+    pub fn name(&self) -> Cow<'static, str> {
+        self.cell().name()
+    }
+
+    /// Its priority.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.cell().priority()
+    }
+
+    /// Whether it still waits; a call that was cancelled in the backlog does not, and can be dropped.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        self.cell().is_queued()
+    }
+
+    /// Runs the task on this thread and completes its future. Returns the call when it is to run again
+    /// ([`TaskOptions::retries`]). Timeouts and deadlines are the executor's affair.
+    pub fn run(self) -> Option<Call> {
+        struct Nothing;
+        impl RunObserver for Nothing {
+            fn limit(&self, _: &Arc<dyn Callable>, _: Expiry) {}
+            fn about_to_publish(&self) {}
+        }
+        let cell = self.into_cell();
+        match cell.clone().run(&Nothing) {
+            Some(Ended::Again) => Some(Call::new(cell)),
+            _ => None,
+        }
+    }
+
+    /// Completes its future with [`TaskError::Rejected`].
+    pub fn reject(self, error: SubmitError) {
+        self.into_cell().stop(TaskError::Rejected(error));
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take() {
+            cell.stop(TaskError::Abandoned);
+        }
+    }
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .finish()
+    }
+}

@@ -1,0 +1,359 @@
+//! A task is a named value: its arguments as plain data, and a name under which any worker finds the function.
+//!
+//! `#[task]` writes the struct, the [`Task`] impl and the [`Registration`]. Registrations are gathered at link time
+//! (`linkme`), so a worker process, which is the same program started again, finds every function by name; neither an
+//! address nor a closure ever crosses a process border. A task in a crate that nothing else in the program refers to
+//! may be left out by the linker: call something of that crate, or `use` it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::OnceLock;
+
+use futures_util::FutureExt as _;
+use serde::de::DeserializeOwned;
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::codec;
+use crate::error::{BuildError, CodecError, Outcome, PanicReport, TaskError};
+use crate::panic;
+
+/// A call as a value: arguments that can be sent, and the function they are for.
+///
+/// Written by [`#[task]`](macro@crate::task); rarely by hand. Any [`Executor`](crate::Executor) runs it.
+///
+/// A hand-written impl must also be registered for [`ProcessPool`](crate::ProcessPool), with
+/// [`register!`](crate::register):
+///
+/// ```
+/// use polypool::{ExecutorExt, Run, Task, ThreadPool};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Add(u32, u32);
+///
+/// impl Task for Add {
+///     type Output = u32;
+///     const NAME: &'static str = "add";
+///     fn run(self) -> Run<u32> {
+///         Run::Ready(self.0 + self.1)
+///     }
+/// }
+/// polypool::register!(Add);
+///
+/// let pool = ThreadPool::new()?;
+/// assert_eq!(pool.submit(Add(2, 3)).wait()?, 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Task: Serialize + DeserializeOwned + Send + 'static {
+    /// What the call returns.
+    type Output: Serialize + DeserializeOwned + Send + 'static;
+
+    /// The name under which workers find the function; unique in the program.
+    const NAME: &'static str;
+
+    /// The signature as text; two programs whose tasks of one name differ in it refuse each other's calls.
+    const SIGNATURE: &'static str = "";
+
+    /// Whether [`run`](Task::run) returns a future, so that a thread pool runs it on its asynchronous side.
+    const IS_ASYNC: bool = false;
+
+    /// Makes the call.
+    fn run(self) -> Run<Self::Output>;
+
+    /// Encodes the result. `#[task]` overrides it where the result is a byte buffer.
+    ///
+    /// # Errors
+    /// Whatever the serializer says.
+    fn serialize_output<S: Serializer>(
+        output: &Self::Output,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        output.serialize(serializer)
+    }
+
+    /// Decodes the result; the other half of [`serialize_output`](Task::serialize_output).
+    ///
+    /// # Errors
+    /// Whatever the deserializer says.
+    fn deserialize_output<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Self::Output, D::Error> {
+        Self::Output::deserialize(deserializer)
+    }
+}
+
+/// A call that was made: its result, or the future that will have it.
+#[allow(missing_debug_implementations)]
+pub enum Run<T> {
+    /// The call returned.
+    Ready(T),
+    /// The call is asynchronous.
+    Future(Pin<Box<dyn Future<Output = T> + Send>>),
+}
+
+impl<T> Run<T> {
+    /// Wraps the future of an asynchronous call.
+    pub fn future(future: impl Future<Output = T> + Send + 'static) -> Self {
+        Run::Future(Box::pin(future))
+    }
+}
+
+impl<T> std::fmt::Debug for Run<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Run::Ready(_) => "Run::Ready",
+            Run::Future(_) => "Run::Future",
+        })
+    }
+}
+
+/// An entry of the link-time registry: a name, and how to make the call from encoded arguments.
+#[derive(Clone, Copy)]
+pub struct Registration {
+    pub(crate) name: &'static str,
+    pub(crate) signature: &'static str,
+    pub(crate) execute: fn(&[u8], Shape) -> Execution,
+}
+
+impl Registration {
+    /// The entry of a task type.
+    #[must_use]
+    pub const fn of<T: Task>() -> Self {
+        Registration {
+            name: T::NAME,
+            signature: T::SIGNATURE,
+            execute: execute::<T>,
+        }
+    }
+}
+
+impl std::fmt::Debug for Registration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registration")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All tasks of this program.
+#[doc(hidden)]
+#[linkme::distributed_slice]
+pub static TASKS: [Registration];
+
+/// Registers a hand-written [`Task`] under its name, so that worker processes find it.
+#[macro_export]
+macro_rules! register {
+    ($task:ty) => {
+        const _: () = {
+            #[$crate::__private::linkme::distributed_slice($crate::__private::TASKS)]
+            #[linkme(crate = $crate::__private::linkme)]
+            static REGISTRATION: $crate::__private::Registration =
+                $crate::__private::Registration::of::<$task>();
+        };
+    };
+}
+
+/// The registry by name.
+///
+/// # Errors
+/// [`BuildError::DuplicateTask`] when two tasks have one name.
+pub(crate) fn registry()
+-> Result<&'static BTreeMap<&'static str, &'static Registration>, BuildError> {
+    static REGISTRY: OnceLock<Result<BTreeMap<&'static str, &'static Registration>, String>> =
+        OnceLock::new();
+    REGISTRY
+        .get_or_init(|| {
+            let mut tasks = BTreeMap::new();
+            for registration in TASKS {
+                if tasks.insert(registration.name, registration).is_some() {
+                    return Err(registration.name.to_owned());
+                }
+            }
+            Ok(tasks)
+        })
+        .as_ref()
+        .map_err(|name| BuildError::DuplicateTask(name.clone()))
+}
+
+/// Whether a message holds one call or a chunk of calls of the same task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
+pub enum Shape {
+    One,
+    Chunk,
+}
+
+/// What a worker sends back for a call.
+#[derive(Debug)]
+#[doc(hidden)]
+pub enum Reply {
+    Value(Vec<u8>),
+    Panicked(PanicReport),
+    Codec(CodecError),
+}
+
+/// A call made from encoded arguments.
+#[doc(hidden)]
+pub enum Execution {
+    Done(Reply),
+    Future(Pin<Box<dyn Future<Output = Reply> + Send>>),
+}
+
+/// Decodes the arguments, makes the call, encodes the result; none of the three can take the worker down with a panic.
+fn execute<T: Task>(payload: &[u8], shape: Shape) -> Execution {
+    match shape {
+        Shape::One => match decode_argument::<T>(payload) {
+            Err(reply) => Execution::Done(reply),
+            Ok(task) => match panic::catch(|| task.run()) {
+                Err(report) => Execution::Done(Reply::Panicked(report)),
+                Ok(Run::Ready(output)) => Execution::Done(encode_result(OutputOf::<T>(&output))),
+                Ok(Run::Future(future)) => Execution::Future(Box::pin(async move {
+                    match std::panic::AssertUnwindSafe(future).catch_unwind().await {
+                        Ok(output) => encode_result(OutputOf::<T>(&output)),
+                        Err(payload) => Reply::Panicked(panic::report(payload)),
+                    }
+                })),
+            },
+        },
+        Shape::Chunk => match decode_argument::<Vec<T>>(payload) {
+            Err(reply) => Execution::Done(reply),
+            Ok(tasks) if !T::IS_ASYNC => {
+                Execution::Done(encode_result(Elements::<T>(&run_each(tasks))))
+            }
+            Ok(tasks) => Execution::Future(Box::pin(async move {
+                encode_result(Elements::<T>(&run_each_async(tasks).await))
+            })),
+        },
+    }
+}
+
+fn decode_argument<A: DeserializeOwned>(payload: &[u8]) -> Result<A, Reply> {
+    match panic::catch(|| codec::decode::<A>(payload)) {
+        Ok(Ok(argument)) => Ok(argument),
+        Ok(Err(message)) => Err(Reply::Codec(CodecError::DecodeArgument(message))),
+        Err(report) => Err(Reply::Codec(CodecError::DecodeArgument(format!(
+            "its decoder panicked{report}"
+        )))),
+    }
+}
+
+fn encode_result<R: Serialize>(result: R) -> Reply {
+    match panic::catch(|| codec::encode(&result)) {
+        Ok(Ok(bytes)) => Reply::Value(bytes),
+        Ok(Err(message)) => Reply::Codec(CodecError::EncodeResult(message)),
+        Err(report) => Reply::Codec(CodecError::EncodeResult(format!(
+            "its encoder panicked{report}"
+        ))),
+    }
+}
+
+/// Runs the calls of a chunk one after another; the failure of one is the outcome of that one.
+pub(crate) fn run_each<T: Task>(tasks: Vec<T>) -> Vec<Outcome<T::Output>> {
+    tasks
+        .into_iter()
+        .map(|task| match panic::catch(|| task.run()) {
+            Ok(Run::Ready(output)) => Ok(output),
+            Ok(Run::Future(_)) => Err(TaskError::InvalidOption(
+                "a task returned Run::Future although its IS_ASYNC is false; set it to true",
+            )),
+            Err(report) => Err(TaskError::Panicked(Box::new(report))),
+        })
+        .collect()
+}
+
+/// The same for asynchronous calls: one after another, too, so that `chunk_size` says how much runs at once.
+pub(crate) async fn run_each_async<T: Task>(tasks: Vec<T>) -> Vec<Outcome<T::Output>> {
+    let mut outcomes = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        outcomes.push(match panic::catch(|| task.run()) {
+            Ok(Run::Ready(output)) => Ok(output),
+            Ok(Run::Future(future)) => std::panic::AssertUnwindSafe(future)
+                .catch_unwind()
+                .await
+                .map_err(|payload| TaskError::Panicked(Box::new(panic::report(payload)))),
+            Err(report) => Err(TaskError::Panicked(Box::new(report))),
+        });
+    }
+    outcomes
+}
+
+/// Encodes one argument.
+pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Vec<u8>, CodecError> {
+    match panic::catch(|| codec::encode(argument)) {
+        Ok(result) => result.map_err(CodecError::EncodeArgument),
+        Err(report) => Err(CodecError::EncodeArgument(format!(
+            "its encoder panicked{report}"
+        ))),
+    }
+}
+
+/// Decodes the result of one call.
+pub(crate) fn decode_output<T: Task>(bytes: &[u8]) -> Result<T::Output, CodecError> {
+    decode_reply::<OwnedOutput<T>>(bytes).map(|output| output.0)
+}
+
+/// Decodes the results of a chunk.
+pub(crate) fn decode_outputs<T: Task>(bytes: &[u8]) -> Result<Vec<Outcome<T::Output>>, CodecError> {
+    let elements = decode_reply::<Vec<Element<OwnedOutput<T>>>>(bytes)?;
+    Ok(elements
+        .into_iter()
+        .map(|element| match element {
+            Element::Value(output) => Ok(output.0),
+            Element::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
+            Element::Failed(message) => Err(CodecError::DecodeResult(message).into()),
+        })
+        .collect())
+}
+
+fn decode_reply<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, CodecError> {
+    match panic::catch(|| codec::decode::<R>(bytes)) {
+        Ok(result) => result.map_err(CodecError::DecodeResult),
+        Err(report) => Err(CodecError::DecodeResult(format!(
+            "its decoder panicked{report}"
+        ))),
+    }
+}
+
+/// The outcome of one call of a chunk, as it crosses the border.
+#[derive(Serialize, Deserialize)]
+enum Element<O> {
+    Value(O),
+    Panicked(PanicReport),
+    Failed(String),
+}
+
+/// A result that is encoded the way its task says.
+struct OutputOf<'a, T: Task>(&'a T::Output);
+
+impl<T: Task> Serialize for OutputOf<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        T::serialize_output(self.0, serializer)
+    }
+}
+
+/// A result that is decoded the way its task says.
+struct OwnedOutput<T: Task>(T::Output);
+
+impl<'de, T: Task> Deserialize<'de> for OwnedOutput<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize_output(deserializer).map(OwnedOutput)
+    }
+}
+
+struct Elements<'a, T: Task>(&'a [Outcome<T::Output>]);
+
+impl<T: Task> Serialize for Elements<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut elements = serializer.serialize_seq(Some(self.0.len()))?;
+        for outcome in self.0 {
+            elements.serialize_element(&match outcome {
+                Ok(output) => Element::Value(OutputOf::<T>(output)),
+                Err(TaskError::Panicked(report)) => Element::Panicked((**report).clone()),
+                Err(error) => Element::Failed(error.to_string()),
+            })?;
+        }
+        elements.end()
+    }
+}
