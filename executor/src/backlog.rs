@@ -26,11 +26,7 @@ const SWEEP_MIN: usize = 1024;
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Lanes {
-            lanes: Default::default(),
-            len: 0,
-            sweep_at: SWEEP_MIN,
-        }
+        Lanes { lanes: Default::default(), len: 0, sweep_at: SWEEP_MIN }
     }
 
     /// How many calls are held, those included that were cancelled since.
@@ -44,11 +40,7 @@ impl Lanes {
 
     /// How many calls still wait.
     pub(crate) fn live(&self) -> usize {
-        self.lanes
-            .iter()
-            .flatten()
-            .filter(|call| call.is_queued())
-            .count()
+        self.lanes.iter().flatten().filter(|call| call.is_queued()).count()
     }
 
     pub(crate) fn push(&mut self, call: Call) {
@@ -101,9 +93,7 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn new(limit: Option<usize>) -> Self {
-        Room {
-            bounded: limit.map(|limit| (Arc::new(Semaphore::new(limit)), limit)),
-        }
+        Room { bounded: limit.map(|limit| (Arc::new(Semaphore::new(limit)), limit)) }
     }
 
     /// A place, if there is one; `Ok(None)` where none is needed.

@@ -77,20 +77,11 @@ impl Clock {
             });
             state.sweep_at = (state.timers.len() * 2).max(SWEEP_MIN);
         }
-        let first = state
-            .timers
-            .peek()
-            .is_none_or(|Reverse(timer)| at < timer.at);
-        state.timers.push(Reverse(Timer {
-            at,
-            expiry,
-            cell: Arc::downgrade(cell),
-        }));
+        let first = state.timers.peek().is_none_or(|Reverse(timer)| at < timer.at);
+        state.timers.push(Reverse(Timer { at, expiry, cell: Arc::downgrade(cell) }));
         if !state.running && !state.closed {
             let shared = self.shared.clone();
-            std::thread::Builder::new()
-                .name(shared.thread_name.clone())
-                .spawn(move || shared.run())?;
+            std::thread::Builder::new().name(shared.thread_name.clone()).spawn(move || shared.run())?;
             state.running = true;
         }
         drop(state);

@@ -24,14 +24,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
         let mut decoder = rmp_serde::Deserializer::new(&mut rest);
         T::deserialize(&mut decoder).map_err(|error| error.to_string())?
     };
-    if rest.is_empty() {
-        Ok(value)
-    } else {
-        Err(format!(
-            "{} bytes are left over after the value",
-            rest.len()
-        ))
-    }
+    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes are left over after the value", rest.len())) }
 }
 
 #[cfg(test)]
@@ -42,10 +35,7 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(tag = "kind")]
     enum Tagged {
-        Picture {
-            pixels: Vec<u8>,
-            title: Option<String>,
-        },
+        Picture { pixels: Vec<u8>, title: Option<String> },
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -66,10 +56,7 @@ mod tests {
             kept: 7,
             more: [("a".to_owned(), vec![1, 200, 255])].into(),
             json: serde_json::json!({"x": [1, -2, 3.5, null, "text"], "big": u64::MAX}),
-            tagged: Tagged::Picture {
-                pixels: vec![0, 128, 255],
-                title: None,
-            },
+            tagged: Tagged::Picture { pixels: vec![0, 128, 255], title: None },
         };
         let bytes = encode(&value).unwrap();
         assert_eq!(decode::<Awkward>(&bytes).unwrap(), value);

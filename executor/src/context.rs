@@ -5,8 +5,9 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::task::Poll;
 
-use crate::state::{AnyCell, TaskId};
+use crate::state::TaskId;
 
 /// How far a task is, in units of its own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -15,6 +16,16 @@ pub struct Progress {
     pub done: u64,
     /// What there is to do in all; 0 when the task does not know.
     pub total: u64,
+}
+
+/// What a context asks, and whom it tells: a task's cell, or in a worker process what stands for it.
+pub(crate) trait ContextSource: Send + Sync {
+    fn id(&self) -> TaskId;
+    fn name(&self) -> Cow<'static, str>;
+    /// Whether nobody waits for this run any more.
+    fn has_stopped(&self, attempt: u32) -> bool;
+    fn poll_stopped(&self, attempt: u32, cx: &mut std::task::Context<'_>) -> Poll<()>;
+    fn report_progress(&self, attempt: u32, progress: Progress);
 }
 
 /// The cancellation and progress of the task that is running here.
@@ -37,29 +48,25 @@ pub struct Progress {
 /// ```
 #[derive(Clone)]
 pub struct Context {
-    source: Option<(Arc<dyn AnyCell>, u32)>,
+    source: Option<(Arc<dyn ContextSource>, u32)>,
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<(Arc<dyn AnyCell>, u32)>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<(Arc<dyn ContextSource>, u32)>> = const { RefCell::new(None) };
 }
 
 /// The context of the task that runs on this thread. Outside of a task it is one that is never cancelled and whose
 /// progress nobody reads, so that a `#[task]` function can be called like any other.
 #[must_use]
 pub fn context() -> Context {
-    Context {
-        source: CURRENT.with(|current| current.borrow().clone()),
-    }
+    Context { source: CURRENT.with(|current| current.borrow().clone()) }
 }
 
 impl Context {
     /// Whether the task was cancelled, ran out of time, or was given to another worker: nobody waits for it any more.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.source
-            .as_ref()
-            .is_some_and(|(cell, attempt)| cell.has_stopped(*attempt))
+        self.source.as_ref().is_some_and(|(cell, attempt)| cell.has_stopped(*attempt))
     }
 
     /// Completes when [`is_cancelled`](Context::is_cancelled) becomes true; never, outside of a task.
@@ -69,9 +76,7 @@ impl Context {
     pub async fn cancelled(&self) {
         match &self.source {
             None => std::future::pending().await,
-            Some((cell, attempt)) => {
-                std::future::poll_fn(|cx| cell.poll_stopped(*attempt, cx)).await
-            }
+            Some((cell, attempt)) => std::future::poll_fn(|cx| cell.poll_stopped(*attempt, cx)).await,
         }
     }
 
@@ -80,11 +85,7 @@ impl Context {
     /// # Errors
     /// [`futures_ext::Cancelled`] when [`is_cancelled`](Context::is_cancelled).
     pub fn check(&self) -> Result<(), futures_ext::Cancelled> {
-        if self.is_cancelled() {
-            Err(futures_ext::Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(futures_ext::Cancelled) } else { Ok(()) }
     }
 
     /// Says how far the task is; [`TaskFuture::progress`](crate::TaskFuture::progress) shows it. The newest report
@@ -125,14 +126,12 @@ impl std::fmt::Debug for Context {
 }
 
 /// Makes a task the current one of this thread until the guard is dropped; then the one before is current again.
-pub(crate) fn enter(cell: Arc<dyn AnyCell>, attempt: u32) -> Entered {
-    Entered {
-        before: CURRENT.with(|current| current.borrow_mut().replace((cell, attempt))),
-    }
+pub(crate) fn enter(cell: Arc<dyn ContextSource>, attempt: u32) -> Entered {
+    Entered { before: CURRENT.with(|current| current.borrow_mut().replace((cell, attempt))) }
 }
 
 pub(crate) struct Entered {
-    before: Option<(Arc<dyn AnyCell>, u32)>,
+    before: Option<(Arc<dyn ContextSource>, u32)>,
 }
 
 impl Drop for Entered {

@@ -75,10 +75,7 @@ impl TaskError {
     /// Whether [`TaskOptions::retries`](crate::TaskOptions::retries) runs the task again after this.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            TaskError::WorkerLost(_) | TaskError::Panicked(_) | TaskError::TimedOut { .. }
-        )
+        matches!(self, TaskError::WorkerLost(_) | TaskError::Panicked(_) | TaskError::TimedOut { .. })
     }
 }
 
@@ -148,11 +145,7 @@ pub struct WorkerLost {
 
 impl fmt::Display for WorkerLost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "worker {} (pid {}) {} while running {:?}",
-            self.worker, self.pid, self.exit, self.task
-        )?;
+        write!(f, "worker {} (pid {}) {} while running {:?}", self.worker, self.pid, self.exit, self.task)?;
         match self.stderr_tail.trim().lines().last() {
             Some(line) => write!(f, "; its last words: {line}"),
             None => Ok(()),
@@ -218,9 +211,7 @@ pub enum CodecError {
     #[error("{0}")]
     UnknownTask(String),
     /// What was submitted has no form that could leave this process.
-    #[error(
-        "{0:?} is a closure or future and can't leave this process; write it as a #[polypool::task]"
-    )]
+    #[error("{0:?} is a closure or future and can't leave this process; write it as a #[polypool::task]")]
     NotSerialisable(String),
 }
 
@@ -269,9 +260,7 @@ pub enum BuildError {
         parent: u32,
     },
     /// Two functions are registered under one name.
-    #[error(
-        "two tasks are registered under the name {0:?}; give one of them #[task(name = \"..\")]"
-    )]
+    #[error("two tasks are registered under the name {0:?}; give one of them #[task(name = \"..\")]")]
     DuplicateTask(String),
     /// There is no process pool on this platform.
     #[error("process pools are not supported on this platform")]

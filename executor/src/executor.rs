@@ -195,9 +195,7 @@ pub struct TrySubmitError<T> {
 
 impl<T> std::fmt::Debug for TrySubmitError<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TrySubmitError")
-            .field("error", &self.error)
-            .finish_non_exhaustive()
+        f.debug_struct("TrySubmitError").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
@@ -231,12 +229,7 @@ pub trait ExecutorExt: Executor {
     /// Gives the task back when the backlog is full, and when the executor is shut down or broken.
     fn try_submit<T: Task>(&self, task: T) -> Result<TaskFuture<T::Output>, TrySubmitError<T>> {
         match self.try_reserve_slot() {
-            Ok(slot) => Ok(submit_job(
-                self,
-                Single(task),
-                TaskOptions::new(),
-                Some(slot),
-            )),
+            Ok(slot) => Ok(submit_job(self, Single(task), TaskOptions::new(), Some(slot))),
             Err(error) => Err(TrySubmitError { task, error }),
         }
     }
@@ -410,5 +403,36 @@ impl Phase {
 
     pub(crate) fn mode(&self) -> Option<Shutdown> {
         self.shutdown
+    }
+}
+
+/// Which pool a thread works for, so that a shutdown that is asked for inside a task is not waited for there.
+pub(crate) mod inside {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// The number of a pool, unique in this process.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct PoolId(u64);
+
+    thread_local! {
+        static WORKS_FOR: Cell<Option<PoolId>> = const { Cell::new(None) };
+    }
+
+    impl PoolId {
+        pub(crate) fn new() -> Self {
+            static NEXT: AtomicU64 = AtomicU64::new(1);
+            PoolId(NEXT.fetch_add(1, Ordering::Relaxed))
+        }
+
+        /// This thread works for the pool, from now on.
+        pub(crate) fn enter(self) {
+            WORKS_FOR.set(Some(self));
+        }
+
+        /// Whether this thread works for the pool.
+        pub(crate) fn is_here(self) -> bool {
+            WORKS_FOR.get() == Some(self)
+        }
     }
 }

@@ -36,11 +36,7 @@ pub struct TaskFuture<T> {
 
 impl<T: Send + 'static> TaskFuture<T> {
     pub(crate) fn new(cell: Arc<dyn Observed<T>>) -> Self {
-        TaskFuture {
-            cell,
-            cancel_on_drop: false,
-            taken: false,
-        }
+        TaskFuture { cell, cancel_on_drop: false, taken: false }
     }
 
     /// A future and the completer that decides its outcome: the way to write an executor of one's own, or to make
@@ -61,12 +57,7 @@ impl<T: Send + 'static> TaskFuture<T> {
     /// The same, with the name in `options`; the other options are the business of executors and have no effect.
     pub fn pair_with(options: TaskOptions) -> (Completer<T>, TaskFuture<T>) {
         let cell = Cell::new(Promise::<T>::new(), options);
-        (
-            Completer {
-                cell: Some(cell.clone()),
-            },
-            TaskFuture::new(cell),
-        )
+        (Completer { cell: Some(cell.clone()) }, TaskFuture::new(cell))
     }
 
     /// A future that has failed already.
@@ -146,9 +137,7 @@ impl<T> TaskFuture<T> {
     where
         T: 'static,
     {
-        TaskHandle {
-            cell: self.cell.clone(),
-        }
+        TaskHandle { cell: self.cell.clone() }
     }
 
     /// Where the task stands.
@@ -231,16 +220,8 @@ impl<T> std::fmt::Debug for TaskFuture<T> {
     }
 }
 
-fn debug(
-    f: &mut std::fmt::Formatter<'_>,
-    what: &str,
-    cell: &(impl AnyCell + ?Sized),
-) -> std::fmt::Result {
-    f.debug_struct(what)
-        .field("id", &cell.id())
-        .field("name", &cell.name())
-        .field("state", &cell.state())
-        .finish()
+fn debug(f: &mut std::fmt::Formatter<'_>, what: &str, cell: &(impl AnyCell + ?Sized)) -> std::fmt::Result {
+    f.debug_struct(what).field("id", &cell.id()).field("name", &cell.name()).field("state", &cell.state()).finish()
 }
 
 /// A handle to a task that does not own its outcome: cheap to clone, and the same for tasks of all types.
@@ -317,9 +298,7 @@ impl<T> std::fmt::Debug for AlreadyDone<T> {
 
 impl<T> Completer<T> {
     fn cell(&self) -> &Arc<dyn Promised<T>> {
-        self.cell
-            .as_ref()
-            .expect("the cell is held until the completer is dropped")
+        self.cell.as_ref().expect("the cell is held until the completer is dropped")
     }
 
     /// Queued becomes running; `false` when it was cancelled, or was started before.
@@ -374,9 +353,7 @@ pub struct Terminated {
 impl Terminated {
     /// From whatever future says that the pool has ended.
     pub fn new(ended: impl Future<Output = ()> + Send + Sync + 'static) -> Self {
-        Terminated {
-            inner: Box::pin(ended),
-        }
+        Terminated { inner: Box::pin(ended) }
     }
 
     /// Blocks this thread until the pool has ended.
@@ -410,6 +387,5 @@ impl std::fmt::Debug for Terminated {
 /// The instant `timeout` from now; far in the future where the clock can't tell.
 pub(crate) fn after(timeout: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(timeout)
-        .unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30))
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30))
 }

@@ -117,9 +117,7 @@ impl<T: Task> Job for Single<T> {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        crate::codec::decode(bytes)
-            .map(Single)
-            .map_err(CodecError::DecodeArgument)
+        crate::codec::decode(bytes).map(Single).map_err(CodecError::DecodeArgument)
     }
 
     fn decode_output(bytes: &[u8]) -> Result<T::Output, CodecError> {
@@ -142,11 +140,7 @@ impl<T: Task> Job for Chunk<T> {
     }
 
     fn run(self) -> Run<Self::Output> {
-        if T::IS_ASYNC {
-            Run::future(task::run_each_async(self.0))
-        } else {
-            Run::Ready(task::run_each(self.0))
-        }
+        if T::IS_ASYNC { Run::future(task::run_each_async(self.0)) } else { Run::Ready(task::run_each(self.0)) }
     }
 
     fn shape() -> Shape {
@@ -162,9 +156,7 @@ impl<T: Task> Job for Chunk<T> {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        crate::codec::decode(bytes)
-            .map(Chunk)
-            .map_err(CodecError::DecodeArgument)
+        crate::codec::decode(bytes).map(Chunk).map_err(CodecError::DecodeArgument)
     }
 
     fn decode_output(bytes: &[u8]) -> Result<Self::Output, CodecError> {

@@ -16,6 +16,7 @@ mod job;
 mod map;
 mod options;
 mod panic;
+mod process;
 mod program;
 #[doc(hidden)]
 pub mod result_bytes;
@@ -25,16 +26,14 @@ mod thread;
 
 pub use context::{Context, Progress, context};
 pub use error::{
-    BuildError, CodecError, Outcome, PanicLocation, PanicReport, SubmitError, TaskError,
-    WorkerExit, WorkerLost,
+    BuildError, CodecError, Outcome, PanicLocation, PanicReport, SubmitError, TaskError, WorkerExit, WorkerLost,
 };
-pub use executor::{
-    Executor, ExecutorExt, Refused, Reservation, Shutdown, Slot, Stats, TrySubmitError, WorkerStats,
-};
+pub use executor::{Executor, ExecutorExt, Refused, Reservation, Shutdown, Slot, Stats, TrySubmitError, WorkerStats};
 pub use future::{AlreadyDone, Completer, TaskFuture, TaskHandle, Terminated};
 pub use map::{BlockingMap, DEFAULT_MAP_BUFFER, Map, MapUnordered, Ordered, Unordered};
 pub use options::{Priority, TaskOptions};
 pub use polypool_macros::{main, task};
+pub use process::{InitializerOutput, ProcessPool, ProcessPoolBuilder, StartMethod, init};
 pub use state::{Call, TaskId, TaskState};
 pub use task::{Run, Task};
 pub use thread::{MAX_EXTRA_WORKERS, ThreadPool, ThreadPoolBuilder};
@@ -42,10 +41,13 @@ pub use thread::{MAX_EXTRA_WORKERS, ThreadPool, ThreadPoolBuilder};
 /// What the macros write; not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::process::init_before_main;
     pub use crate::program::{Flavor, run_main};
     pub use crate::result_bytes;
     pub use crate::task::{Registration, TASKS};
     pub use linkme;
+    #[cfg(unix)]
+    pub use polypool_ipc::before_main;
     pub use serde;
     pub use serde_bytes;
 }

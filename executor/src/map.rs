@@ -195,10 +195,7 @@ where
             match self.executor.try_reserve_slot() {
                 Err(SubmitError::Full { .. }) => {
                     let executor = self.executor.clone();
-                    self.waiting = Some((
-                        tasks,
-                        Box::pin(async move { executor.reserve_slot().await }),
-                    ));
+                    self.waiting = Some((tasks, Box::pin(async move { executor.reserve_slot().await })));
                 }
                 reserved => self.submit(tasks, reserved.ok()),
             }
@@ -212,10 +209,7 @@ where
             Piece::One(submit_job(&*self.executor, Single(task), options, slot))
         } else {
             let len = tasks.len();
-            Piece::Many(
-                submit_job(&*self.executor, Chunk(tasks), options, slot),
-                len,
-            )
+            Piece::Many(submit_job(&*self.executor, Chunk(tasks), options, slot), len)
         };
         W::push(&mut self.window, piece);
     }
@@ -247,8 +241,7 @@ where
     }
 
     fn give_up(&mut self) -> TaskError {
-        let error =
-            TaskError::WaitElapsed(Unfinished::new(self.ahead, self.delivered + self.ahead));
+        let error = TaskError::WaitElapsed(Unfinished::new(self.ahead, self.delivered + self.ahead));
         W::cancel_all(&mut self.window);
         self.waiting = None;
         self.phase = Phase::Over;
@@ -300,21 +293,10 @@ where
         if self.phase == Phase::Over {
             return (0, Some(0));
         }
-        let (low, high) = if self.phase == Phase::Exhausted {
-            (0, Some(0))
-        } else {
-            self.tasks.size_hint()
-        };
+        let (low, high) = if self.phase == Phase::Exhausted { (0, Some(0)) } else { self.tasks.size_hint() };
         let extra = usize::from(!matches!(self.timeout, Timeout::None));
-        let low = if extra == 1 {
-            0
-        } else {
-            low.saturating_add(self.ahead)
-        };
-        (
-            low,
-            high.and_then(|high| high.checked_add(self.ahead + extra)),
-        )
+        let low = if extra == 1 { 0 } else { low.saturating_add(self.ahead) };
+        (low, high.and_then(|high| high.checked_add(self.ahead + extra)))
     }
 }
 
@@ -402,9 +384,7 @@ impl<O> Future for Piece<O> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrived<O>> {
         match self.get_mut() {
             Piece::One(task) => Pin::new(task).poll(cx).map(Arrived::One),
-            Piece::Many(tasks, len) => Pin::new(tasks)
-                .poll(cx)
-                .map(|outcome| Arrived::Many(outcome, *len)),
+            Piece::Many(tasks, len) => Pin::new(tasks).poll(cx).map(|outcome| Arrived::Many(outcome, *len)),
         }
     }
 }
@@ -424,10 +404,7 @@ pub trait Window: sealed::Sealed {
     type Of<P>;
     fn empty<P>() -> Self::Of<P>;
     fn push<O>(window: &mut Self::Of<Piece<O>>, piece: Piece<O>);
-    fn poll_next<O>(
-        window: &mut Self::Of<Piece<O>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Arrived<O>>>;
+    fn poll_next<O>(window: &mut Self::Of<Piece<O>>, cx: &mut Context<'_>) -> Poll<Option<Arrived<O>>>;
     fn cancel_all<O>(window: &mut Self::Of<Piece<O>>);
 }
 
@@ -456,10 +433,7 @@ impl Window for Ordered {
         window.push_back(piece);
     }
 
-    fn poll_next<O>(
-        window: &mut VecDeque<Piece<O>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Arrived<O>>> {
+    fn poll_next<O>(window: &mut VecDeque<Piece<O>>, cx: &mut Context<'_>) -> Poll<Option<Arrived<O>>> {
         let Some(first) = window.front_mut() else {
             return Poll::Ready(None);
         };
@@ -486,16 +460,11 @@ impl Window for Unordered {
         window.push(piece);
     }
 
-    fn poll_next<O>(
-        window: &mut FuturesUnordered<Piece<O>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Arrived<O>>> {
+    fn poll_next<O>(window: &mut FuturesUnordered<Piece<O>>, cx: &mut Context<'_>) -> Poll<Option<Arrived<O>>> {
         window.poll_next_unpin(cx)
     }
 
     fn cancel_all<O>(window: &mut FuturesUnordered<Piece<O>>) {
-        std::mem::take(window)
-            .into_iter()
-            .for_each(|piece| piece.cancel());
+        std::mem::take(window).into_iter().for_each(|piece| piece.cancel());
     }
 }

@@ -30,9 +30,7 @@ pub fn run_main<F: Future>(flavor: Flavor, worker_threads: Option<usize>, main: 
         Flavor::CurrentThread => Builder::new_current_thread(),
     };
     match worker_threads {
-        Some(0) => panic!(
-            "#[polypool::main] was told worker_threads = 0; a runtime needs at least one thread"
-        ),
+        Some(0) => panic!("#[polypool::main] was told worker_threads = 0; a runtime needs at least one thread"),
         Some(threads) => {
             builder.worker_threads(threads);
         }

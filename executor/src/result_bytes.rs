@@ -16,10 +16,7 @@ where
     E: Serialize,
     S: Serializer,
 {
-    result
-        .as_ref()
-        .map(|bytes| Bytes::new(bytes))
-        .serialize(serializer)
+    result.as_ref().map(|bytes| Bytes::new(bytes)).serialize(serializer)
 }
 
 /// Decodes the result of a task.
@@ -47,18 +44,11 @@ mod tests {
 
     #[test]
     fn the_wire_form_is_that_of_a_result_of_a_byte_buf() {
-        for result in [
-            Ok(vec![0, 127, 255]),
-            Ok(Vec::new()),
-            Err("no such file".to_owned()),
-        ] {
+        for result in [Ok(vec![0, 127, 255]), Ok(Vec::new()), Err("no such file".to_owned())] {
             let ours = rmp_serde::to_vec(&Answer(result.clone())).unwrap();
             let plain = rmp_serde::to_vec(&Plain(result.clone().map(ByteBuf::from))).unwrap();
             assert_eq!(ours, plain);
-            assert_eq!(
-                rmp_serde::from_slice::<Answer>(&ours).unwrap(),
-                Answer(result)
-            );
+            assert_eq!(rmp_serde::from_slice::<Answer>(&ours).unwrap(), Answer(result));
         }
     }
 

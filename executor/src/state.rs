@@ -46,7 +46,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::context::{self, Progress};
+use crate::context::{self, ContextSource, Progress};
 use crate::error::{CodecError, Outcome, SubmitError, TaskError};
 use crate::job::Job;
 use crate::options::{Priority, TaskOptions};
@@ -206,20 +206,13 @@ pub(crate) struct Cell<J: Job> {
 }
 
 /// Everything about a task that does not depend on its type.
-pub(crate) trait AnyCell: Send + Sync {
-    fn id(&self) -> TaskId;
-    fn name(&self) -> Cow<'static, str>;
+pub(crate) trait AnyCell: ContextSource {
     fn state(&self) -> TaskState;
     fn progress(&self) -> Option<Progress>;
     /// Ends the task with an error, unless it has its outcome.
     fn stop(&self, error: TaskError) -> Ended;
     /// Whether the outcome is, or is about to be, "cancelled".
     fn is_cancelled(&self) -> bool;
-
-    // For the context of a running task.
-    fn has_stopped(&self, attempt: u32) -> bool;
-    fn poll_stopped(&self, attempt: u32, cx: &mut TaskContext<'_>) -> Poll<()>;
-    fn report_progress(&self, attempt: u32, progress: Progress);
 }
 
 /// The waiter's side.
@@ -262,7 +255,7 @@ pub(crate) trait Callable: AnyCell {
     /// Sent to Queued, if it is still this ticket's.
     fn take_back(&self, ticket: Ticket) -> bool;
     /// The worker's reply.
-    fn reply(&self, ticket: Ticket, reply: Reply, limit: u64) -> Ended;
+    fn reply(&self, ticket: Ticket, reply: Reply) -> Ended;
     /// The run of this ticket failed.
     fn lost(&self, ticket: Ticket, error: TaskError) -> Ended;
     fn expire(&self, expiry: Expiry) -> Ended;
@@ -274,6 +267,8 @@ pub(crate) struct Wire {
     pub(crate) name: &'static str,
     pub(crate) signature: &'static str,
     pub(crate) shape: Shape,
+    /// Which run this is.
+    pub(crate) attempt: u32,
     /// Whether the worker is to say when it starts, because the running time is bounded.
     pub(crate) announce_start: bool,
 }
@@ -281,20 +276,10 @@ pub(crate) struct Wire {
 impl<J: Job> Cell<J> {
     pub(crate) fn new(job: J, options: TaskOptions) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let extras = (!options.is_default()).then(|| {
-            Box::new(Extras {
-                options,
-                ..Extras::default()
-            })
-        });
+        let extras = (!options.is_default()).then(|| Box::new(Extras { options, ..Extras::default() }));
         Arc::new(Cell {
             id: TaskId(NEXT.fetch_add(1, Ordering::Relaxed)),
-            inner: Mutex::new(Inner {
-                stage: Stage::Queued(Some(job)),
-                attempt: 0,
-                waker: None,
-                extras,
-            }),
+            inner: Mutex::new(Inner { stage: Stage::Queued(Some(job)), attempt: 0, waker: None, extras }),
         })
     }
 
@@ -306,13 +291,7 @@ impl<J: Job> Cell<J> {
         about_to_publish: Option<&dyn RunObserver>,
     ) {
         let verdict = TaskState::of(&outcome);
-        let before = std::mem::replace(
-            &mut inner.stage,
-            Stage::Settling {
-                verdict,
-                by: thread::current().id(),
-            },
-        );
+        let before = std::mem::replace(&mut inner.stage, Stage::Settling { verdict, by: thread::current().id() });
         let mut callbacks = Vec::new();
         if let Some(extras) = inner.extras.as_deref_mut() {
             callbacks = std::mem::take(&mut extras.callbacks);
@@ -320,12 +299,7 @@ impl<J: Job> Cell<J> {
             let link = extras.link.take();
             let encoded = extras.encoded.take();
             let permit = extras.permit.take();
-            if link.is_some()
-                || encoded.is_some()
-                || permit.is_some()
-                || !wakers.is_empty()
-                || !callbacks.is_empty()
-            {
+            if link.is_some() || encoded.is_some() || permit.is_some() || !wakers.is_empty() || !callbacks.is_empty() {
                 drop(inner);
                 drop((link, encoded, permit));
                 wakers.into_iter().for_each(Waker::wake);
@@ -423,12 +397,7 @@ impl<J: Job> Cell<J> {
     }
 
     /// What a run on a thread came to.
-    fn finish(
-        &self,
-        attempt: u32,
-        outcome: Outcome<J::Output>,
-        observer: &dyn RunObserver,
-    ) -> Ended {
+    fn finish(&self, attempt: u32, outcome: Outcome<J::Output>, observer: &dyn RunObserver) -> Ended {
         let inner = self.inner.lock();
         if !inner.is_running(attempt) {
             drop(inner);
@@ -448,24 +417,13 @@ impl<J: Job> Cell<J> {
     /// The link of a sent or running call, if it is the one of this ticket.
     fn holds(inner: &Inner<J>, ticket: Ticket) -> bool {
         matches!(inner.stage, Stage::Sent | Stage::Running)
-            && inner
-                .extras
-                .as_deref()
-                .and_then(|extras| extras.link.as_ref())
-                .is_some_and(|(_, own)| *own == ticket)
+            && inner.extras.as_deref().and_then(|extras| extras.link.as_ref()).is_some_and(|(_, own)| *own == ticket)
     }
 }
 
 /// Detaches the link before an outsider ends the task, so that the supervisor hears of it afterwards.
-fn outsider_ends<'a, J: Job>(
-    cell: &'a Cell<J>,
-    mut inner: MutexGuard<'a, Inner<J>>,
-    error: TaskError,
-) -> Ended {
-    let link = inner
-        .extras
-        .as_deref_mut()
-        .and_then(|extras| extras.link.take());
+fn outsider_ends<'a, J: Job>(cell: &'a Cell<J>, mut inner: MutexGuard<'a, Inner<J>>, error: TaskError) -> Ended {
+    let link = inner.extras.as_deref_mut().and_then(|extras| extras.link.take());
     if let (Stage::Sent, Some((link, ticket))) = (&inner.stage, &link) {
         // Whichever way the race with the worker goes, the supervisor finds out from the claim word.
         link.revoke(*ticket);
@@ -477,7 +435,7 @@ fn outsider_ends<'a, J: Job>(
     ended
 }
 
-impl<J: Job> AnyCell for Cell<J> {
+impl<J: Job> ContextSource for Cell<J> {
     fn id(&self) -> TaskId {
         self.id
     }
@@ -489,52 +447,6 @@ impl<J: Job> AnyCell for Cell<J> {
             .as_deref()
             .and_then(|extras| extras.options.name.clone())
             .unwrap_or(Cow::Borrowed(J::name()))
-    }
-
-    fn state(&self) -> TaskState {
-        let inner = self.inner.lock();
-        match &inner.stage {
-            Stage::Queued(_) => TaskState::Queued,
-            Stage::Sent => match inner
-                .extras
-                .as_deref()
-                .and_then(|extras| extras.link.as_ref())
-            {
-                Some((link, ticket)) if link.has_started(*ticket) => TaskState::Running,
-                _ => TaskState::Queued,
-            },
-            Stage::Running => TaskState::Running,
-            Stage::Settling { verdict, by } if *by == thread::current().id() => *verdict,
-            Stage::Settling { .. } => TaskState::Running,
-            Stage::Done(outcome) => TaskState::of(outcome),
-            Stage::Taken(verdict) => *verdict,
-        }
-    }
-
-    fn progress(&self) -> Option<Progress> {
-        self.inner
-            .lock()
-            .extras
-            .as_deref()
-            .and_then(|extras| extras.progress)
-    }
-
-    fn stop(&self, error: TaskError) -> Ended {
-        let inner = self.inner.lock();
-        match inner.stage {
-            Stage::Queued(_) | Stage::Sent | Stage::Running => outsider_ends(self, inner, error),
-            _ => Ended::Late,
-        }
-    }
-
-    fn is_cancelled(&self) -> bool {
-        match &self.inner.lock().stage {
-            Stage::Settling { verdict, .. } | Stage::Taken(verdict) => {
-                *verdict == TaskState::Cancelled
-            }
-            Stage::Done(outcome) => TaskState::of(outcome) == TaskState::Cancelled,
-            _ => false,
-        }
     }
 
     fn has_stopped(&self, attempt: u32) -> bool {
@@ -561,15 +473,51 @@ impl<J: Job> AnyCell for Cell<J> {
     }
 }
 
+impl<J: Job> AnyCell for Cell<J> {
+    fn state(&self) -> TaskState {
+        let inner = self.inner.lock();
+        match &inner.stage {
+            Stage::Queued(_) => TaskState::Queued,
+            Stage::Sent => match inner.extras.as_deref().and_then(|extras| extras.link.as_ref()) {
+                Some((link, ticket)) if link.has_started(*ticket) => TaskState::Running,
+                _ => TaskState::Queued,
+            },
+            Stage::Running => TaskState::Running,
+            Stage::Settling { verdict, by } if *by == thread::current().id() => *verdict,
+            Stage::Settling { .. } => TaskState::Running,
+            Stage::Done(outcome) => TaskState::of(outcome),
+            Stage::Taken(verdict) => *verdict,
+        }
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.inner.lock().extras.as_deref().and_then(|extras| extras.progress)
+    }
+
+    fn stop(&self, error: TaskError) -> Ended {
+        let inner = self.inner.lock();
+        match inner.stage {
+            Stage::Queued(_) | Stage::Sent | Stage::Running => outsider_ends(self, inner, error),
+            _ => Ended::Late,
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        match &self.inner.lock().stage {
+            Stage::Settling { verdict, .. } | Stage::Taken(verdict) => *verdict == TaskState::Cancelled,
+            Stage::Done(outcome) => TaskState::of(outcome) == TaskState::Cancelled,
+            _ => false,
+        }
+    }
+}
+
 impl<J: Job> Observed<J::Output> for Cell<J> {
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<J::Output>> {
         let mut inner = self.inner.lock();
         match &mut inner.stage {
             Stage::Done(outcome) => {
                 let verdict = TaskState::of(outcome);
-                let Stage::Done(outcome) =
-                    std::mem::replace(&mut inner.stage, Stage::Taken(verdict))
-                else {
+                let Stage::Done(outcome) = std::mem::replace(&mut inner.stage, Stage::Taken(verdict)) else {
                     unreachable!("the stage was matched under the same lock")
                 };
                 Poll::Ready(outcome)
@@ -590,10 +538,7 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
         let outcome = match &mut inner.stage {
             Stage::Done(outcome) => {
                 let verdict = TaskState::of(outcome);
-                let settling = Stage::Settling {
-                    verdict,
-                    by: thread::current().id(),
-                };
+                let settling = Stage::Settling { verdict, by: thread::current().id() };
                 let Stage::Done(outcome) = std::mem::replace(&mut inner.stage, settling) else {
                     unreachable!("the stage was matched under the same lock")
                 };
@@ -662,19 +607,11 @@ impl<J: Job> Callable for Cell<J> {
     }
 
     fn priority(&self) -> Priority {
-        self.inner
-            .lock()
-            .extras
-            .as_deref()
-            .map_or(Priority::Normal, |extras| extras.options.priority)
+        self.inner.lock().extras.as_deref().map_or(Priority::Normal, |extras| extras.options.priority)
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.inner
-            .lock()
-            .extras
-            .as_deref()
-            .and_then(|extras| extras.options.deadline)
+        self.inner.lock().extras.as_deref().and_then(|extras| extras.options.deadline)
     }
 
     fn wire(&self) -> Wire {
@@ -683,10 +620,8 @@ impl<J: Job> Callable for Cell<J> {
             name: J::name(),
             signature: J::signature(),
             shape: J::shape(),
-            announce_start: inner
-                .extras
-                .as_deref()
-                .is_some_and(|extras| extras.options.timeout.is_some()),
+            attempt: inner.attempt,
+            announce_start: inner.extras.as_deref().is_some_and(|extras| extras.options.timeout.is_some()),
         }
     }
 
@@ -705,11 +640,7 @@ impl<J: Job> Callable for Cell<J> {
         // The job is taken out while it is encoded: its `Serialize` is user code.
         let job = {
             let mut inner = self.inner.lock();
-            let needed = always
-                || inner
-                    .extras
-                    .as_deref()
-                    .is_some_and(|extras| extras.options.retries > 0);
+            let needed = always || inner.extras.as_deref().is_some_and(|extras| extras.options.retries > 0);
             match &mut inner.stage {
                 Stage::Queued(job) if needed => job.take(),
                 _ => None,
@@ -719,11 +650,7 @@ impl<J: Job> Callable for Cell<J> {
         let encoded = job.encode().and_then(|bytes| {
             let size = bytes.len() as u64;
             if size > limit {
-                return Err(CodecError::TooLarge {
-                    what: "argument".to_owned(),
-                    size,
-                    limit,
-                });
+                return Err(CodecError::TooLarge { what: "argument".to_owned(), size, limit });
             }
             Ok(bytes)
         });
@@ -841,10 +768,7 @@ impl<J: Job> Callable for Cell<J> {
         }
         inner.stage = Stage::Running;
         let attempt = inner.attempt;
-        let timeout = inner
-            .extras
-            .as_deref()
-            .and_then(|extras| extras.options.timeout);
+        let timeout = inner.extras.as_deref().and_then(|extras| extras.options.timeout);
         drop(inner);
         if let Some(after) = timeout {
             let cell: Arc<dyn Callable> = self;
@@ -865,17 +789,11 @@ impl<J: Job> Callable for Cell<J> {
         true
     }
 
-    fn reply(&self, ticket: Ticket, reply: Reply, limit: u64) -> Ended {
+    fn reply(&self, ticket: Ticket, reply: Reply) -> Ended {
         if !Self::holds(&self.inner.lock(), ticket) {
             return Ended::Late;
         }
         let outcome = match reply {
-            Reply::Value(bytes) if bytes.len() as u64 > limit => Err(CodecError::TooLarge {
-                what: "result".to_owned(),
-                size: bytes.len() as u64,
-                limit,
-            }
-            .into()),
             Reply::Value(bytes) => J::decode_output(&bytes).map_err(TaskError::from),
             Reply::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
             Reply::Codec(error) => Err(error.into()),
@@ -930,15 +848,11 @@ impl Call {
     }
 
     pub(crate) fn cell(&self) -> &Arc<dyn Callable> {
-        self.cell
-            .as_ref()
-            .expect("a call holds its cell until it is consumed")
+        self.cell.as_ref().expect("a call holds its cell until it is consumed")
     }
 
     pub(crate) fn into_cell(mut self) -> Arc<dyn Callable> {
-        self.cell
-            .take()
-            .expect("a call holds its cell until it is consumed")
+        self.cell.take().expect("a call holds its cell until it is consumed")
     }
 
     /// The number of the task.
@@ -996,9 +910,6 @@ impl Drop for Call {
 
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Call")
-            .field("id", &self.id())
-            .field("name", &self.name())
-            .finish()
+        f.debug_struct("Call").field("id", &self.id()).field("name", &self.name()).finish()
     }
 }

@@ -10,6 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeSeq;
@@ -66,10 +67,7 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     ///
     /// # Errors
     /// Whatever the serializer says.
-    fn serialize_output<S: Serializer>(
-        output: &Self::Output,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    fn serialize_output<S: Serializer>(output: &Self::Output, serializer: S) -> Result<S::Ok, S::Error> {
         output.serialize(serializer)
     }
 
@@ -77,9 +75,7 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     ///
     /// # Errors
     /// Whatever the deserializer says.
-    fn deserialize_output<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Self::Output, D::Error> {
+    fn deserialize_output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self::Output, D::Error> {
         Self::Output::deserialize(deserializer)
     }
 }
@@ -121,19 +117,13 @@ impl Registration {
     /// The entry of a task type.
     #[must_use]
     pub const fn of<T: Task>() -> Self {
-        Registration {
-            name: T::NAME,
-            signature: T::SIGNATURE,
-            execute: execute::<T>,
-        }
+        Registration { name: T::NAME, signature: T::SIGNATURE, execute: execute::<T> }
     }
 }
 
 impl std::fmt::Debug for Registration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registration")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Registration").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -149,8 +139,7 @@ macro_rules! register {
         const _: () = {
             #[$crate::__private::linkme::distributed_slice($crate::__private::TASKS)]
             #[linkme(crate = $crate::__private::linkme)]
-            static REGISTRATION: $crate::__private::Registration =
-                $crate::__private::Registration::of::<$task>();
+            static REGISTRATION: $crate::__private::Registration = $crate::__private::Registration::of::<$task>();
         };
     };
 }
@@ -159,10 +148,8 @@ macro_rules! register {
 ///
 /// # Errors
 /// [`BuildError::DuplicateTask`] when two tasks have one name.
-pub(crate) fn registry()
--> Result<&'static BTreeMap<&'static str, &'static Registration>, BuildError> {
-    static REGISTRY: OnceLock<Result<BTreeMap<&'static str, &'static Registration>, String>> =
-        OnceLock::new();
+pub(crate) fn registry() -> Result<&'static BTreeMap<&'static str, &'static Registration>, BuildError> {
+    static REGISTRY: OnceLock<Result<BTreeMap<&'static str, &'static Registration>, String>> = OnceLock::new();
     REGISTRY
         .get_or_init(|| {
             let mut tasks = BTreeMap::new();
@@ -179,24 +166,21 @@ pub(crate) fn registry()
 
 /// Whether a message holds one call or a chunk of calls of the same task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[doc(hidden)]
-pub enum Shape {
+pub(crate) enum Shape {
     One,
     Chunk,
 }
 
 /// What a worker sends back for a call.
 #[derive(Debug)]
-#[doc(hidden)]
-pub enum Reply {
-    Value(Vec<u8>),
+pub(crate) enum Reply {
+    Value(Bytes),
     Panicked(PanicReport),
     Codec(CodecError),
 }
 
 /// A call made from encoded arguments.
-#[doc(hidden)]
-pub enum Execution {
+pub(crate) enum Execution {
     Done(Reply),
     Future(Pin<Box<dyn Future<Output = Reply> + Send>>),
 }
@@ -219,12 +203,10 @@ fn execute<T: Task>(payload: &[u8], shape: Shape) -> Execution {
         },
         Shape::Chunk => match decode_argument::<Vec<T>>(payload) {
             Err(reply) => Execution::Done(reply),
-            Ok(tasks) if !T::IS_ASYNC => {
-                Execution::Done(encode_result(Elements::<T>(&run_each(tasks))))
+            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_result(Elements::<T>(&run_each(tasks)))),
+            Ok(tasks) => {
+                Execution::Future(Box::pin(async move { encode_result(Elements::<T>(&run_each_async(tasks).await)) }))
             }
-            Ok(tasks) => Execution::Future(Box::pin(async move {
-                encode_result(Elements::<T>(&run_each_async(tasks).await))
-            })),
         },
     }
 }
@@ -233,19 +215,15 @@ fn decode_argument<A: DeserializeOwned>(payload: &[u8]) -> Result<A, Reply> {
     match panic::catch(|| codec::decode::<A>(payload)) {
         Ok(Ok(argument)) => Ok(argument),
         Ok(Err(message)) => Err(Reply::Codec(CodecError::DecodeArgument(message))),
-        Err(report) => Err(Reply::Codec(CodecError::DecodeArgument(format!(
-            "its decoder panicked{report}"
-        )))),
+        Err(report) => Err(Reply::Codec(CodecError::DecodeArgument(format!("its decoder panicked{report}")))),
     }
 }
 
 fn encode_result<R: Serialize>(result: R) -> Reply {
     match panic::catch(|| codec::encode(&result)) {
-        Ok(Ok(bytes)) => Reply::Value(bytes),
+        Ok(Ok(bytes)) => Reply::Value(bytes.into()),
         Ok(Err(message)) => Reply::Codec(CodecError::EncodeResult(message)),
-        Err(report) => Reply::Codec(CodecError::EncodeResult(format!(
-            "its encoder panicked{report}"
-        ))),
+        Err(report) => Reply::Codec(CodecError::EncodeResult(format!("its encoder panicked{report}"))),
     }
 }
 
@@ -283,9 +261,7 @@ pub(crate) async fn run_each_async<T: Task>(tasks: Vec<T>) -> Vec<Outcome<T::Out
 pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Vec<u8>, CodecError> {
     match panic::catch(|| codec::encode(argument)) {
         Ok(result) => result.map_err(CodecError::EncodeArgument),
-        Err(report) => Err(CodecError::EncodeArgument(format!(
-            "its encoder panicked{report}"
-        ))),
+        Err(report) => Err(CodecError::EncodeArgument(format!("its encoder panicked{report}"))),
     }
 }
 
@@ -310,9 +286,7 @@ pub(crate) fn decode_outputs<T: Task>(bytes: &[u8]) -> Result<Vec<Outcome<T::Out
 fn decode_reply<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, CodecError> {
     match panic::catch(|| codec::decode::<R>(bytes)) {
         Ok(result) => result.map_err(CodecError::DecodeResult),
-        Err(report) => Err(CodecError::DecodeResult(format!(
-            "its decoder panicked{report}"
-        ))),
+        Err(report) => Err(CodecError::DecodeResult(format!("its decoder panicked{report}"))),
     }
 }
 

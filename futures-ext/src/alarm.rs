@@ -19,25 +19,16 @@ pub(crate) struct Alarm {
 
 impl Alarm {
     pub(crate) fn at(deadline: Instant) -> Self {
-        Self {
-            deadline: Some(deadline),
-            timer: None,
-        }
+        Self { deadline: Some(deadline), timer: None }
     }
 
     pub(crate) fn never() -> Self {
-        Self {
-            deadline: None,
-            timer: None,
-        }
+        Self { deadline: None, timer: None }
     }
 
     /// An alarm `timeout` from now. A timeout beyond what the clock can count never fires.
     pub(crate) fn after(timeout: Duration) -> Self {
-        Self {
-            deadline: Instant::now().checked_add(timeout),
-            timer: None,
-        }
+        Self { deadline: Instant::now().checked_add(timeout), timer: None }
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -45,8 +36,7 @@ impl Alarm {
     }
 
     pub(crate) fn passed(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Ready once the deadline has passed; otherwise the task is woken then.

@@ -65,10 +65,7 @@ where
     I: IntoIterator,
     I::Item: Future,
 {
-    AsCompleted {
-        set: Set::new(futures),
-        ended: false,
-    }
+    AsCompleted { set: Set::new(futures), ended: false }
 }
 
 /// The stream made by [`as_completed()`].
@@ -134,12 +131,7 @@ impl<F: Future> AsCompleted<F> {
     /// assert_eq!(items.len(), 1);
     /// ```
     pub fn timeout(self, timeout: Duration) -> AsCompletedTimeout<F> {
-        AsCompletedTimeout {
-            set: self.set,
-            alarm: Alarm::after(timeout),
-            ready: VecDeque::new(),
-            state: State::Open,
-        }
+        AsCompletedTimeout { set: self.set, alarm: Alarm::after(timeout), ready: VecDeque::new(), state: State::Open }
     }
 
     /// The same as an iterator, for threads with no runtime: `next` parks the thread until a future has finished.
@@ -180,10 +172,7 @@ impl<F: Future> FusedStream for AsCompleted<F> {
 
 impl<F> fmt::Debug for AsCompleted<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsCompleted")
-            .field("unfinished", &self.unfinished())
-            .field("total", &self.total())
-            .finish()
+        f.debug_struct("AsCompleted").field("unfinished", &self.unfinished()).field("total", &self.total()).finish()
     }
 }
 
@@ -280,10 +269,7 @@ impl<F: Future> AsCompletedTimeout<F> {
     }
 
     /// Without the timer: the caller sees to it that this is called at the deadline.
-    fn poll_untimed(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<F::Output, Unfinished>>> {
+    fn poll_untimed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<F::Output, Unfinished>>> {
         // Looked at before each item: a steady flow of outputs must not carry the stream beyond its deadline.
         if self.state == State::Open && self.alarm.passed() {
             self.state = State::Closing;
@@ -302,8 +288,7 @@ impl<F: Future> AsCompletedTimeout<F> {
                     return Poll::Ready(Some(Ok(output)));
                 }
                 self.state = State::Ended;
-                let missing = (self.unfinished() > 0)
-                    .then(|| Err(Unfinished::new(self.unfinished(), self.total())));
+                let missing = (self.unfinished() > 0).then(|| Err(Unfinished::new(self.unfinished(), self.total())));
                 Poll::Ready(missing)
             }
             State::Ended => Poll::Ready(None),
@@ -475,9 +460,7 @@ impl<F> FusedIterator for IntoPending<F> {}
 
 impl<F> fmt::Debug for IntoPending<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IntoPending")
-            .field("left", &self.len())
-            .finish()
+        f.debug_struct("IntoPending").field("left", &self.len()).finish()
     }
 }
 

@@ -72,13 +72,9 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 /// let error = block_on_deadline(never, Instant::now() + Duration::from_millis(1)).unwrap_err();
 /// assert!(error.duration() <= Duration::from_millis(1));
 /// ```
-pub fn block_on_deadline<F: Future + ?Sized>(
-    future: Pin<&mut F>,
-    deadline: Instant,
-) -> Result<F::Output, Elapsed> {
+pub fn block_on_deadline<F: Future + ?Sized>(future: Pin<&mut F>, deadline: Instant) -> Result<F::Output, Elapsed> {
     let started = Instant::now();
-    drive(future, Some(deadline))
-        .ok_or_else(|| Elapsed::new(deadline.saturating_duration_since(started)))
+    drive(future, Some(deadline)).ok_or_else(|| Elapsed::new(deadline.saturating_duration_since(started)))
 }
 
 /// Is told when this thread blocks in a wait of this crate; see [`set_blocking_observer`].
@@ -133,9 +129,7 @@ pub trait BlockingObserver {
 /// let previous = futures_ext::set_blocking_observer(None);
 /// assert!(previous.is_none());
 /// ```
-pub fn set_blocking_observer(
-    observer: Option<Rc<dyn BlockingObserver>>,
-) -> Option<Rc<dyn BlockingObserver>> {
+pub fn set_blocking_observer(observer: Option<Rc<dyn BlockingObserver>>) -> Option<Rc<dyn BlockingObserver>> {
     OBSERVER.with(|slot| slot.replace(observer))
 }
 
@@ -146,10 +140,7 @@ impl fmt::Debug for dyn BlockingObserver {
 }
 
 /// Polls a future outside tokio's cooperative budget.
-pub(crate) fn poll_unconstrained<F: Future + ?Sized>(
-    future: Pin<&mut F>,
-    cx: &mut Context<'_>,
-) -> Poll<F::Output> {
+pub(crate) fn poll_unconstrained<F: Future + ?Sized>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
     pin!(coop::unconstrained(future)).poll(cx)
 }
 
@@ -159,10 +150,7 @@ thread_local! {
 }
 
 /// The output, or `None` when the deadline passed first.
-fn drive<F: Future + ?Sized>(
-    mut future: Pin<&mut F>,
-    deadline: Option<Instant>,
-) -> Option<F::Output> {
+fn drive<F: Future + ?Sized>(mut future: Pin<&mut F>, deadline: Option<Instant>) -> Option<F::Output> {
     let parker = Borrowed::take();
     let mut cx = Context::from_waker(&parker.get().waker);
     let mut blocked = None;
@@ -230,14 +218,8 @@ struct Parker {
 
 impl Parker {
     fn new() -> Self {
-        let flag = Arc::new(Flag {
-            set: AtomicBool::new(false),
-            thread: thread::current(),
-        });
-        Self {
-            waker: Waker::from(Arc::clone(&flag)),
-            flag,
-        }
+        let flag = Arc::new(Flag { set: AtomicBool::new(false), thread: thread::current() });
+        Self { waker: Waker::from(Arc::clone(&flag)), flag }
     }
 }
 
@@ -252,9 +234,7 @@ impl Borrowed {
     }
 
     fn get(&self) -> &Parker {
-        self.0
-            .as_ref()
-            .expect("the parker is given back on drop only")
+        self.0.as_ref().expect("the parker is given back on drop only")
     }
 }
 
@@ -270,10 +250,7 @@ struct Blocked(Option<Rc<dyn BlockingObserver>>);
 impl Blocked {
     fn enter() -> Self {
         // Cloned out, so that the observer may set another one, or wait itself.
-        let observer = OBSERVER
-            .try_with(|slot| slot.borrow().clone())
-            .ok()
-            .flatten();
+        let observer = OBSERVER.try_with(|slot| slot.borrow().clone()).ok().flatten();
         if let Some(observer) = &observer {
             observer.about_to_block(); // a panic here leaves before `Self` exists: no `resumed`
         }

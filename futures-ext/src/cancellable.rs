@@ -21,11 +21,7 @@ pub struct Cancellable<F> {
 
 impl<F> Cancellable<F> {
     pub(crate) fn new(future: F, token: CancellationToken) -> Self {
-        Self {
-            future: Some(future),
-            token,
-            cancelled: None,
-        }
+        Self { future: Some(future), token, cancelled: None }
     }
 
     /// The token it listens to.
@@ -92,9 +88,7 @@ impl<F: Future> Future for Cancellable<F> {
                 return Poll::Ready(Ok(output));
             }
             // Looks at the token again after it has put our waker down, so a cancel since the first look is not lost.
-            let cancelled = this
-                .cancelled
-                .get_or_insert_with(|| Box::pin(this.token.clone().cancelled_owned()));
+            let cancelled = this.cancelled.get_or_insert_with(|| Box::pin(this.token.clone().cancelled_owned()));
             if cancelled.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }

@@ -59,9 +59,7 @@ mod tagged;
 mod timeout;
 mod wait;
 
-pub use as_completed::{
-    AsCompleted, AsCompletedTimeout, Blocking, IntoPending, Unfinished, as_completed,
-};
+pub use as_completed::{AsCompleted, AsCompletedTimeout, Blocking, IntoPending, Unfinished, as_completed};
 pub use blocking::{BlockingObserver, block_on, block_on_deadline, set_blocking_observer};
 pub use cancellable::{Cancellable, Cancelled};
 pub use ext::FutureExt;

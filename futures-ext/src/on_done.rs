@@ -16,10 +16,7 @@ pub struct OnDone<F, C> {
 
 impl<F, C> OnDone<F, C> {
     pub(crate) fn new(future: F, callback: C) -> Self {
-        Self {
-            future,
-            callback: Some(callback),
-        }
+        Self { future, callback: Some(callback) }
     }
 
     /// The future inside.

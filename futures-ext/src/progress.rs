@@ -263,59 +263,31 @@ impl Progress {
         let postfix = Arc::new(Mutex::new(self.postfix));
         let scaled = self.scaled.unwrap_or(self.unit == "B");
         let template = match self.total {
-            Some(_) => {
-                "{prefix}{part}%|{wide_bar}| {count}/{whole} [{clock}<{left}, {rate}{postfix}]"
-            }
+            Some(_) => "{prefix}{part}%|{wide_bar}| {count}/{whole} [{clock}<{left}, {rate}{postfix}]",
             None => "{prefix}{count} [{clock}, {rate}{postfix}]",
         };
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let unit = || self.unit.clone().into_owned();
-        let count_unit = if scaled || self.total.is_none() {
-            unit()
-        } else {
-            String::new()
-        };
+        let count_unit = if scaled || self.total.is_none() { unit() } else { String::new() };
         let style = style
             .progress_chars("█▉▊▋▌▍▎▏ ")
             .with_key("count", {
-                let unit = if self.total.is_none() {
-                    count_unit.clone()
-                } else {
-                    String::new()
-                };
+                let unit = if self.total.is_none() { count_unit.clone() } else { String::new() };
                 move |state: &ProgressState, out: &mut dyn fmt::Write| {
                     let _ = write!(out, "{}{unit}", Amount(state.pos() as f64, scaled));
                 }
             })
-            .with_key(
-                "whole",
-                move |state: &ProgressState, out: &mut dyn fmt::Write| {
-                    let _ = write!(
-                        out,
-                        "{}{count_unit}",
-                        Amount(state.len().unwrap_or(0) as f64, scaled)
-                    );
-                },
-            )
+            .with_key("whole", move |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{}{count_unit}", Amount(state.len().unwrap_or(0) as f64, scaled));
+            })
             // Rounded down: not 100 before the end.
             .with_key("part", |state: &ProgressState, out: &mut dyn fmt::Write| {
-                let (done, whole) = (
-                    u128::from(state.pos()),
-                    u128::from(state.len().unwrap_or(0)),
-                );
-                let _ = write!(
-                    out,
-                    "{:>3}",
-                    (done * 100).checked_div(whole).unwrap_or(100).min(100)
-                );
+                let (done, whole) = (u128::from(state.pos()), u128::from(state.len().unwrap_or(0)));
+                let _ = write!(out, "{:>3}", (done * 100).checked_div(whole).unwrap_or(100).min(100));
             })
-            .with_key(
-                "clock",
-                |state: &ProgressState, out: &mut dyn fmt::Write| {
-                    let _ = write!(out, "{}", Clock(state.elapsed()));
-                },
-            )
+            .with_key("clock", |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{}", Clock(state.elapsed()));
+            })
             .with_key("left", |state: &ProgressState, out: &mut dyn fmt::Write| {
                 let _ = match state.pos() {
                     0 => write!(out, "?"),
@@ -325,15 +297,7 @@ impl Progress {
             .with_key("rate", {
                 let unit = unit();
                 move |state: &ProgressState, out: &mut dyn fmt::Write| {
-                    let _ = write!(
-                        out,
-                        "{}",
-                        Rate {
-                            per_second: state.per_sec(),
-                            unit: &unit,
-                            scaled
-                        }
-                    );
+                    let _ = write!(out, "{}", Rate { per_second: state.per_sec(), unit: &unit, scaled });
                 }
             })
             .with_key("postfix", {
@@ -350,16 +314,9 @@ impl Progress {
                     }
                 }
             });
-        let bar = Bar {
-            bar: ProgressBar::with_draw_target(self.total, self.target).with_style(style),
-            postfix,
-        };
+        let bar = Bar { bar: ProgressBar::with_draw_target(self.total, self.target).with_style(style), postfix };
         bar.set_description(self.description);
-        Running {
-            bar,
-            leave: self.leave,
-            ended: false,
-        }
+        Running { bar, leave: self.leave, ended: false }
     }
 }
 
@@ -405,7 +362,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// Sets the text behind the figures, in place of the builder's; empty for none.
+    /// Sets the text behind the figures, in place of the builder's; empty for none. Does nothing once the bar has ended.
     ///
     /// ```
     /// use futures_ext::{Progress, ProgressIteratorExt};
@@ -414,11 +371,14 @@ impl Bar {
     /// items.bar().set_postfix("failed=3");
     /// ```
     pub fn set_postfix(&self, postfix: impl Into<Cow<'static, str>>) {
+        if self.is_finished() {
+            return;
+        }
         *lock(&self.postfix) = Postfix::Text(postfix.into());
-        self.redraw();
+        self.bar.tick();
     }
 
-    /// Sets the text before the bar; empty for none.
+    /// Sets the text before the bar; empty for none. Does nothing once the bar has ended.
     ///
     /// ```
     /// use futures_ext::{Progress, ProgressIteratorExt};
@@ -427,14 +387,12 @@ impl Bar {
     /// items.bar().set_description("second pass");
     /// ```
     pub fn set_description(&self, description: impl Into<Cow<'static, str>>) {
+        if self.is_finished() {
+            return;
+        }
         let description = description.into();
-        let spaced = if description.is_empty() {
-            description
-        } else {
-            format!("{description} ").into()
-        };
-        self.bar.set_prefix(spaced);
-        self.redraw();
+        let spaced = if description.is_empty() { description } else { format!("{description} ").into() };
+        self.bar.set_prefix(spaced); // draws, too
     }
 
     /// Writes a line above the bar; to standard error, if the bar is hidden.
@@ -490,13 +448,6 @@ impl Bar {
     pub fn is_finished(&self) -> bool {
         self.bar.is_finished()
     }
-
-    /// After the end there is nothing to redraw, and drawing would bring a cleared bar back.
-    fn redraw(&self) {
-        if !self.bar.is_finished() {
-            self.bar.tick();
-        }
-    }
 }
 
 impl fmt::Debug for Bar {
@@ -522,11 +473,7 @@ pub struct ProgressStream<S: Stream> {
 impl<S: Stream> ProgressStream<S> {
     pub(crate) fn new(stream: S, progress: Progress) -> Self {
         let running = progress.total_from_hint(stream.size_hint()).start();
-        Self {
-            stream,
-            running,
-            advance: None,
-        }
+        Self { stream, running, advance: None }
     }
 
     /// Advances the bar by what `advance` says of an item, instead of by one: its bytes, for instance.
@@ -579,10 +526,7 @@ impl<S: FusedStream> FusedStream for ProgressStream<S> {
 
 impl<S: Stream + fmt::Debug> fmt::Debug for ProgressStream<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProgressStream")
-            .field("stream", &self.stream)
-            .field("bar", self.bar())
-            .finish_non_exhaustive()
+        f.debug_struct("ProgressStream").field("stream", &self.stream).field("bar", self.bar()).finish_non_exhaustive()
     }
 }
 
@@ -597,11 +541,7 @@ pub struct ProgressIter<I: Iterator> {
 impl<I: Iterator> ProgressIter<I> {
     pub(crate) fn new(iter: I, progress: Progress) -> Self {
         let running = progress.total_from_hint(iter.size_hint()).start();
-        Self {
-            iter,
-            running,
-            advance: None,
-        }
+        Self { iter, running, advance: None }
     }
 
     /// Advances the bar by what `advance` says of an item, instead of by one: its bytes, for instance.
@@ -650,10 +590,7 @@ impl<I: FusedIterator> FusedIterator for ProgressIter<I> {}
 
 impl<I: Iterator + fmt::Debug> fmt::Debug for ProgressIter<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProgressIter")
-            .field("iter", &self.iter)
-            .field("bar", self.bar())
-            .finish_non_exhaustive()
+        f.debug_struct("ProgressIter").field("iter", &self.iter).field("bar", self.bar()).finish_non_exhaustive()
     }
 }
 
@@ -669,10 +606,7 @@ struct Running {
 impl Running {
     fn count<T>(&mut self, item: Option<&T>, advance: &mut Option<Advance<T>>) {
         match item {
-            Some(item) => self
-                .bar
-                .bar
-                .inc(advance.as_mut().map_or(1, |advance| advance(item))),
+            Some(item) => self.bar.bar.inc(advance.as_mut().map_or(1, |advance| advance(item))),
             None => self.end(),
         }
     }
@@ -729,11 +663,7 @@ impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(mut number, scaled) = *self;
         if !scaled {
-            return if number.fract() == 0.0 {
-                write!(f, "{number:.0}")
-            } else {
-                write!(f, "{number:.1}")
-            };
+            return if number.fract() == 0.0 { write!(f, "{number:.0}") } else { write!(f, "{number:.1}") };
         }
         let mut prefixes = ["", "k", "M", "G", "T"].iter();
         let mut prefix = prefixes.next().unwrap_or(&"");
@@ -757,21 +687,13 @@ struct Rate<'a> {
 
 impl fmt::Display for Rate<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            per_second,
-            unit,
-            scaled,
-        } = *self;
+        let Self { per_second, unit, scaled } = *self;
         if per_second <= 0.0 || !per_second.is_finite() {
             write!(f, "?{unit}/s")
         } else if per_second < 1.0 {
             write!(f, "{:.1}s/{unit}", 1.0 / per_second)
         } else {
-            write!(
-                f,
-                "{}{unit}/s",
-                Amount((per_second * 10.0).round() / 10.0, scaled)
-            )
+            write!(f, "{}{unit}/s", Amount((per_second * 10.0).round() / 10.0, scaled))
         }
     }
 }

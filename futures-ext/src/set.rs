@@ -24,15 +24,9 @@ pub(crate) struct Set<F> {
 
 impl<F: Future> Set<F> {
     pub(crate) fn new(futures: impl IntoIterator<Item = F>) -> Self {
-        let numbered = futures
-            .into_iter()
-            .enumerate()
-            .map(|(number, future)| Numbered { number, future });
+        let numbered = futures.into_iter().enumerate().map(|(number, future)| Numbered { number, future });
         let unordered: FuturesUnordered<_> = numbered.collect();
-        Self {
-            total: unordered.len(),
-            unordered,
-        }
+        Self { total: unordered.len(), unordered }
     }
 
     /// The next output; `None` when the set is empty.

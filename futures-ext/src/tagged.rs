@@ -17,10 +17,7 @@ pub struct Tagged<F, K> {
 
 impl<F, K> Tagged<F, K> {
     pub(crate) fn new(future: F, tag: K) -> Self {
-        Self {
-            future,
-            tag: Some(tag),
-        }
+        Self { future, tag: Some(tag) }
     }
 
     /// The tag, unless it was given out with the output.
@@ -75,10 +72,7 @@ impl<F: Future, K> Future for Tagged<F, K> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        assert!(
-            this.tag.is_some(),
-            "a tagged future was polled after it had finished"
-        );
+        assert!(this.tag.is_some(), "a tagged future was polled after it had finished");
         let output = ready!(this.future.poll(cx));
         let tag = this.tag.take().expect("looked at above");
         Poll::Ready((tag, output))

@@ -26,20 +26,12 @@ pub struct Timeout<F> {
 
 impl<F> Timeout<F> {
     pub(crate) fn after(future: F, duration: Duration) -> Self {
-        Self {
-            future,
-            duration,
-            alarm: Alarm::after(duration),
-        }
+        Self { future, duration, alarm: Alarm::after(duration) }
     }
 
     pub(crate) fn at(future: F, deadline: Instant) -> Self {
         let duration = deadline.saturating_duration_since(Instant::now());
-        Self {
-            future,
-            duration,
-            alarm: Alarm::at(deadline),
-        }
+        Self { future, duration, alarm: Alarm::at(deadline) }
     }
 
     /// The future inside.

@@ -51,24 +51,14 @@ use crate::set::Set;
 /// assert_eq!((waited.done.len(), waited.pending.len()), (0, 2));
 /// # }
 /// ```
-pub fn wait<I, W>(
-    futures: I,
-    return_when: W,
-    timeout: impl Into<Option<Duration>>,
-) -> Wait<I::Item, W>
+pub fn wait<I, W>(futures: I, return_when: W, timeout: impl Into<Option<Duration>>) -> Wait<I::Item, W>
 where
     I: IntoIterator,
     I::Item: Future + Unpin,
     W: ReturnWhen<<I::Item as Future>::Output>,
 {
     let alarm = timeout.into().map_or_else(Alarm::never, Alarm::after);
-    Wait {
-        set: Some(Set::new(futures)),
-        done: Vec::new(),
-        stop: false,
-        return_when,
-        alarm,
-    }
+    Wait { set: Some(Set::new(futures)), done: Vec::new(), stop: false, return_when, alarm }
 }
 
 /// The future made by [`wait()`].
@@ -117,10 +107,7 @@ where
 
     /// Without the timer: the caller sees to it that this is called at the deadline.
     fn poll_untimed(&mut self, cx: &mut Context<'_>) -> Poll<Waited<F>> {
-        let set = self
-            .set
-            .as_mut()
-            .expect("a wait was polled after it had finished");
+        let set = self.set.as_mut().expect("a wait was polled after it had finished");
         while !self.stop && !self.alarm.passed() {
             match set.poll_next(cx) {
                 Poll::Ready(Some(output)) => {
@@ -133,10 +120,7 @@ where
         }
         set.drain_ready(|output| self.done.push(output));
         let pending = self.set.take().map_or_else(Vec::new, Set::into_pending);
-        Poll::Ready(Waited {
-            done: std::mem::take(&mut self.done),
-            pending,
-        })
+        Poll::Ready(Waited { done: std::mem::take(&mut self.done), pending })
     }
 }
 
@@ -198,10 +182,7 @@ where
     F::Output: fmt::Debug,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waited")
-            .field("done", &self.done)
-            .field("pending", &self.pending.len())
-            .finish()
+        f.debug_struct("Waited").field("done", &self.done).field("pending", &self.pending.len()).finish()
     }
 }
 

@@ -20,10 +20,7 @@ use common::{Restless, next_once, watchdog};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;
 
-fn gates<const N: usize>() -> (
-    [Option<oneshot::Sender<i32>>; N],
-    Vec<oneshot::Receiver<i32>>,
-) {
+fn gates<const N: usize>() -> ([Option<oneshot::Sender<i32>>; N], Vec<oneshot::Receiver<i32>>) {
     let mut receivers = Vec::new();
     let senders = [(); N].map(|()| {
         let (sender, receiver) = oneshot::channel();
@@ -34,10 +31,7 @@ fn gates<const N: usize>() -> (
 }
 
 fn open(gate: &mut Option<oneshot::Sender<i32>>, value: i32) {
-    gate.take()
-        .expect("a gate opens once")
-        .send(value)
-        .expect("the future is alive");
+    gate.take().expect("a gate opens once").send(value).expect("the future is alive");
 }
 
 /// Waits for time to pass without guessing how long a sleep takes.
@@ -59,10 +53,7 @@ fn yields_what_was_finished_and_what_finishes_later() {
             third.unwrap().send(2).unwrap();
             drop(fourth);
         });
-        let futures = receivers
-            .into_iter()
-            .zip(0..)
-            .map(|(future, tag)| future.tagged(tag));
+        let futures = receivers.into_iter().zip(0..).map(|(future, tag)| future.tagged(tag));
         let mut got: Vec<_> = as_completed(futures).blocking().collect();
         release.join().unwrap();
         assert_eq!(got[0], (0, Ok(0)), "what was finished comes first");
@@ -99,18 +90,12 @@ fn stays_ended_after_the_end() {
 
 #[test]
 fn empty_input_ends_at_once() {
-    assert_eq!(
-        next_once(&mut as_completed(Vec::<Boxed<()>>::new())),
-        Poll::Ready(None)
-    );
+    assert_eq!(next_once(&mut as_completed(Vec::<Boxed<()>>::new())), Poll::Ready(None));
     let timed = as_completed(Vec::<Boxed<()>>::new());
     let mut timed = timed.timeout(Duration::ZERO);
     assert_eq!(next_once(&mut timed), Poll::Ready(None));
     assert!(timed.is_terminated());
-    assert_eq!(
-        as_completed(Vec::<Boxed<()>>::new()).blocking().next(),
-        None
-    );
+    assert_eq!(as_completed(Vec::<Boxed<()>>::new()).blocking().next(), None);
 }
 
 #[test]
@@ -168,10 +153,7 @@ fn timeout_yields_finished_ones_then_says_what_is_missing() {
 fn timeout_ends_for_ever_and_keeps_the_pending_futures() {
     let (mut senders, receivers) = gates::<2>();
     let mut done = as_completed(receivers).timeout(Duration::ZERO);
-    assert_eq!(
-        next_once(&mut done),
-        Poll::Ready(Some(Err(Unfinished::new(2, 2))))
-    );
+    assert_eq!(next_once(&mut done), Poll::Ready(Some(Err(Unfinished::new(2, 2)))));
     open(&mut senders[0], 7);
     for _ in 0..3 {
         assert_eq!(next_once(&mut done), Poll::Ready(None));
@@ -184,15 +166,9 @@ fn timeout_ends_for_ever_and_keeps_the_pending_futures() {
 
 #[test]
 fn timeout_says_nothing_when_all_have_finished() {
-    let items: Vec<_> = as_completed([1, 2].map(ready))
-        .timeout(Duration::MAX)
-        .blocking()
-        .collect();
+    let items: Vec<_> = as_completed([1, 2].map(ready)).timeout(Duration::MAX).blocking().collect();
     assert_eq!(items, [Ok(1), Ok(2)]);
-    let items: Vec<_> = as_completed([1, 2].map(ready))
-        .timeout(Duration::ZERO)
-        .blocking()
-        .collect();
+    let items: Vec<_> = as_completed([1, 2].map(ready)).timeout(Duration::ZERO).blocking().collect();
     assert_eq!(items, [Ok(1), Ok(2)]);
 }
 
@@ -208,10 +184,7 @@ fn timeout_counts_from_its_call() {
         pass(called + timeout);
         open(&mut senders[1], 1); // late, but there before anybody looked
         assert_eq!(next_once(&mut done), Poll::Ready(Some(Ok(Ok(1)))));
-        assert_eq!(
-            next_once(&mut done),
-            Poll::Ready(Some(Err(Unfinished::new(1, 3))))
-        );
+        assert_eq!(next_once(&mut done), Poll::Ready(Some(Err(Unfinished::new(1, 3)))));
         assert_eq!(next_once(&mut done), Poll::Ready(None));
     });
 }
@@ -224,10 +197,7 @@ fn steady_flow_does_not_carry_the_stream_beyond_its_deadline() {
     let mut done = as_completed(receivers).timeout(Duration::ZERO);
     assert_eq!(next_once(&mut done), Poll::Ready(Some(Ok(Ok(0)))));
     open(&mut senders[1], 1);
-    assert_eq!(
-        next_once(&mut done),
-        Poll::Ready(Some(Err(Unfinished::new(2, 3))))
-    );
+    assert_eq!(next_once(&mut done), Poll::Ready(Some(Err(Unfinished::new(2, 3)))));
 }
 
 /// The set underneath gives way when two futures wake themselves; that must not look like "nothing is ready".
@@ -236,10 +206,7 @@ fn restless_futures_do_not_hide_finished_ones_at_the_deadline() {
     watchdog(|| {
         let restless = (0..20).map(|_| Box::pin(Restless) as Boxed<i32>);
         let futures = restless.chain([Box::pin(ready(1)) as Boxed<i32>, Box::pin(ready(2))]);
-        let items: Vec<_> = as_completed(futures)
-            .timeout(Duration::ZERO)
-            .blocking()
-            .collect();
+        let items: Vec<_> = as_completed(futures).timeout(Duration::ZERO).blocking().collect();
         assert_eq!(items, [Ok(1), Ok(2), Err(Unfinished::new(20, 22))]);
     });
 }
@@ -247,34 +214,22 @@ fn restless_futures_do_not_hide_finished_ones_at_the_deadline() {
 #[test]
 fn restless_futures_do_not_outlive_a_deadline() {
     watchdog(|| {
-        let items: Vec<_> = as_completed([Restless])
-            .timeout(Duration::from_millis(5))
-            .blocking()
-            .collect();
+        let items: Vec<_> = as_completed([Restless]).timeout(Duration::from_millis(5)).blocking().collect();
         assert_eq!(items, [Err(Unfinished::new(1, 1))]);
         let timed = as_completed([Restless]).timeout(Duration::from_millis(5));
-        assert_eq!(
-            block_on(timed.collect::<Vec<_>>()),
-            [Err(Unfinished::new(1, 1))]
-        );
+        assert_eq!(block_on(timed.collect::<Vec<_>>()), [Err(Unfinished::new(1, 1))]);
     });
 }
 
 /// The timer needs no runtime, and works under tokio.
 #[tokio::test]
 async fn timeout_fires_under_tokio() {
-    let items: Vec<_> = as_completed([pending::<()>()])
-        .timeout(Duration::from_millis(5))
-        .collect()
-        .await;
+    let items: Vec<_> = as_completed([pending::<()>()]).timeout(Duration::from_millis(5)).collect().await;
     assert_eq!(items, [Err(Unfinished::new(1, 1))]);
 }
 
 /// A future that owns something.
-struct Owns(
-    i32,
-    #[allow(dead_code, reason = "its references are counted")] Arc<()>,
-);
+struct Owns(i32, #[allow(dead_code, reason = "its references are counted")] Arc<()>);
 
 impl Future for Owns {
     type Output = i32;
@@ -288,21 +243,12 @@ impl Future for Owns {
 #[test]
 fn does_not_hold_a_yielded_future() {
     let owned = [(); 3].map(Arc::new);
-    let futures = owned
-        .iter()
-        .zip(0..)
-        .map(|(owned, number)| Owns(number, Arc::clone(owned)));
+    let futures = owned.iter().zip(0..).map(|(owned, number)| Owns(number, Arc::clone(owned)));
     let mut seen = 0;
     for number in as_completed(futures).blocking() {
         seen += 1;
         assert_eq!(Arc::strong_count(&owned[number as usize]), 1);
-        assert_eq!(
-            owned
-                .iter()
-                .filter(|owned| Arc::strong_count(owned) == 2)
-                .count(),
-            3 - seen
-        );
+        assert_eq!(owned.iter().filter(|owned| Arc::strong_count(owned) == 2).count(), 3 - seen);
     }
     assert_eq!(seen, 3);
 }
@@ -360,40 +306,32 @@ fn dropping_half_way_drops_the_remaining_futures() {
 fn counts_and_hands_back_what_is_pending() {
     let (mut senders, receivers) = gates::<5>();
     let mut done = as_completed(receivers);
-    assert_eq!(
-        (done.unfinished(), done.total(), done.size_hint()),
-        (5, 5, (5, Some(5)))
-    );
+    assert_eq!((done.unfinished(), done.total(), done.size_hint()), (5, 5, (5, Some(5))));
     open(&mut senders[3], 3);
     assert_eq!(next_once(&mut done), Poll::Ready(Some(Ok(3))));
     assert!(next_once(&mut done).is_pending());
-    assert_eq!(
-        (done.unfinished(), done.total(), done.size_hint()),
-        (4, 5, (4, Some(4)))
-    );
-    for (sender, which) in senders
-        .iter_mut()
-        .zip(0..)
-        .filter(|(sender, _)| sender.is_some())
-    {
+    assert_eq!((done.unfinished(), done.total(), done.size_hint()), (4, 5, (4, Some(4))));
+    for (sender, which) in senders.iter_mut().zip(0..).filter(|(sender, _)| sender.is_some()) {
         open(sender, which);
     }
     let pending = done.into_pending();
     assert_eq!(pending.len(), 4);
     let values: Vec<_> = pending.map(|future| future.wait().unwrap()).collect();
-    assert_eq!(
-        values,
-        [0, 1, 2, 4],
-        "in the order in which they were given"
-    );
+    assert_eq!(values, [0, 1, 2, 4], "in the order in which they were given");
+}
+
+#[test]
+fn pending_futures_keep_their_order_however_often_they_were_polled() {
+    let mut done = as_completed((0..3).map(|number| Restless.tagged(number)));
+    assert!(next_once(&mut done).is_pending());
+    assert!(next_once(&mut done).is_pending());
+    let tags: Vec<_> = done.into_pending().map(|future| *future.tag().unwrap()).collect();
+    assert_eq!(tags, [0, 1, 2]);
 }
 
 #[test]
 fn panic_of_one_future_leaves_the_others_unharmed() {
-    let futures: Vec<Boxed<i32>> = vec![
-        Box::pin(async { panic!("one of them") }),
-        Box::pin(ready(2)),
-    ];
+    let futures: Vec<Boxed<i32>> = vec![Box::pin(async { panic!("one of them") }), Box::pin(ready(2))];
     let mut done = as_completed(futures);
     assert!(catch_unwind(AssertUnwindSafe(|| next_once(&mut done))).is_err());
     assert_eq!(next_once(&mut done), Poll::Ready(Some(2)));
@@ -403,9 +341,7 @@ fn panic_of_one_future_leaves_the_others_unharmed() {
 /// A loop over outputs that are all there must let others run, for tokio's sake.
 #[test]
 fn consumer_yields_to_the_scheduler() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let turns = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&turns);
     runtime.block_on(async move {
@@ -422,10 +358,7 @@ fn consumer_yields_to_the_scheduler() {
             while done.next().await.is_some() {}
             seen.load(Ordering::SeqCst) - before
         });
-        assert!(
-            consumer.await.unwrap() >= 10,
-            "the other task had its turns during the loop"
-        );
+        assert!(consumer.await.unwrap() >= 10, "the other task had its turns during the loop");
     });
 }
 
@@ -433,9 +366,7 @@ fn consumer_yields_to_the_scheduler() {
 #[test]
 fn blocking_inside_a_task_with_no_budget_left() {
     watchdog(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let sum = runtime.block_on(async {
             tokio::spawn(async {
                 while tokio::task::coop::has_budget_remaining() {
@@ -453,16 +384,10 @@ fn blocking_inside_a_task_with_no_budget_left() {
 fn debug_needs_nothing_of_the_futures() {
     let (_senders, receivers) = gates::<2>();
     let done = as_completed(receivers);
-    assert_eq!(
-        format!("{done:?}"),
-        "AsCompleted { unfinished: 2, total: 2 }"
-    );
+    assert_eq!(format!("{done:?}"), "AsCompleted { unfinished: 2, total: 2 }");
     let timed = done.timeout(Duration::MAX);
     assert!(format!("{timed:?}").starts_with("AsCompletedTimeout { unfinished: 2, total: 2"));
-    assert_eq!(
-        format!("{:?}", timed.into_pending()),
-        "IntoPending { left: 2 }"
-    );
+    assert_eq!(format!("{:?}", timed.into_pending()), "IntoPending { left: 2 }");
 }
 
 /// What holds sendable futures can be sent: it is driven by spawned tasks.
@@ -472,18 +397,10 @@ fn collectors_are_send() {
         value
     }
     let done = send(as_completed([ready(1)]));
-    let done =
-        send(send(done.timeout(Duration::MAX)).progress(futures_ext::Progress::new().hidden()));
+    let done = send(send(done.timeout(Duration::MAX)).progress(futures_ext::Progress::new().hidden()));
     assert_eq!(block_on(done.count()), 1);
-    let waiting = send(futures_ext::wait(
-        [ready(1)],
-        futures_ext::All,
-        Duration::MAX,
-    ));
+    let waiting = send(futures_ext::wait([ready(1)], futures_ext::All, Duration::MAX));
     assert_eq!(waiting.blocking().done, [1]);
     let token = futures_ext::CancellationToken::new();
-    assert_eq!(
-        send(ready(1).cancellable(token).timeout(Duration::MAX)).wait(),
-        Ok(Ok(1))
-    );
+    assert_eq!(send(ready(1).cancellable(token).timeout(Duration::MAX)).wait(), Ok(Ok(1)));
 }

@@ -13,8 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_ext::{
-    All, BlockingObserver, FutureExt, as_completed, block_on, block_on_deadline,
-    set_blocking_observer, wait,
+    All, BlockingObserver, FutureExt, as_completed, block_on, block_on_deadline, set_blocking_observer, wait,
 };
 use tokio::sync::oneshot;
 
@@ -146,11 +145,7 @@ fn deadline_ends_the_wait_and_leaves_the_future() {
         assert!(start.elapsed() >= SHORT);
         assert!(error.duration() <= SHORT);
         sender.send(1).unwrap();
-        assert_eq!(
-            block_on_deadline(receiver, start).unwrap(),
-            Ok(1),
-            "polled once, however late"
-        );
+        assert_eq!(block_on_deadline(receiver, start).unwrap(), Ok(1), "polled once, however late");
         assert!(block_on_deadline(pin!(Restless), Instant::now() + SHORT).is_err());
     });
 }
@@ -174,10 +169,7 @@ fn observer_hears_of_each_blocking_call_once() {
         let counter = Counter::install();
         let _ = pending::<()>().wait_timeout(SHORT);
         assert_eq!(counter.counts(), (1, 1));
-        let _ = as_completed([pending::<()>()])
-            .timeout(SHORT)
-            .blocking()
-            .next();
+        let _ = as_completed([pending::<()>()]).timeout(SHORT).blocking().next();
         assert_eq!(counter.counts(), (2, 2));
         let _ = wait([pending::<()>()], All, SHORT).blocking();
         assert_eq!(counter.counts(), (3, 3));
@@ -196,10 +188,7 @@ fn observer_hears_of_each_blocking_call_once() {
         }));
         drop(ask);
         other.join().unwrap();
-        assert!(
-            counter.announced.get() <= 4,
-            "at most once; not at all if the wakes came first"
-        );
+        assert!(counter.announced.get() <= 4, "at most once; not at all if the wakes came first");
         assert_eq!(counter.announced, counter.resumed);
     });
 }
@@ -256,9 +245,7 @@ fn resumed_is_called_when_the_future_panics_after_a_sleep() {
     watchdog(|| {
         let counter = Counter::install();
         let (sender, receiver) = oneshot::channel::<()>();
-        counter
-            .on_block
-            .replace(Some(Box::new(move || sender.send(()).unwrap())));
+        counter.on_block.replace(Some(Box::new(move || sender.send(()).unwrap())));
         let panics = async {
             receiver.await.unwrap();
             panic!("after the sleep");
@@ -276,10 +263,7 @@ fn observer_belongs_to_its_thread_and_is_given_back() {
         let _ = pending::<()>().wait_timeout(SHORT);
     });
     let previous = set_blocking_observer(None).unwrap();
-    assert!(Rc::ptr_eq(
-        &previous,
-        &(counter.clone() as Rc<dyn BlockingObserver>)
-    ));
+    assert!(Rc::ptr_eq(&previous, &(counter.clone() as Rc<dyn BlockingObserver>)));
     let _ = pending::<()>().wait_timeout(SHORT);
     assert_eq!(counter.counts(), (0, 0));
 }

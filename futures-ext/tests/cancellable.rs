@@ -22,13 +22,8 @@ fn s2_cancel_goes_down_the_tree() {
     let root = CancellationToken::new();
     let child = root.child_token();
     let grandchild = child.child_token();
-    let mut futures =
-        [&root, &child, &grandchild].map(|token| pending::<()>().cancellable(token.clone()));
-    assert!(
-        futures
-            .iter_mut()
-            .all(|future| poll_once(future).is_pending())
-    );
+    let mut futures = [&root, &child, &grandchild].map(|token| pending::<()>().cancellable(token.clone()));
+    assert!(futures.iter_mut().all(|future| poll_once(future).is_pending()));
     root.cancel();
     for future in &mut futures {
         assert_eq!(poll_once(future), Poll::Ready(Err(Cancelled::new())));
@@ -73,17 +68,10 @@ fn s2_cancel_passes_a_middle_token_that_was_dropped() {
     assert!(poll_once(&mut future).is_pending());
     leaf.cancel();
     assert_eq!(poll_once(&mut future), Poll::Ready(Err(Cancelled::new())));
-    assert!(
-        poll_once(&mut beside).is_pending(),
-        "neither up nor sideways"
-    );
+    assert!(poll_once(&mut beside).is_pending(), "neither up nor sideways");
     assert!(!root.is_cancelled());
     root.cancel();
-    assert_eq!(
-        poll_once(&mut beside),
-        Poll::Ready(Err(Cancelled::new())),
-        "still down"
-    );
+    assert_eq!(poll_once(&mut beside), Poll::Ready(Err(Cancelled::new())), "still down");
 }
 
 #[test]
@@ -98,10 +86,7 @@ fn s2_nothing_is_polled_after_cancel_and_the_future_is_dropped() {
     assert!(future.get_ref().is_some());
     assert_eq!(poll_once(&mut future), Poll::Ready(Err(Cancelled::new())));
     assert_eq!(polls.load(Ordering::SeqCst), 1);
-    assert!(
-        sender.is_closed(),
-        "dropped at the cancel, not with the combinator"
-    );
+    assert!(sender.is_closed(), "dropped at the cancel, not with the combinator");
     assert!(future.get_ref().is_none());
     assert_eq!(poll_once(&mut future), Poll::Ready(Err(Cancelled::new())));
     assert!(future.into_inner().is_none());
@@ -127,10 +112,7 @@ fn cancel_from_another_thread_wakes_the_waiter() {
             let token = CancellationToken::new();
             let canceller = token.clone();
             let other = thread::spawn(move || canceller.cancel());
-            assert_eq!(
-                pending::<()>().cancellable(token).wait(),
-                Err(Cancelled::new())
-            );
+            assert_eq!(pending::<()>().cancellable(token).wait(), Err(Cancelled::new()));
             other.join().unwrap();
         }
     });
@@ -145,10 +127,7 @@ fn cancel_from_inside_the_future() {
         canceller.cancel();
         pending::<()>().await;
     };
-    assert_eq!(
-        poll_once(&mut Box::pin(suicidal.cancellable(token))),
-        Poll::Ready(Err(Cancelled::new()))
-    );
+    assert_eq!(poll_once(&mut Box::pin(suicidal.cancellable(token))), Poll::Ready(Err(Cancelled::new())));
 }
 
 #[test]

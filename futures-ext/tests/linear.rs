@@ -18,10 +18,7 @@ fn assert_linear(polls: &AtomicUsize, n: usize) {
 }
 
 fn workers() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap()
 }
 
 /// Tokio's budget for a task must not make the set poll all its futures again and again.
@@ -126,13 +123,8 @@ fn one_at_a_time(n: usize, on_a_worker: bool) {
         let polls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&polls);
         let body = async move {
-            let (mut senders, receivers): (Vec<_>, Vec<_>) =
-                (0..n).map(|_| oneshot::channel()).unzip();
-            let mut done = as_completed(
-                receivers
-                    .into_iter()
-                    .map(|future| Polled::new(future, &counted)),
-            );
+            let (mut senders, receivers): (Vec<_>, Vec<_>) = (0..n).map(|_| oneshot::channel()).unzip();
+            let mut done = as_completed(receivers.into_iter().map(|future| Polled::new(future, &counted)));
             let mut got = 0;
             senders.pop().unwrap().send(()).unwrap();
             while let Some(output) = done.next().await {

@@ -23,11 +23,7 @@ fn total_comes_from_an_exact_size_hint_and_the_end_is_100_percent() {
     let (terminal, progress) = terminal();
     let mut done = as_completed((0..4).map(ready)).progress(progress.description("primes"));
     assert_eq!(done.bar().total(), Some(4));
-    assert!(
-        terminal.contents().contains("0/4"),
-        "there before the first item: {}",
-        terminal.contents()
-    );
+    assert!(terminal.contents().contains("0/4"), "there before the first item: {}", terminal.contents());
     assert_eq!(block_on(done.next()), Some(0));
     assert_eq!(done.bar().position(), 1);
     block_on(async { while done.next().await.is_some() {} });
@@ -61,9 +57,7 @@ fn given_total_wins_over_the_hint() {
 fn bytes_are_scaled() {
     let (terminal, progress) = terminal();
     let chunks = [1_500_u64, 500, 1_000_000].into_iter();
-    let mut chunks = chunks
-        .progress(progress.unit("B").total(2_500_000))
-        .advance_by(|bytes| *bytes);
+    let mut chunks = chunks.progress(progress.unit("B").total(2_500_000)).advance_by(|bytes| *bytes);
     chunks.by_ref().for_each(drop);
     assert_eq!(chunks.bar().position(), 1_002_000);
     let line = terminal.contents();
@@ -82,24 +76,16 @@ fn scaling_can_be_asked_for() {
 #[test]
 fn postfix_and_description_can_be_changed_on_the_way() {
     let (terminal, progress) = terminal();
-    let mut items = [1, 2]
-        .into_iter()
-        .progress(progress.postfix("early").description("one"));
+    let mut items = [1, 2].into_iter().progress(progress.postfix("early").description("one"));
     let line = terminal.contents();
-    assert!(
-        line.starts_with("one ") && line.ends_with(", early]"),
-        "{line}"
-    );
+    assert!(line.starts_with("one ") && line.ends_with(", early]"), "{line}");
     items.next();
     let bar = items.bar().clone();
     bar.set_postfix("bad=1");
     bar.set_description("two");
     while items.next().is_some() {}
     let line = terminal.contents();
-    assert!(
-        line.starts_with("two 100%") && line.ends_with(", bad=1]"),
-        "{line}"
-    );
+    assert!(line.starts_with("two 100%") && line.ends_with(", bad=1]"), "{line}");
 }
 
 #[test]
@@ -107,9 +93,7 @@ fn postfix_closure_is_asked_when_drawing() {
     let (terminal, progress) = terminal();
     let failed = Arc::new(AtomicU64::new(0));
     let shown = Arc::clone(&failed);
-    let items = (0..3).progress(
-        progress.postfix_with(move || format!("failed={}", shown.load(Ordering::SeqCst))),
-    );
+    let items = (0..3).progress(progress.postfix_with(move || format!("failed={}", shown.load(Ordering::SeqCst))));
     items.for_each(|_| {
         failed.fetch_add(1, Ordering::SeqCst);
     });
@@ -143,6 +127,18 @@ fn bar_that_is_not_left_is_cleared_and_stays_so() {
     assert_eq!(terminal.contents(), "");
 }
 
+/// The line may have scrolled away by then, and would be drawn a second time.
+#[test]
+fn bar_that_was_left_is_not_drawn_again() {
+    let (terminal, progress) = terminal();
+    let mut items = [1].into_iter().progress(progress);
+    items.by_ref().for_each(drop);
+    let left = terminal.contents();
+    items.bar().set_postfix("late");
+    items.bar().set_description("late");
+    assert_eq!(terminal.contents(), left);
+}
+
 /// Dropped half-way: the bar ends where it was, and does not claim the total.
 #[test]
 fn dropping_ends_the_bar() {
@@ -153,10 +149,7 @@ fn dropping_ends_the_bar() {
     drop(items);
     assert!(bar.is_finished());
     let line = screen.contents();
-    assert!(
-        line.starts_with(" 25%|") && line.contains("| 1/4 ["),
-        "{line}"
-    );
+    assert!(line.starts_with(" 25%|") && line.contains("| 1/4 ["), "{line}");
 
     let (terminal, progress) = terminal();
     drop(stream::iter(0..4).progress(progress.leave(false)));
@@ -165,41 +158,18 @@ fn dropping_ends_the_bar() {
 
 #[test]
 fn timeout_counts_futures_and_does_not_count_the_error() {
-    let futures = || {
-        [
-            ready(1).left_future(),
-            ready(2).left_future(),
-            pending().right_future(),
-        ]
-    };
+    let futures = || [ready(1).left_future(), ready(2).left_future(), pending().right_future()];
     use futures_util::FutureExt as _;
     let (screen, progress) = terminal();
-    let items = as_completed(futures())
-        .timeout(Duration::ZERO)
-        .progress(progress);
+    let items = as_completed(futures()).timeout(Duration::ZERO).progress(progress);
     assert_eq!(items.bar().total(), Some(3));
     assert_eq!(block_on(items.count()), 3);
     assert!(screen.contents().contains(" 66%|"), "{}", screen.contents());
-    assert!(
-        screen.contents().contains("| 2/3 ["),
-        "{}",
-        screen.contents()
-    );
+    assert!(screen.contents().contains("| 2/3 ["), "{}", screen.contents());
 
     let (screen, progress) = terminal();
-    assert_eq!(
-        as_completed(futures())
-            .timeout(Duration::ZERO)
-            .blocking()
-            .progress(progress)
-            .count(),
-        3
-    );
-    assert!(
-        screen.contents().contains("| 2/3 ["),
-        "{}",
-        screen.contents()
-    );
+    assert_eq!(as_completed(futures()).timeout(Duration::ZERO).blocking().progress(progress).count(), 3);
+    assert!(screen.contents().contains("| 2/3 ["), "{}", screen.contents());
 }
 
 #[test]
@@ -207,8 +177,5 @@ fn hidden_bar_counts_all_the_same() {
     let mut items = [1, 2].into_iter().progress(Progress::new().hidden());
     items.by_ref().for_each(drop);
     assert_eq!((items.bar().position(), items.bar().total()), (2, Some(2)));
-    assert!(
-        format!("{:?}", items.bar())
-            .starts_with("Bar { position: 2, total: Some(2), finished: true")
-    );
+    assert!(format!("{:?}", items.bar()).starts_with("Bar { position: 2, total: Some(2), finished: true"));
 }

@@ -20,10 +20,7 @@ const SHORT: Duration = Duration::from_millis(5);
 
 #[test]
 fn ready_future_wins_over_a_timeout_that_has_passed() {
-    assert_eq!(
-        poll_once(&mut ready(1).timeout(Duration::ZERO)),
-        Poll::Ready(Ok(1))
-    );
+    assert_eq!(poll_once(&mut ready(1).timeout(Duration::ZERO)), Poll::Ready(Ok(1)));
     let past = Instant::now();
     assert_eq!(poll_once(&mut ready(1).deadline(past)), Poll::Ready(Ok(1)));
 }
@@ -40,10 +37,7 @@ fn elapsed_says_the_duration() {
 fn timeout_fires_with_no_runtime() {
     watchdog(|| {
         let start = Instant::now();
-        assert_eq!(
-            block_on(pending::<()>().timeout(SHORT)),
-            Err(Elapsed::new(SHORT))
-        );
+        assert_eq!(block_on(pending::<()>().timeout(SHORT)), Err(Elapsed::new(SHORT)));
         assert!(start.elapsed() >= SHORT);
         assert!(block_on(pending::<()>().deadline(Instant::now() + SHORT)).is_err());
     });
@@ -51,10 +45,7 @@ fn timeout_fires_with_no_runtime() {
 
 #[tokio::test]
 async fn timeout_fires_under_tokio() {
-    assert_eq!(
-        pending::<()>().timeout(SHORT).await,
-        Err(Elapsed::new(SHORT))
-    );
+    assert_eq!(pending::<()>().timeout(SHORT).await, Err(Elapsed::new(SHORT)));
 }
 
 #[test]
@@ -95,10 +86,7 @@ fn wait_timeout_only_borrows() {
     watchdog(|| {
         let (sender, mut receiver) = oneshot::channel();
         assert_eq!(receiver.wait_timeout(SHORT), Err(Elapsed::new(SHORT)));
-        assert_eq!(
-            receiver.wait_timeout(Duration::ZERO),
-            Err(Elapsed::new(Duration::ZERO))
-        );
+        assert_eq!(receiver.wait_timeout(Duration::ZERO), Err(Elapsed::new(Duration::ZERO)));
         let other = thread::spawn(move || sender.send(3));
         assert_eq!(receiver.wait_timeout(Duration::MAX), Ok(Ok(3)));
         other.join().unwrap().unwrap();
@@ -124,8 +112,7 @@ fn callback_is_called_once_before_the_output_is_given_out() {
     let seen = Rc::new(Cell::new(0));
     let (sender, receiver) = oneshot::channel();
     let sees = Rc::clone(&seen);
-    let mut watched =
-        receiver.on_done(move |output| sees.set(sees.get() + output.as_ref().unwrap()));
+    let mut watched = receiver.on_done(move |output| sees.set(sees.get() + output.as_ref().unwrap()));
     assert!(poll_once(&mut watched).is_pending());
     assert_eq!(seen.get(), 0);
     sender.send(7).unwrap();
@@ -148,11 +135,7 @@ fn callback_of_a_dropped_future_is_never_called() {
 fn combinators_stay_unpin() {
     fn unpin<T: Unpin>(_: &T) {}
     let token = futures_ext::CancellationToken::new();
-    let all = ready(1)
-        .timeout(SHORT)
-        .tagged(1)
-        .on_done(|_| ())
-        .cancellable(token);
+    let all = ready(1).timeout(SHORT).tagged(1).on_done(|_| ()).cancellable(token);
     unpin(&all);
     assert_eq!(all.wait(), Ok((1, Ok(1))));
 }

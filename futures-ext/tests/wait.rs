@@ -10,9 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_core::FusedFuture;
-use futures_ext::{
-    All, Cancelled, FirstCompleted, FirstFailure, FutureExt, Outcome, Wait, Waited, block_on, wait,
-};
+use futures_ext::{All, Cancelled, FirstCompleted, FirstFailure, FutureExt, Outcome, Wait, Waited, block_on, wait};
 use tokio::sync::{oneshot, watch};
 
 use common::{Restless, poll_once, watchdog};
@@ -43,10 +41,7 @@ type Output = Result<i32, TaskError>;
 
 /// A task that is moved by hand; a closed gate panics, so no test relies on one.
 fn gates(n: usize) -> (Vec<oneshot::Sender<Output>>, Vec<Gate>) {
-    (0..n)
-        .map(|_| oneshot::channel())
-        .map(|(sender, receiver)| (sender, Gate(receiver)))
-        .unzip()
+    (0..n).map(|_| oneshot::channel()).map(|(sender, receiver)| (sender, Gate(receiver))).unzip()
 }
 
 #[derive(Debug)]
@@ -56,15 +51,11 @@ impl Future for Gate {
     type Output = Output;
 
     fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Output> {
-        std::pin::Pin::new(&mut self.0)
-            .poll(cx)
-            .map(|output| output.expect("the gate was opened"))
+        std::pin::Pin::new(&mut self.0).poll(cx).map(|output| output.expect("the gate was opened"))
     }
 }
 
-fn ended<F: Future + Unpin, W: futures_ext::ReturnWhen<F::Output>>(
-    wait: &mut Wait<F, W>,
-) -> Waited<F> {
+fn ended<F: Future + Unpin, W: futures_ext::ReturnWhen<F::Output>>(wait: &mut Wait<F, W>) -> Waited<F> {
     match poll_once(wait) {
         Poll::Ready(waited) => waited,
         Poll::Pending => panic!("the wait should be over"),
@@ -75,22 +66,14 @@ fn ended<F: Future + Unpin, W: futures_ext::ReturnWhen<F::Output>>(
 fn all_waits_for_all_failures_included() {
     let (senders, futures) = gates(3);
     let mut waiting = wait(futures, All, None);
-    for (sender, output) in senders
-        .into_iter()
-        .rev()
-        .zip([Ok(1), Err(TaskError::Failed), Ok(3)])
-    {
+    for (sender, output) in senders.into_iter().rev().zip([Ok(1), Err(TaskError::Failed), Ok(3)]) {
         assert!(poll_once(&mut waiting).is_pending());
         sender.send(output).unwrap();
     }
     assert!(!waiting.is_terminated());
     let waited = ended(&mut waiting);
     assert!(waiting.is_terminated());
-    assert_eq!(
-        waited.done,
-        [Ok(1), Err(TaskError::Failed), Ok(3)],
-        "in the order of completion"
-    );
+    assert_eq!(waited.done, [Ok(1), Err(TaskError::Failed), Ok(3)], "in the order of completion");
     assert!(waited.pending.is_empty());
 }
 
@@ -107,11 +90,7 @@ fn first_completed_returns_with_the_first() {
         sender.send(Ok(value)).unwrap();
     }
     let values: Vec<_> = waited.pending.into_iter().map(FutureExt::wait).collect();
-    assert_eq!(
-        values,
-        [Ok(0), Ok(2)],
-        "pending futures are usable, in the order given"
-    );
+    assert_eq!(values, [Ok(0), Ok(2)], "pending futures are usable, in the order given");
 }
 
 #[test]
@@ -160,15 +139,9 @@ fn first_failure_without_a_failure_is_all() {
 #[test]
 fn cancelled_future_is_no_failure() {
     let (mut senders, futures) = gates(2);
-    let tagged = futures
-        .into_iter()
-        .zip(["a", "b"])
-        .map(|(future, tag)| future.tagged(tag));
+    let tagged = futures.into_iter().zip(["a", "b"]).map(|(future, tag)| future.tagged(tag));
     let mut waiting = wait(tagged, FirstFailure, None);
-    senders
-        .remove(0)
-        .send(Err(TaskError::Stopped(Cancelled::new())))
-        .unwrap();
+    senders.remove(0).send(Err(TaskError::Stopped(Cancelled::new()))).unwrap();
     assert!(poll_once(&mut waiting).is_pending());
     senders.remove(0).send(Err(TaskError::Failed)).unwrap();
     let waited = ended(&mut waiting);
@@ -209,11 +182,7 @@ fn timeout_splits_done_and_pending() {
             senders.remove(1).send(Ok(1)).unwrap();
             let start = Instant::now();
             let waiting = wait(futures, All, timeout);
-            let waited = if blocking {
-                waiting.blocking()
-            } else {
-                block_on(waiting)
-            };
+            let waited = if blocking { waiting.blocking() } else { block_on(waiting) };
             assert!(start.elapsed() >= timeout);
             assert_eq!((waited.done.len(), waited.pending.len()), (1, 2));
         }
@@ -238,12 +207,7 @@ fn zero_timeout_takes_what_is_finished() {
 #[test]
 fn restless_futures_do_not_outlive_the_timeout() {
     watchdog(|| {
-        let waited = wait(
-            [Restless, Restless, Restless],
-            All,
-            Duration::from_millis(5),
-        )
-        .blocking();
+        let waited = wait([Restless, Restless, Restless], All, Duration::from_millis(5)).blocking();
         assert_eq!((waited.done.len(), waited.pending.len()), (0, 3));
     });
 }
@@ -252,18 +216,9 @@ fn restless_futures_do_not_outlive_the_timeout() {
 fn empty_input_returns_at_once() {
     let none = Vec::<Ready<Output>>::new;
     assert!(ended(&mut wait(none(), All, None)).done.is_empty());
-    assert!(
-        ended(&mut wait(none(), FirstCompleted, None))
-            .done
-            .is_empty()
-    );
+    assert!(ended(&mut wait(none(), FirstCompleted, None)).done.is_empty());
     assert!(ended(&mut wait(none(), FirstFailure, None)).done.is_empty());
-    assert!(
-        wait(none(), All, Duration::MAX)
-            .blocking()
-            .pending
-            .is_empty()
-    );
+    assert!(wait(none(), All, Duration::MAX).blocking().pending.is_empty());
 }
 
 #[test]
@@ -278,10 +233,7 @@ fn polling_after_the_end_panics() {
 #[test]
 fn tasks_released_together_are_all_seen() {
     watchdog(|| {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         for _ in 0..200 {
             let (release, released) = watch::channel(false);
             let tasks = (0..100).map(|_| {
@@ -300,12 +252,6 @@ fn tasks_released_together_are_all_seen() {
 #[test]
 fn debug_needs_nothing_of_the_futures() {
     let waiting = wait([ready(1)].map(|future| future.on_done(|_| ())), All, None);
-    assert_eq!(
-        format!("{waiting:?}"),
-        "Wait { done: 0, unfinished: 1, deadline: None, .. }"
-    );
-    assert_eq!(
-        format!("{:?}", waiting.blocking()),
-        "Waited { done: [1], pending: 0 }"
-    );
+    assert_eq!(format!("{waiting:?}"), "Wait { done: 0, unfinished: 1, deadline: None, .. }");
+    assert_eq!(format!("{:?}", waiting.blocking()), "Waited { done: [1], pending: 0 }");
 }

@@ -141,9 +141,7 @@ impl Claims {
         if u64::try_from(size).unwrap_or(0) < bytes as u64 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!(
-                    "a claim table of {slots} slots takes {bytes} bytes, but the shared memory has {size}"
-                ),
+                format!("a claim table of {slots} slots takes {bytes} bytes, but the shared memory has {size}"),
             ));
         }
         Claims::map(fd, slots, bytes)
@@ -152,16 +150,8 @@ impl Claims {
     /// Maps `bytes` of `fd`; the caller has seen that it has that size and keeps it.
     fn map(fd: impl AsFd, slots: usize, bytes: usize) -> io::Result<Claims> {
         // SAFETY: without MAP_FIXED the kernel chooses a free range, so no memory of this program is replaced.
-        let start = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )?
-        };
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)? };
         let words = NonNull::new(start.cast::<AtomicU64>())
             .ok_or_else(|| io::Error::other("shared memory was mapped at address zero"))?;
         Ok(Claims { words, slots })
@@ -178,9 +168,7 @@ impl Claims {
     ///
     /// `false` if there is no such slot.
     pub fn send(&self, slot: usize, sequence: u64) -> bool {
-        self.word(slot)
-            .map(|word| protocol::send(word, sequence))
-            .is_some()
+        self.word(slot).map(|word| protocol::send(word, sequence)).is_some()
     }
 
     /// **Worker:** claims the call for running. `true` means that it must run it now, `false` that it must drop the frame: the call was
@@ -189,31 +177,27 @@ impl Claims {
     /// What the parent wrote before [`send`](Claims::send) is visible after a `true`.
     #[must_use = "a call that could not be claimed must not run"]
     pub fn start(&self, slot: usize, sequence: u64) -> bool {
-        self.word(slot)
-            .is_some_and(|word| protocol::start(word, sequence))
+        self.word(slot).is_some_and(|word| protocol::start(word, sequence))
     }
 
     /// **Parent:** takes the call back. `true` for exactly one caller, and then the worker will never run it; `false` if the worker has
     /// started (or finished) it, if it was revoked before, or if the slot holds another call or doesn't exist.
     #[must_use = "`false` means that the call was not taken back"]
     pub fn revoke(&self, slot: usize, sequence: u64) -> bool {
-        self.word(slot)
-            .is_some_and(|word| protocol::revoke(word, sequence))
+        self.word(slot).is_some_and(|word| protocol::revoke(word, sequence))
     }
 
     /// **Worker:** marks the call as ended; before the reply is sent. `false`, and without effect, if it isn't the call that was started
     /// there.
     pub fn finish(&self, slot: usize, sequence: u64) -> bool {
-        self.word(slot)
-            .is_some_and(|word| protocol::finish(word, sequence))
+        self.word(slot).is_some_and(|word| protocol::finish(word, sequence))
     }
 
     /// **Either side:** where the call stands now. Of `Sent` and `Started` the answer may be old when it arrives, unless the worker
     /// is dead.
     #[must_use = "it has no effect but its result"]
     pub fn state(&self, slot: usize, sequence: u64) -> ClaimState {
-        self.word(slot)
-            .map_or(ClaimState::Unknown, |word| protocol::state(word, sequence))
+        self.word(slot).map_or(ClaimState::Unknown, |word| protocol::state(word, sequence))
     }
 
     fn word(&self, slot: usize) -> Option<&AtomicU64> {
@@ -240,9 +224,7 @@ impl Drop for Claims {
 
 impl fmt::Debug for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claims")
-            .field("slots", &self.slots)
-            .finish_non_exhaustive()
+        f.debug_struct("Claims").field("slots", &self.slots).finish_non_exhaustive()
     }
 }
 
@@ -253,10 +235,5 @@ fn bytes_for(slots: usize) -> io::Result<usize> {
     slots
         .checked_mul(WORD)
         .filter(|&bytes| bytes > 0 && isize::try_from(bytes).is_ok())
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("a claim table can't have {slots} slots"),
-            )
-        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("a claim table can't have {slots} slots")))
 }

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, recvmsg, send, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, recvmsg, send,
+    sendmsg,
 };
 
 use crate::sys::{RECV_FLAGS, SEND_FLAGS};
@@ -32,15 +32,11 @@ const MOST_DESCRIPTORS: usize = 253;
 pub fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let socket = socket.as_fd();
     if bytes.is_empty() {
-        return Err(invalid(
-            "descriptors can't be sent without at least one byte".into(),
-        ));
+        return Err(invalid("descriptors can't be sent without at least one byte".into()));
     }
     if fds.len() > MOST_DESCRIPTORS {
         let (given, most) = (fds.len(), MOST_DESCRIPTORS);
-        return Err(invalid(format!(
-            "{given} descriptors in one message, but it takes at most {most}"
-        )));
+        return Err(invalid(format!("{given} descriptors in one message, but it takes at most {most}")));
     }
 
     let mut sent = 0;
@@ -70,31 +66,18 @@ pub fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
 /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `buf` is empty or `max_fds` greater than 253;
 /// [`InvalidData`](io::ErrorKind::InvalidData) if more than `max_fds` descriptors came: then all are closed and the bytes are lost. Otherwise what the
 /// system says.
-pub fn recv_with_fds(
-    socket: impl AsFd,
-    buf: &mut [u8],
-    max_fds: usize,
-) -> io::Result<(usize, Vec<OwnedFd>)> {
+pub fn recv_with_fds(socket: impl AsFd, buf: &mut [u8], max_fds: usize) -> io::Result<(usize, Vec<OwnedFd>)> {
     let socket = socket.as_fd();
     if buf.is_empty() {
         return Err(invalid("an empty buffer can't receive a message".into()));
     }
     if max_fds > MOST_DESCRIPTORS {
-        return Err(invalid(format!(
-            "no message carries {max_fds} descriptors, only {MOST_DESCRIPTORS}"
-        )));
+        return Err(invalid(format!("no message carries {max_fds} descriptors, only {MOST_DESCRIPTORS}")));
     }
 
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(max_fds))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = retry(|| {
-        recvmsg(
-            socket,
-            &mut [IoSliceMut::new(buf)],
-            &mut control,
-            RECV_FLAGS,
-        )
-    })?;
+    let message = retry(|| recvmsg(socket, &mut [IoSliceMut::new(buf)], &mut control, RECV_FLAGS))?;
 
     // Owned before anything is checked, so that a refusal closes them.
     let mut fds = Vec::new();

@@ -47,10 +47,7 @@ macro_rules! before_main {
 
             // SAFETY: the section holds an array of pointers to such functions, and this is one.
             #[used]
-            #[cfg_attr(
-                target_vendor = "apple",
-                unsafe(link_section = "__DATA,__mod_init_func")
-            )]
+            #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
             #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array"))]
             static HOOK: extern "C" fn() = hook;
         };
@@ -62,8 +59,7 @@ macro_rules! before_main {
 pub fn run(function: fn()) {
     if catch_unwind(AssertUnwindSafe(function)).is_err() {
         // The panic's own message has been printed. Not `eprintln!`, which panics if standard error is closed.
-        let _ = std::io::stderr()
-            .write_all(b"polypool: a function registered by before_main! panicked; aborting\n");
+        let _ = std::io::stderr().write_all(b"polypool: a function registered by before_main! panicked; aborting\n");
         abort();
     }
 }

@@ -43,6 +43,4 @@ pub use fork::{Fork, fork_single_threaded};
 pub use hook::run as __run_before_main;
 pub use pidfd::{Exit, PidFd, SIGKILL, SIGTERM, try_wait_pid};
 pub use single_thread::NotSingleThreaded;
-pub use startup::{
-    close_inherited, die_now, ignore_sigpipe, remove_env, set_process_name, take_stdin,
-};
+pub use startup::{close_inherited, die_now, ignore_sigpipe, remove_env, set_process_name, take_stdin};

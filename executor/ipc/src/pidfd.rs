@@ -31,9 +31,7 @@ impl PidFd {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `pid` isn't positive; what the system says if there is no such process;
     /// [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux, and Linux before 5.3 has no such call either.
     pub fn open(pid: i32) -> io::Result<PidFd> {
-        Ok(PidFd {
-            fd: sys::open_pidfd(checked(pid)?)?,
-        })
+        Ok(PidFd { fd: sys::open_pidfd(checked(pid)?)? })
     }
 
     /// Sends a signal, [`SIGKILL`] for example.
@@ -44,13 +42,17 @@ impl PidFd {
     /// been waited for, or if it belongs to somebody else. A process that has ended but not been waited for takes signals without
     /// effect.
     pub fn kill(&self, signal: i32) -> io::Result<()> {
-        let signal = Signal::from_named_raw(signal).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("there is no signal {signal}"),
-            )
-        })?;
+        let signal = Signal::from_named_raw(signal)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("there is no signal {signal}")))?;
         sys::signal_pidfd(self.fd.as_fd(), signal)
+    }
+}
+
+impl From<OwnedFd> for PidFd {
+    /// Takes a pidfd that another process has opened and sent. A descriptor of something else makes
+    /// [`kill`](PidFd::kill) fail and does no harm.
+    fn from(fd: OwnedFd) -> Self {
+        PidFd { fd }
     }
 }
 
@@ -78,10 +80,7 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Code(code) => write!(f, "exited with code {code}"),
-            Exit::Signal {
-                signal,
-                core_dumped,
-            } => {
+            Exit::Signal { signal, core_dumped } => {
                 write!(f, "was killed by signal {signal}")?;
                 if *core_dumped {
                     write!(f, " (core dumped)")?;
@@ -114,10 +113,7 @@ pub fn try_wait_pid(pid: i32) -> io::Result<Option<Exit>> {
         Some(Exit::Code(code))
     } else {
         // Neither: a debugger has stopped it, so it lives.
-        status.terminating_signal().map(|signal| Exit::Signal {
-            signal,
-            core_dumped: libc::WCOREDUMP(status.as_raw()),
-        })
+        status.terminating_signal().map(|signal| Exit::Signal { signal, core_dumped: libc::WCOREDUMP(status.as_raw()) })
     };
     Ok(exit)
 }
@@ -127,10 +123,5 @@ fn checked(pid: i32) -> io::Result<Pid> {
     Some(pid)
         .filter(|&pid| pid > 0)
         .and_then(Pid::from_raw)
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("there is no process {pid}"),
-            )
-        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("there is no process {pid}")))
 }

@@ -23,10 +23,7 @@ pub struct NotSingleThreaded {
 impl fmt::Display for NotSingleThreaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NotSingleThreaded { what, threads } = self;
-        write!(
-            f,
-            "can't {what}: the process has {threads} threads, and only one is safe"
-        )
+        write!(f, "can't {what}: the process has {threads} threads, and only one is safe")
     }
 }
 

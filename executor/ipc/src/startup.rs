@@ -39,19 +39,12 @@ pub fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     // Collected first, so that the list isn't changed under its reader; the reader's own descriptor is in it, but gone by then.
     let mut open = Vec::new();
     for entry in fs::read_dir(sys::OPEN_DESCRIPTORS)? {
-        if let Some(fd) = entry?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<RawFd>().ok())
-        {
+        if let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) {
             open.push(fd);
         }
     }
     for fd in open {
-        if fd > libc::STDERR_FILENO
-            && !keep.iter().any(|kept| kept.as_raw_fd() == fd)
-            && is_inheritable(fd)
-        {
+        if fd > libc::STDERR_FILENO && !keep.iter().any(|kept| kept.as_raw_fd() == fd) && is_inheritable(fd) {
             // SAFETY: nobody in this program owns it, see above. The result doesn't matter: Linux closes it in any case.
             unsafe { libc::close(fd) };
         }
@@ -72,12 +65,7 @@ pub fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 /// Changing the environment is unsound only while another thread may read it, and there is none.
 pub fn remove_env(name: impl AsRef<OsStr>) -> io::Result<()> {
     let name = name.as_ref();
-    if name.is_empty()
-        || name
-            .as_bytes()
-            .iter()
-            .any(|&byte| byte == b'=' || byte == 0)
-    {
+    if name.is_empty() || name.as_bytes().iter().any(|&byte| byte == b'=' || byte == 0) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("{name:?} can't be the name of an environment variable"),
@@ -111,10 +99,7 @@ pub fn ignore_sigpipe() {
 pub fn take_stdin() -> io::Result<OwnedFd> {
     let taken = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), libc::STDERR_FILENO + 1)?;
     // Opened by hand for the flag that keeps a terminal from becoming ours, should somebody have replaced /dev/null.
-    let null = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOCTTY)
-        .open("/dev/null")?;
+    let null = OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open("/dev/null")?;
     // Replaces it in one step and leaves it inheritable, as standard input must be.
     rustix::stdio::dup2_stdin(&null)?;
     Ok(taken)

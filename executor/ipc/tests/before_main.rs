@@ -62,10 +62,7 @@ fn a_panic_ends_the_process_with_a_message() {
     let output = run("panic");
     assert_eq!(output.status.signal(), Some(6), "{output:?}");
     let message = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        message.contains("no luck") && message.contains("before_main!"),
-        "{message}"
-    );
+    assert!(message.contains("no luck") && message.contains("before_main!"), "{message}");
 }
 
 /// std has not yet done it at this point, which is why a worker must.

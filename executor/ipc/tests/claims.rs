@@ -100,11 +100,7 @@ fn hostile_words_and_sequences_cause_no_panic() {
                 2 => ClaimState::Started,
                 _ => ClaimState::Revoked,
             };
-            assert_eq!(
-                parent.state(0, sequence),
-                expected,
-                "{word:#x} {sequence:#x}"
-            );
+            assert_eq!(parent.state(0, sequence), expected, "{word:#x} {sequence:#x}");
             assert_eq!(worker.start(0, sequence), expected == ClaimState::Sent);
             assert!(!parent.revoke(0, sequence), "{word:#x} {sequence:#x}");
             let _ = worker.finish(0, sequence);
@@ -116,11 +112,7 @@ fn hostile_words_and_sequences_cause_no_panic() {
 #[test]
 fn tables_of_impossible_size_are_refused() {
     for slots in [0, usize::MAX / 8 + 1, usize::MAX / 8, usize::MAX] {
-        assert_eq!(
-            Claims::create(slots).unwrap_err().kind(),
-            ErrorKind::InvalidInput,
-            "{slots}"
-        );
+        assert_eq!(Claims::create(slots).unwrap_err().kind(), ErrorKind::InvalidInput, "{slots}");
     }
 }
 
@@ -130,11 +122,7 @@ fn a_table_smaller_than_agreed_is_refused() {
     Claims::open(&fd, 8).unwrap();
     Claims::open(&fd, 7).unwrap();
     // Nine would still fit into the page that is mapped; the size of the memory decides. (macOS rounds that up.)
-    let slots = if cfg!(target_os = "macos") {
-        1 << 20
-    } else {
-        9
-    };
+    let slots = if cfg!(target_os = "macos") { 1 << 20 } else { 9 };
     let error = Claims::open(&fd, slots).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidData);
     assert!(error.to_string().contains("bytes"), "{error}");
@@ -163,11 +151,7 @@ mod sealed {
     fn the_memory_cannot_be_resized_by_anyone() {
         let (parent, worker, file) = pair(600); // more than a page
         for size in [0, 1, 4096, 1 << 20] {
-            assert_eq!(
-                file.set_len(size).unwrap_err().kind(),
-                ErrorKind::PermissionDenied,
-                "{size}"
-            );
+            assert_eq!(file.set_len(size).unwrap_err().kind(), ErrorKind::PermissionDenied, "{size}");
         }
         assert_eq!(file.metadata().unwrap().len(), 4800);
         // All of it is still there: no SIGBUS.
@@ -183,10 +167,7 @@ mod sealed {
             Claims::open(fd, 8)
         };
         assert_eq!(refusal(open(SealFlags::empty())), ErrorKind::InvalidData);
-        assert_eq!(
-            refusal(open(SealFlags::GROW | SealFlags::SEAL)),
-            ErrorKind::InvalidData
-        );
+        assert_eq!(refusal(open(SealFlags::GROW | SealFlags::SEAL)), ErrorKind::InvalidData);
         assert!(open(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).is_ok());
     }
 
@@ -194,11 +175,7 @@ mod sealed {
     fn memory_that_cannot_be_written_is_an_error() {
         let fd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         ftruncate(&fd, 4096).unwrap();
-        fcntl_add_seals(
-            &fd,
-            SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
-        )
-        .unwrap();
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL).unwrap();
         assert_eq!(refusal(Claims::open(fd, 8)), ErrorKind::PermissionDenied);
     }
 

@@ -30,10 +30,7 @@ mod tests {
 
     fn race() {
         let (channel, theirs) = UnixStream::pair().unwrap();
-        let mut worker = again("worker")
-            .stdin(std::os::fd::OwnedFd::from(theirs))
-            .spawn()
-            .unwrap();
+        let mut worker = again("worker").stdin(std::os::fd::OwnedFd::from(theirs)).spawn().unwrap();
         let (claims, fd) = Claims::create(SLOTS).unwrap();
         send_with_fds(&channel, b"!", &[fd.as_fd()]).unwrap();
 
@@ -47,49 +44,23 @@ mod tests {
             }
             let won = claims.revoke(CALL, call);
             revoked.push(u8::from(won));
-            head_start = if won {
-                head_start + 3
-            } else {
-                head_start.saturating_sub(3)
-            };
+            head_start = if won { head_start + 3 } else { head_start.saturating_sub(3) };
             while claims.state(DECIDED, call) != ClaimState::Sent {
                 yield_now();
             }
             let after = claims.state(CALL, call);
-            assert_eq!(
-                after,
-                if won {
-                    ClaimState::Revoked
-                } else {
-                    ClaimState::Finished
-                }
-            );
+            assert_eq!(after, if won { ClaimState::Revoked } else { ClaimState::Finished });
         }
 
         let mut started = Vec::new();
         (&channel).read_to_end(&mut started).unwrap();
         assert!(worker.wait().unwrap().success());
         assert_eq!(started.len(), revoked.len());
-        let both = started
-            .iter()
-            .zip(&revoked)
-            .filter(|(s, r)| (**s, **r) == (1, 1))
-            .count();
-        let neither = started
-            .iter()
-            .zip(&revoked)
-            .filter(|(s, r)| (**s, **r) == (0, 0))
-            .count();
-        assert_eq!(
-            (both, neither),
-            (0, 0),
-            "run and revoked, neither run nor revoked"
-        );
+        let both = started.iter().zip(&revoked).filter(|(s, r)| (**s, **r) == (1, 1)).count();
+        let neither = started.iter().zip(&revoked).filter(|(s, r)| (**s, **r) == (0, 0)).count();
+        assert_eq!((both, neither), (0, 0), "run and revoked, neither run nor revoked");
         let count = started.iter().filter(|s| **s == 1).count();
-        assert!(
-            count > 0 && count < started.len(),
-            "no race: {count} of {ROUNDS} were started"
-        );
+        assert!(count > 0 && count < started.len(), "no race: {count} of {ROUNDS} were started");
         print!("({count} run, {} revoked) ", started.len() - count);
     }
 
@@ -110,11 +81,7 @@ mod tests {
             while claims.state(CALL, call) == ClaimState::Unknown {
                 spins += 1;
                 // Close to the other side as long as it runs, and out of its way when it doesn't.
-                if spins.is_multiple_of(1000) {
-                    yield_now()
-                } else {
-                    spin_loop()
-                }
+                if spins.is_multiple_of(1000) { yield_now() } else { spin_loop() }
             }
             let mine = claims.start(CALL, call);
             started.push(u8::from(mine));
@@ -127,10 +94,7 @@ mod tests {
 
     fn death() {
         let (channel, theirs) = UnixStream::pair().unwrap();
-        let mut worker = again("dying worker")
-            .stdin(std::os::fd::OwnedFd::from(theirs))
-            .spawn()
-            .unwrap();
+        let mut worker = again("dying worker").stdin(std::os::fd::OwnedFd::from(theirs)).spawn().unwrap();
         let (claims, fd) = Claims::create(SLOTS).unwrap();
         assert!(claims.send(0, 11) && claims.send(1, 12));
         send_with_fds(&channel, b"!", &[fd.as_fd()]).unwrap();

@@ -19,9 +19,7 @@ fn send_copies(socket: &UnixStream, bytes: &[u8], count: usize) -> PipeReader {
 }
 
 fn is_cloexec(fd: &OwnedFd) -> bool {
-    rustix::io::fcntl_getfd(fd)
-        .unwrap()
-        .contains(rustix::io::FdFlags::CLOEXEC)
+    rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
 }
 
 #[test]
@@ -107,50 +105,24 @@ fn fewer_than_expected_are_fine_and_the_most_is_253() {
     let reader = send_copies(&here, b"x", 253);
     let (_, fds) = recv_with_fds(&there, &mut [0; 4], 253).unwrap();
     assert_eq!(fds.len(), 253);
-    let fds: Vec<_> = fds
-        .iter()
-        .map(|fd| fd.as_fd())
-        .chain([reader.as_fd()])
-        .collect();
-    assert_eq!(
-        send_with_fds(&here, b"x", &fds).unwrap_err().kind(),
-        ErrorKind::InvalidInput
-    );
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).chain([reader.as_fd()]).collect();
+    assert_eq!(send_with_fds(&here, b"x", &fds).unwrap_err().kind(), ErrorKind::InvalidInput);
     send_with_fds(&here, b"x", &fds[..1]).unwrap();
     assert_eq!(recv_with_fds(&there, &mut [0; 4], 253).unwrap().1.len(), 1);
-    assert_eq!(
-        recv_with_fds(&there, &mut [0; 4], 254).unwrap_err().kind(),
-        ErrorKind::InvalidInput
-    );
+    assert_eq!(recv_with_fds(&there, &mut [0; 4], 254).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 #[test]
 fn empty_messages_and_buffers_are_refused() {
     let (here, there) = UnixStream::pair().unwrap();
-    assert_eq!(
-        send_with_fds(&here, b"", &[here.as_fd()])
-            .unwrap_err()
-            .kind(),
-        ErrorKind::InvalidInput
-    );
-    assert_eq!(
-        recv_with_fds(&there, &mut [], 1).unwrap_err().kind(),
-        ErrorKind::InvalidInput
-    );
+    assert_eq!(send_with_fds(&here, b"", &[here.as_fd()]).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(recv_with_fds(&there, &mut [], 1).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 #[test]
 fn a_peer_that_has_hung_up_is_an_error() {
     let (here, there) = UnixStream::pair().unwrap();
     drop(there);
-    assert_eq!(
-        send_with_fds(&here, b"x", &[here.as_fd()])
-            .unwrap_err()
-            .kind(),
-        ErrorKind::BrokenPipe
-    );
-    assert_eq!(
-        send_with_fds(&here, b"x", &[]).unwrap_err().kind(),
-        ErrorKind::BrokenPipe
-    );
+    assert_eq!(send_with_fds(&here, b"x", &[here.as_fd()]).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    assert_eq!(send_with_fds(&here, b"x", &[]).unwrap_err().kind(), ErrorKind::BrokenPipe);
 }

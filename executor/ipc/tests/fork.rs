@@ -10,9 +10,7 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use polypool_ipc::{
-        ClaimState, Claims, Exit, Fork, NotSingleThreaded, fork_single_threaded, try_wait_pid,
-    };
+    use polypool_ipc::{ClaimState, Claims, Exit, Fork, NotSingleThreaded, fork_single_threaded, try_wait_pid};
 
     use super::common::Test;
 
@@ -73,15 +71,8 @@ mod tests {
             Ok(Fork::Child) => exit(0),
             Ok(Fork::Parent { .. }) => panic!("forked with two threads"),
         };
-        assert_eq!(
-            error.to_string(),
-            "can't fork: the process has 2 threads, and only one is safe"
-        );
-        let cause = error
-            .get_ref()
-            .unwrap()
-            .downcast_ref::<NotSingleThreaded>()
-            .unwrap();
+        assert_eq!(error.to_string(), "can't fork: the process has 2 threads, and only one is safe");
+        let cause = error.get_ref().unwrap().downcast_ref::<NotSingleThreaded>().unwrap();
         assert_eq!(cause.threads, 2);
         drop(stop);
         other.join().unwrap();
@@ -96,9 +87,7 @@ mod tests {
 
     fn child_is_whole() {
         let exit = in_child(|| {
-            let threads: Vec<_> = (0..4)
-                .map(|n| thread::spawn(move || vec![n; 100_000].len()))
-                .collect();
+            let threads: Vec<_> = (0..4).map(|n| thread::spawn(move || vec![n; 100_000].len())).collect();
             let total: usize = threads.into_iter().map(|t| t.join().unwrap()).sum();
             i32::from(total != 400_000)
         });

@@ -23,11 +23,7 @@ fn of_start_and_revoke_exactly_one_wins() {
         let revoked = protocol::revoke(&word, 1);
         let started = worker.join().unwrap();
         assert!(started != revoked, "started: {started}, revoked: {revoked}");
-        let expected = if started {
-            ClaimState::Started
-        } else {
-            ClaimState::Revoked
-        };
+        let expected = if started { ClaimState::Started } else { ClaimState::Revoked };
         assert_eq!(protocol::state(&word, 1), expected);
     });
 }
@@ -37,16 +33,13 @@ fn of_two_revokes_and_a_start_exactly_one_wins() {
     loom::model(|| {
         let word = Arc::new(AtomicU64::new(0));
         protocol::send(&word, 1);
-        let others: Vec<_> = [
-            protocol::start as fn(&AtomicU64, u64) -> bool,
-            protocol::revoke,
-        ]
-        .into_iter()
-        .map(|step| {
-            let word = Arc::clone(&word);
-            thread::spawn(move || step(&word, 1))
-        })
-        .collect();
+        let others: Vec<_> = [protocol::start as fn(&AtomicU64, u64) -> bool, protocol::revoke]
+            .into_iter()
+            .map(|step| {
+                let word = Arc::clone(&word);
+                thread::spawn(move || step(&word, 1))
+            })
+            .collect();
         let mut winners = usize::from(protocol::revoke(&word, 1));
         for other in others {
             winners += usize::from(other.join().unwrap());
@@ -79,11 +72,7 @@ fn a_stale_start_never_claims_a_slot_used_again() {
         assert!(first != revoked);
         assert!(!(first && second), "call 2 was never sent");
         if revoked {
-            let expected = if second {
-                ClaimState::Started
-            } else {
-                ClaimState::Sent
-            };
+            let expected = if second { ClaimState::Started } else { ClaimState::Sent };
             assert_eq!(protocol::state(&word, 2), expected);
         }
     });
@@ -96,11 +85,7 @@ fn the_worker_sees_what_the_parent_did_before_send_and_the_parent_what_the_call_
         let argument = Arc::new(AtomicU64::new(0));
         let result = Arc::new(AtomicU64::new(0));
         let worker = thread::spawn({
-            let (word, argument, result) = (
-                Arc::clone(&word),
-                Arc::clone(&argument),
-                Arc::clone(&result),
-            );
+            let (word, argument, result) = (Arc::clone(&word), Arc::clone(&argument), Arc::clone(&result));
             move || {
                 if protocol::start(&word, 1) {
                     assert_eq!(argument.load(Ordering::Relaxed), 5);

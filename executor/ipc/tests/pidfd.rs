@@ -10,10 +10,7 @@ use polypool_ipc::{Exit, PidFd, SIGKILL, SIGTERM, try_wait_pid};
 /// A child that is waited for by its number only.
 fn shell(script: &str) -> i32 {
     let mut command = Command::new("/bin/sh");
-    command
-        .args(["-c", script])
-        .arg0("polypool-ipc-test")
-        .stdin(Stdio::null());
+    command.args(["-c", script]).arg0("polypool-ipc-test").stdin(Stdio::null());
     command.spawn().unwrap().id() as i32
 }
 
@@ -32,24 +29,14 @@ fn an_exit_code_is_told_once() {
     let exit = wait(child);
     assert_eq!(exit, Exit::Code(3));
     assert_eq!(exit.to_string(), "exited with code 3");
-    assert_eq!(
-        try_wait_pid(child).unwrap_err().raw_os_error(),
-        Some(10),
-        "ECHILD"
-    );
+    assert_eq!(try_wait_pid(child).unwrap_err().raw_os_error(), Some(10), "ECHILD");
 }
 
 #[test]
 fn numbers_that_mean_no_single_process_are_refused() {
     for pid in [0, -1, i32::MIN] {
-        assert_eq!(
-            try_wait_pid(pid).unwrap_err().kind(),
-            ErrorKind::InvalidInput
-        );
-        assert_eq!(
-            PidFd::open(pid).unwrap_err().kind(),
-            ErrorKind::InvalidInput
-        );
+        assert_eq!(try_wait_pid(pid).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(PidFd::open(pid).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
     assert!(try_wait_pid(1).is_err(), "not our child");
 }
@@ -57,21 +44,9 @@ fn numbers_that_mean_no_single_process_are_refused() {
 #[test]
 fn a_signal_is_told_with_its_number() {
     let exit = wait(shell("kill -TERM $$"));
-    assert!(
-        matches!(
-            exit,
-            Exit::Signal {
-                signal: SIGTERM,
-                core_dumped: false
-            }
-        ),
-        "{exit:?}"
-    );
+    assert!(matches!(exit, Exit::Signal { signal: SIGTERM, core_dumped: false }), "{exit:?}");
     assert_eq!(exit.to_string(), "was killed by signal 15");
-    let dumped = Exit::Signal {
-        signal: 11,
-        core_dumped: true,
-    };
+    let dumped = Exit::Signal { signal: 11, core_dumped: true };
     assert_eq!(dumped.to_string(), "was killed by signal 11 (core dumped)");
 }
 
@@ -90,18 +65,8 @@ mod linux {
         assert_eq!(poll(&mut watched, None).unwrap(), 1);
         pidfd.kill(SIGKILL).unwrap(); // ended, but not waited for
         let exit = try_wait_pid(child).unwrap();
-        assert_eq!(
-            exit,
-            Some(Exit::Signal {
-                signal: SIGKILL,
-                core_dumped: false
-            })
-        );
-        assert_eq!(
-            pidfd.kill(SIGKILL).unwrap_err().raw_os_error(),
-            Some(3),
-            "ESRCH, and nobody else is hit"
-        );
+        assert_eq!(exit, Some(Exit::Signal { signal: SIGKILL, core_dumped: false }));
+        assert_eq!(pidfd.kill(SIGKILL).unwrap_err().raw_os_error(), Some(3), "ESRCH, and nobody else is hit");
     }
 
     #[test]
@@ -109,10 +74,7 @@ mod linux {
         let child = shell("read line < /dev/null; exit 0");
         let pidfd = PidFd::open(child).unwrap();
         for signal in [0, -9, 4711] {
-            assert_eq!(
-                pidfd.kill(signal).unwrap_err().kind(),
-                ErrorKind::InvalidInput
-            );
+            assert_eq!(pidfd.kill(signal).unwrap_err().kind(), ErrorKind::InvalidInput);
         }
         assert_eq!(wait(child), Exit::Code(0));
     }

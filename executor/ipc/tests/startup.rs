@@ -14,38 +14,23 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use polypool_ipc::{
-        NotSingleThreaded, close_inherited, die_now, remove_env, set_process_name, take_stdin,
-    };
+    use polypool_ipc::{NotSingleThreaded, close_inherited, die_now, remove_env, set_process_name, take_stdin};
 
     use super::common::{Test, again};
 
     pub(crate) const TESTS: &[Test] = &[
-        (
-            "inherited_descriptors_are_closed_and_kept_ones_stay",
-            closes,
-        ),
+        ("inherited_descriptors_are_closed_and_kept_ones_stay", closes),
         ("descriptors_of_this_program_stay_open", own_stay),
-        (
-            "with_two_threads_everything_that_needs_one_is_refused",
-            refused,
-        ),
-        (
-            "a_variable_is_gone_for_this_process_and_its_children",
-            environment,
-        ),
+        ("with_two_threads_everything_that_needs_one_is_refused", refused),
+        ("a_variable_is_gone_for_this_process_and_its_children", environment),
         ("names_no_variable_can_have_are_refused", bad_names),
         ("standard_input_is_taken_and_replaced_by_nothing", stdin),
         ("a_closed_standard_input_is_an_error", no_stdin),
         ("the_process_has_its_name", name),
         ("die_now_runs_nothing", dies),
     ];
-    pub(crate) const PARTS: &[Test] = &[
-        ("closer", closer),
-        ("stdin taker", stdin_taker),
-        ("without stdin", without_stdin),
-        ("dying", dying),
-    ];
+    pub(crate) const PARTS: &[Test] =
+        &[("closer", closer), ("stdin taker", stdin_taker), ("without stdin", without_stdin), ("dying", dying)];
 
     /// A copy that children inherit.
     fn inheritable(fd: impl AsFd) -> OwnedFd {
@@ -53,22 +38,14 @@ mod tests {
     }
 
     fn is_cloexec(fd: impl AsFd) -> bool {
-        rustix::io::fcntl_getfd(fd)
-            .unwrap()
-            .contains(rustix::io::FdFlags::CLOEXEC)
+        rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
     }
 
     /// Starts `part`, waits until it says that it is ready, and keeps it waiting on its input.
     fn ready(part: &mut Command) -> (Child, ChildStdin) {
-        let mut child = part
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = part.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
         let stdin = child.stdin.take().unwrap();
         (child, stdin)
@@ -83,15 +60,11 @@ mod tests {
         let to_keep = inheritable(&end);
         drop(end);
 
-        let (mut child, stdin) =
-            ready(again("closer").env("KEEP", to_keep.as_raw_fd().to_string()));
+        let (mut child, stdin) = ready(again("closer").env("KEEP", to_keep.as_raw_fd().to_string()));
         drop((to_close, to_keep));
         let mut bytes = Vec::new();
         closed.read_to_end(&mut bytes).unwrap(); // would hang if the child still had it
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "the child must be alive for this to mean anything"
-        );
+        assert!(child.try_wait().unwrap().is_none(), "the child must be alive for this to mean anything");
         drop(stdin);
         kept.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, b"kept");
@@ -115,7 +88,7 @@ mod tests {
         file.read_exact(&mut [0; 4]).unwrap();
         writer.write_all(b"x").unwrap();
         reader.read_exact(&mut [0]).unwrap();
-        println!(); // and so do the first three
+        print!(" "); // and so do the first three
         eprint!("");
         assert!(rustix::io::fcntl_getfd(rustix::stdio::stdin()).is_ok());
     }
@@ -127,11 +100,7 @@ mod tests {
         let inherited = inheritable(&reader);
         for result in [close_inherited(&[]), remove_env("PATH")] {
             let error = result.unwrap_err();
-            let cause = error
-                .get_ref()
-                .unwrap()
-                .downcast_ref::<NotSingleThreaded>()
-                .unwrap();
+            let cause = error.get_ref().unwrap().downcast_ref::<NotSingleThreaded>().unwrap();
             assert_eq!(cause.threads, 2);
             assert!(error.to_string().contains("2 threads"), "{error}");
         }
@@ -154,20 +123,13 @@ mod tests {
 
     fn bad_names() {
         for name in ["", "=", "a=b", "a\0b"] {
-            assert_eq!(
-                remove_env(name).unwrap_err().kind(),
-                io::ErrorKind::InvalidInput,
-                "{name:?}"
-            );
+            assert_eq!(remove_env(name).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name:?}");
         }
     }
 
     fn stdin() {
         let (channel, theirs) = UnixStream::pair().unwrap();
-        let mut child = again("stdin taker")
-            .stdin(OwnedFd::from(theirs))
-            .spawn()
-            .unwrap();
+        let mut child = again("stdin taker").stdin(OwnedFd::from(theirs)).spawn().unwrap();
         (&channel).write_all(b"frame").unwrap();
         let mut reply = [0; 5];
         (&channel).read_exact(&mut reply).unwrap();
@@ -179,10 +141,7 @@ mod tests {
         let taken = take_stdin().unwrap();
         assert!(taken.as_raw_fd() >= 3);
         assert!(is_cloexec(&taken));
-        assert!(
-            !is_cloexec(rustix::stdio::stdin()),
-            "children have a standard input too"
-        );
+        assert!(!is_cloexec(rustix::stdio::stdin()), "children have a standard input too");
         assert_eq!(io::stdin().read_to_end(&mut Vec::new()).unwrap(), 0);
         let mut channel = UnixStream::from(taken);
         let mut frame = [0; 5];
@@ -220,10 +179,7 @@ mod tests {
     fn dies() {
         let output = again("dying").output().unwrap();
         assert_eq!(output.status.code(), Some(70));
-        assert!(
-            output.stdout.is_empty() && output.stderr.is_empty(),
-            "{output:?}"
-        );
+        assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
     }
 
     fn dying() {

@@ -26,22 +26,14 @@ impl Function {
             let attributes = input.call(Attribute::parse_outer)?;
             let visibility = input.parse()?;
             if !starts_function(&input.fork())? {
-                return Err(syn::Error::new_spanned(
-                    input.parse::<TokenStream>()?,
-                    otherwise,
-                ));
+                return Err(syn::Error::new_spanned(input.parse::<TokenStream>()?, otherwise));
             }
             let signature = input.parse()?;
             match input.parse()? {
-                TokenTree::Group(body) => Ok(Function {
-                    attributes,
-                    visibility,
-                    signature,
-                    body,
-                }),
+                TokenTree::Group(body) => Ok(Function { attributes, visibility, signature, body }),
                 other => Err(syn::Error::new_spanned(
                     other,
-                    "this function needs a body, `{ … }`",
+                    "this function needs a body: write `{ … }`, or move it out of the trait",
                 )),
             }
         };
@@ -79,26 +71,17 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// Reads all settings. What is none, or is there twice, is refused; `known` says what may be written.
-    pub(crate) fn read_all(
-        options: TokenStream,
-        known: &str,
-        refusals: &mut Refusals,
-    ) -> Vec<Setting> {
+    pub(crate) fn read_all(options: TokenStream, known: &str, refusals: &mut Refusals) -> Vec<Setting> {
         let mut settings: Vec<Setting> = Vec::new();
         let mut rest = options.into_iter().peekable();
         while rest.peek().is_some() {
             let option: TokenStream = rest
                 .by_ref()
-                .take_while(
-                    |token| !matches!(token, TokenTree::Punct(comma) if comma.as_char() == ','),
-                )
+                .take_while(|token| !matches!(token, TokenTree::Punct(comma) if comma.as_char() == ','))
                 .collect();
             match Setting::read.parse2(option.clone()) {
                 Ok(setting) if settings.iter().any(|earlier| earlier.key == setting.key) => {
-                    refusals.add(
-                        &setting.key,
-                        format!("`{}` is given twice: remove one", setting.key),
-                    );
+                    refusals.add(&setting.key, format!("`{}` is given twice: remove one", setting.key));
                 }
                 Ok(setting) => settings.push(setting),
                 Err(_) => refusals.add(option, format!("expected {known}")),
@@ -111,24 +94,15 @@ impl Setting {
         let key = input.call(Ident::parse_any)?;
         if input.is_empty() {
             // `flavor`, a word alone: its own refusal says more about it than "expected an equals sign".
-            return Ok(Setting {
-                key,
-                value: TokenStream::new(),
-            });
+            return Ok(Setting { key, value: TokenStream::new() });
         }
         if !input.peek(Token![=]) {
             // `flavor("…")` and `flavor: "…"`.
             input.parse::<TokenStream>()?;
-            return Ok(Setting {
-                key,
-                value: TokenStream::new(),
-            });
+            return Ok(Setting { key, value: TokenStream::new() });
         }
         input.parse::<Token![=]>()?;
-        Ok(Setting {
-            key,
-            value: input.parse()?,
-        })
+        Ok(Setting { key, value: input.parse()? })
     }
 
     /// Refuses this setting, at its value if it has one.
@@ -152,24 +126,25 @@ impl Setting {
 
     /// The value as a whole number.
     pub(crate) fn number(&self) -> Option<usize> {
-        syn::parse2::<syn::LitInt>(self.value.clone())
-            .ok()?
-            .base10_parse()
-            .ok()
+        syn::parse2::<syn::LitInt>(self.value.clone()).ok()?.base10_parse().ok()
     }
 
     /// The value of `crate = path`.
     pub(crate) fn path(&self, refusals: &mut Refusals) -> Option<Path> {
         match Path::parse_mod_style.parse2(self.value.clone()) {
+            Ok(path) if path.segments.iter().any(|segment| segment.ident == "$crate") => {
+                self.refuse(
+                    refusals,
+                    "serde needs this path as text, where `$crate` means nothing: write the name of the crate, such as \
+                     `crate = ::my_crate::polypool`",
+                );
+                None
+            }
             Ok(path) => Some(path),
             Err(_) => {
                 let message = match self.string() {
-                    Some(_) => {
-                        "write the path without quotes, such as `crate = my_crate::polypool`"
-                    }
-                    None => {
-                        "`crate` takes the path of polypool, such as `crate = my_crate::polypool`"
-                    }
+                    Some(_) => "write the path without quotes, such as `crate = my_crate::polypool`",
+                    None => "`crate` takes the path of polypool, such as `crate = my_crate::polypool`",
                 };
                 self.refuse(refusals, message);
                 None

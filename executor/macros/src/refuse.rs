@@ -12,10 +12,7 @@ use syn::ext::IdentExt as _;
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
-use syn::{
-    FnArg, Generics, Ident, Lifetime, Meta, Pat, PatType, ReturnType, Signature, Token, Type,
-    TypeParamBound,
-};
+use syn::{FnArg, Generics, Ident, Lifetime, Meta, Pat, PatType, ReturnType, Signature, Token, Type, TypeParamBound};
 
 use crate::input::Function;
 
@@ -23,13 +20,21 @@ use crate::input::Function;
 #[derive(Default)]
 pub(crate) struct Refusals {
     errors: Vec<syn::Error>,
+    /// Whether the compiler refuses the function as well. It is then left out of what is emitted: one error about one
+    /// mistake is enough, and the compiler, which does not know about tasks, would advise to borrow.
+    pub(crate) no_function: bool,
 }
 
 impl Refusals {
     /// Refuses `tokens`; if there are none, the attribute as a whole.
     pub(crate) fn add(&mut self, tokens: impl ToTokens, message: impl ToString) {
-        self.errors
-            .push(syn::Error::new_spanned(tokens, message.to_string()));
+        self.errors.push(syn::Error::new_spanned(tokens, message.to_string()));
+    }
+
+    /// Refuses `tokens`, as the compiler will.
+    fn add_no_function(&mut self, tokens: impl ToTokens, message: impl ToString) {
+        self.no_function = true;
+        self.add(tokens, message);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -38,59 +43,19 @@ impl Refusals {
 
     /// The refusals as `compile_error!`s, in the order in which they were found.
     pub(crate) fn into_compile_errors(self) -> TokenStream {
-        self.errors
-            .iter()
-            .map(syn::Error::to_compile_error)
-            .collect()
+        self.errors.iter().map(syn::Error::to_compile_error).collect()
     }
 }
 
-/// Qualifiers that neither a task nor `main` can have.
-pub(crate) fn qualifiers(signature: &Signature, what: &str, refusals: &mut Refusals) {
-    if let Some(token) = &signature.constness {
-        refusals.add(
-            token,
-            format!(
-                "{what} can't be a `const fn`, it runs in a worker at run time: remove `const`"
-            ),
-        );
-    }
-    if let Some(token) = &signature.unsafety {
-        refusals.add(
-            token,
-            format!("{what} can't be an `unsafe fn`, nobody is there to promise what it asks for: write a safe `fn` with the `unsafe` block inside"),
-        );
-    }
-    if let Some(abi) = &signature.abi {
-        refusals.add(abi, format!("{what} can't be `extern`, it is called from Rust: write a plain `fn` that calls the foreign one"));
-    }
-    if let Some(dots) = &signature.variadic {
-        refusals.add(
-            dots,
-            format!(
-                "{what} can't take a variable number of arguments: write one argument, a `Vec<T>`"
-            ),
-        );
-    }
-}
-
-/// Checks the signature of a task: everything but the types themselves, which [`types`] checks.
+/// Checks the signature of a task.
 pub(crate) fn task(function: &Function, refusals: &mut Refusals) {
     let signature = &function.signature;
     name(&signature.ident, refusals);
     qualifiers(signature, "a task", refusals);
     generics(&signature.generics, refusals);
 
-    let declared = signature
-        .generics
-        .lifetimes()
-        .map(|parameter| parameter.lifetime.clone())
-        .collect();
-    let mut types = Types {
-        place: Place::Argument,
-        declared,
-        refusals,
-    };
+    let declared = signature.generics.lifetimes().map(|parameter| parameter.lifetime.clone()).collect();
+    let mut types = Types { place: Place::Argument, declared, refusals };
     let mut names = HashSet::new();
     for argument in &signature.inputs {
         match argument {
@@ -111,35 +76,61 @@ pub(crate) fn task(function: &Function, refusals: &mut Refusals) {
     }
 }
 
+/// Qualifiers that neither a task nor `main` can have.
+pub(crate) fn qualifiers(signature: &Signature, what: &str, refusals: &mut Refusals) {
+    if let Some(token) = &signature.constness {
+        refusals.add(token, format!("{what} can't be a `const fn`, it is called at run time: remove `const`"));
+    }
+    if let Some(token) = &signature.unsafety {
+        let message = format!(
+            "{what} can't be an `unsafe fn`, nobody is there to promise what it asks for: write a safe `fn` with the \
+             `unsafe` block inside"
+        );
+        refusals.add(token, message);
+    }
+    if let Some(abi) = &signature.abi {
+        let message = format!(
+            "{what} can't be `extern`, it is called from Rust: write a plain `fn`, which may call foreign ones"
+        );
+        refusals.add(abi, message);
+    }
+    if let Some(dots) = &signature.variadic {
+        let message = format!("{what} can't take a variable number of arguments: write one argument, a `Vec<T>`");
+        refusals.add_no_function(dots, message);
+    }
+}
+
 /// A task adds a struct of its name, which must not hide a type that the whole module uses.
 fn name(name: &Ident, refusals: &mut Refusals) {
     const PRIMITIVES: [&str; 17] = [
-        "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "str", "u8",
-        "u16", "u32", "u64", "u128", "usize",
+        "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "str", "u8", "u16", "u32", "u64",
+        "u128", "usize",
     ];
     let text = name.unraw().to_string();
     if PRIMITIVES.contains(&text.as_str()) {
-        refusals.add(
-            name,
-            format!("a task adds a struct of its name, and a struct `{text}` would hide the type `{text}`: give the function another name"),
+        let message = format!(
+            "a task adds a struct of its name, and a struct `{text}` would hide the type `{text}`: give the function \
+             another name"
         );
+        refusals.add(name, message);
     }
 }
 
 fn generics(generics: &Generics, refusals: &mut Refusals) {
     if !generics.params.is_empty() {
-        let message = if generics.type_params().next().is_some()
-            || generics.const_params().next().is_some()
-        {
-            "a task can't be generic, its name stands for one function: write a task for each type, and let it call the generic function"
+        let message = if generics.params.len() > generics.lifetimes().count() {
+            "a task can't be generic, its name stands for one function: write a task for each type, and let it call the \
+             generic function"
         } else {
-            "a task owns its arguments, so it has no lifetimes: remove them, and take owned types such as `String` and `Vec<T>`"
+            "a task owns its arguments, so it has no lifetimes: remove them, and take owned types such as `String` and \
+             `Vec<T>`"
         };
         let (open, parameters, close) = (&generics.lt_token, &generics.params, &generics.gt_token);
         refusals.add(quote!(#open #parameters #close), message);
     }
     if let Some(clause) = &generics.where_clause {
-        refusals.add(clause, "a task has nothing to put bounds on, its types are concrete: remove the `where` clause");
+        let message = "a task has nothing to put bounds on, its types are concrete: remove the `where` clause";
+        refusals.add(clause, message);
     }
 }
 
@@ -148,60 +139,58 @@ fn pattern(pattern: &Pat, names: &mut HashSet<String>, refusals: &mut Refusals) 
     match pattern {
         Pat::Ident(name) if name.by_ref.is_none() && name.subpat.is_none() => {
             let text = name.ident.unraw().to_string();
-            if !names.insert(text.clone()) {
-                refusals.add(&name.ident, format!("two arguments are called `{text}`: rename one, they become fields of one struct"));
+            let message = format!("two arguments are called `{text}`: rename one, they become fields of one struct");
+            if !names.insert(text) {
+                refusals.add_no_function(&name.ident, message);
             }
         }
-        Pat::Ident(name) if name.subpat.is_none() => refusals.add(
-            pattern,
-            format!("an argument of a task becomes a field: write `{0}`, and borrow it in the body, `let {0} = &{0};`", name.ident),
-        ),
-        Pat::Wild(_) => refusals.add(
-            pattern,
-            "an argument of a task becomes a field, which needs a name: write a name, such as `_unused`",
-        ),
-        _ => refusals.add(
-            pattern,
-            "an argument of a task becomes a field, which needs a name: write a name, and take it apart in the body, `let (a, b) = pair;`",
-        ),
+        Pat::Ident(name) if name.subpat.is_none() => {
+            let name = &name.ident;
+            let message = format!(
+                "an argument of a task becomes a field: write `{name}`, and borrow it in the body, \
+                 `let {name} = &{name};`"
+            );
+            refusals.add(pattern, message);
+        }
+        Pat::Wild(_) => {
+            let message = "an argument of a task becomes a field, which needs a name: write a name, such as `_unused`";
+            refusals.add(pattern, message);
+        }
+        _ => {
+            let message = "an argument of a task becomes a field, which needs a name: write a name, and take it apart in \
+                           the body, `let (a, b) = pair;`";
+            refusals.add(pattern, message);
+        }
     }
 }
 
 /// Of the attributes of arguments, documentation and `#[serde(with = "…")]` go to the field, lint levels stay.
 fn attributes(argument: &PatType, refusals: &mut Refusals) {
     for attribute in &argument.attrs {
-        let path = attribute.path();
-        if path.is_ident("cfg") || path.is_ident("cfg_attr") {
-            refusals.add(
-                attribute,
-                "an argument of a task is there or it isn't: put `#[cfg(…)]` on the whole function, and write one for each case",
-            );
-        } else if path.is_ident("serde") {
-            if !only_with(&attribute.meta) {
-                refusals.add(
-                    attribute,
-                    "an argument takes `#[serde(with = \"…\")]`, `serialize_with` and `deserialize_with` only: the others would let a task see other arguments in another process; write a type of your own and put them there",
-                );
-            }
-        } else if !is_documentation(&attribute.meta) && !is_lint_level(&attribute.meta) {
-            refusals.add(
-                attribute,
-                "an argument of a task takes documentation, lint levels and `#[serde(with = \"…\")]` only: remove this attribute, or put it on the function",
-            );
-        }
+        let meta = &attribute.meta;
+        let message = if meta.path().is_ident("cfg") || meta.path().is_ident("cfg_attr") {
+            "an argument of a task is there or it isn't: put `#[cfg(…)]` on the whole function, and write one for each \
+             case"
+        } else if meta.path().is_ident("serde") && !says_only_with(meta) {
+            "an argument takes `#[serde(with = \"…\")]`, `serialize_with` and `deserialize_with` only, with others a \
+             task would see other arguments in another process: put them into a type of your own"
+        } else if !(meta.path().is_ident("serde") || is_documentation(meta) || is_lint_level(meta)) {
+            "an argument of a task takes documentation, lint levels and `#[serde(with = \"…\")]` only: remove this \
+             attribute, or put it on the function"
+        } else {
+            continue;
+        };
+        refusals.add(attribute, message);
     }
 }
 
-fn only_with(meta: &Meta) -> bool {
+fn says_only_with(meta: &Meta) -> bool {
     let Meta::List(list) = meta else { return false };
-    list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)
-        .is_ok_and(|options| {
-            options.iter().all(|option| {
-                ["with", "serialize_with", "deserialize_with"]
-                    .iter()
-                    .any(|allowed| option.path().is_ident(allowed))
-            })
+    list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).is_ok_and(|options| {
+        options.iter().all(|option| {
+            ["with", "serialize_with", "deserialize_with"].iter().any(|allowed| option.path().is_ident(allowed))
         })
+    })
 }
 
 /// Whether an attribute is `#[doc …]`, or a `///` comment.
@@ -211,9 +200,7 @@ pub(crate) fn is_documentation(meta: &Meta) -> bool {
 
 /// Whether an attribute sets the level of lints.
 pub(crate) fn is_lint_level(meta: &Meta) -> bool {
-    ["allow", "expect", "warn", "deny", "forbid"]
-        .iter()
-        .any(|level| meta.path().is_ident(level))
+    ["allow", "expect", "warn", "deny", "forbid"].iter().any(|level| meta.path().is_ident(level))
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -235,34 +222,33 @@ impl Types<'_> {
         match peel(ty) {
             Type::Slice(slice) => {
                 let instead = owned(&slice.elem);
-                self.refusals.add(
-                    ty,
-                    format!("a slice has no size of its own: write `Vec<{instead}>`"),
-                );
+                let message = format!("a slice has no size of its own: write `Vec<{instead}>`");
+                self.refusals.add_no_function(ty, message);
             }
             Type::Path(path) if path.path.is_ident("str") => {
-                self.refusals
-                    .add(ty, "`str` has no size of its own: write `String`");
+                self.refusals.add_no_function(ty, "`str` has no size of its own: write `String`");
             }
             Type::TraitObject(object) if !is_closure(&object.bounds) => {
                 let text = text(object.to_token_stream());
-                self.refusals.add(
-                    ty,
-                    format!("`{text}` has no size of its own: write an enum of the cases, or `Box<{text}>` if that is serialisable"),
+                let message = format!(
+                    "`{text}` has no size of its own: write an enum of the cases, or `Box<{text}>` if that is \
+                     serialisable"
                 );
+                self.refusals.add_no_function(ty, message);
             }
             Type::Never(_) if self.place == Place::Result => {
-                self.refusals.add(ty, "a task must be able to return: remove `-> !`; one that runs until it is cancelled returns `()`");
+                let message =
+                    "a task must be able to return: remove `-> !`; one that runs until it is cancelled returns `()`";
+                self.refusals.add(ty, message);
             }
             peeled => self.visit_type(peeled),
         }
     }
 
     fn closure(&mut self, tokens: impl ToTokens) {
-        self.refusals.add(
-            tokens,
-            "a function or closure can't travel to another process: take the data it would work on, and call the function in the body; or run the closure in a thread with `threads.spawn(|| …)`",
-        );
+        let message = "a function or closure can't travel to another process: take the data it works on, and call it in \
+                       the body; or run the closure in a thread with `threads.spawn(|| …)`";
+        self.refusals.add(tokens, message);
     }
 }
 
@@ -270,58 +256,62 @@ impl<'ast> Visit<'ast> for Types<'_> {
     fn visit_type(&mut self, ty: &'ast Type) {
         match ty {
             Type::Reference(reference) => {
-                let (wrong, right) = (text(ty.to_token_stream()), owned(ty));
+                let instead = format!("write `{}` instead of `{}`", owned(ty), text(ty.to_token_stream()));
                 let message = match self.place {
-                    Place::Result => format!("a result can't be borrowed, it may come from another process: write `{right}` instead of `{wrong}`"),
-                    Place::Argument if reference.mutability.is_some() => format!(
-                        "a task owns its arguments, they may travel to another process: write `{right}` instead of `{wrong}`, and return what it has become"
-                    ),
-                    Place::Argument => format!(
-                        "a task owns its arguments, they may travel to another process: write `{right}` instead of `{wrong}`"
-                    ),
+                    Place::Result => format!("a result can't be borrowed, it may come from another process: {instead}"),
+                    Place::Argument => {
+                        let then = if reference.mutability.is_some() { ", and return what it has become" } else { "" };
+                        format!("a task owns its arguments, they may travel to another process: {instead}{then}")
+                    }
                 };
                 self.refusals.add(ty, message);
             }
-            Type::Ptr(_) => self.refusals.add(
-                ty,
-                "an address means nothing in another process: write the data itself, such as `Vec<u8>`",
-            ),
+            Type::Ptr(_) => {
+                let message = "an address means nothing in another process: write the data itself, such as `Vec<u8>`";
+                self.refusals.add(ty, message);
+            }
             Type::BareFn(_) => self.closure(ty),
             Type::ImplTrait(opaque) if is_closure(&opaque.bounds) => self.closure(ty),
             Type::TraitObject(object) if is_closure(&object.bounds) => self.closure(ty),
-            Type::ImplTrait(opaque) if self.place == Place::Result && is_future(&opaque.bounds) => self.refusals.add(
-                ty,
-                "a future is no result: write an `async fn` with the result of the future",
-            ),
+            Type::ImplTrait(opaque) if self.place == Place::Result && is_future(&opaque.bounds) => {
+                self.refusals.add(ty, "a future is no result: write an `async fn` with the result of the future");
+            }
             Type::ImplTrait(_) => {
                 let what = match self.place {
                     Place::Argument => "an argument",
                     Place::Result => "a result",
                 };
-                self.refusals.add(ty, format!("{what} needs a type with a name, it is decoded in another process: write the concrete type instead of `impl …`"));
+                let message = format!(
+                    "{what} needs a type with a name, it is decoded in another process: write the concrete type instead \
+                     of `impl …`"
+                );
+                self.refusals.add(ty, message);
             }
             // `Box<dyn Shape>` may be serialisable; the compiler knows.
             Type::TraitObject(_) => {}
-            Type::Infer(_) => self.refusals.add(ty, "a task is called from elsewhere, so its types can't be inferred: write the type"),
+            Type::Infer(_) => {
+                let message = "a task is called from elsewhere, so its types can't be inferred: write the type";
+                self.refusals.add_no_function(ty, message);
+            }
             _ => visit::visit_type(self, ty),
         }
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        if path
-            .segments
-            .first()
-            .is_some_and(|first| first.ident == "Self")
-        {
-            self.refusals.add(path, "a task is a free function, so there is no `Self`: move it out of the `impl`, and write the type");
-            return;
+        if path.segments.first().is_some_and(|first| first.ident == "Self") {
+            let message =
+                "a task is a free function, so there is no `Self`: move it out of the `impl`, and write the type";
+            self.refusals.add(path, message);
+        } else {
+            visit::visit_path(self, path);
         }
-        visit::visit_path(self, path);
     }
 
     fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
         if lifetime.ident != "static" && !self.declared.contains(lifetime) {
-            self.refusals.add(lifetime, "a task owns its arguments and its result: write `'static`, as in `Cow<'static, str>`, or an owned type");
+            let message = "a task owns its arguments and its result: write `'static`, as in `Cow<'static, str>`, or an \
+                           owned type";
+            self.refusals.add(lifetime, message);
         }
     }
 }
@@ -336,17 +326,7 @@ pub(crate) fn peel(ty: &Type) -> &Type {
 }
 
 fn is_closure(bounds: &Punctuated<TypeParamBound, Token![+]>) -> bool {
-    names_trait(
-        bounds,
-        &[
-            "Fn",
-            "FnMut",
-            "FnOnce",
-            "AsyncFn",
-            "AsyncFnMut",
-            "AsyncFnOnce",
-        ],
-    )
+    names_trait(bounds, &["Fn", "FnMut", "FnOnce", "AsyncFn", "AsyncFnMut", "AsyncFnOnce"])
 }
 
 fn is_future(bounds: &Punctuated<TypeParamBound, Token![+]>) -> bool {
@@ -355,11 +335,9 @@ fn is_future(bounds: &Punctuated<TypeParamBound, Token![+]>) -> bool {
 
 fn names_trait(bounds: &Punctuated<TypeParamBound, Token![+]>, traits: &[&str]) -> bool {
     bounds.iter().any(|bound| match bound {
-        TypeParamBound::Trait(bound) => bound
-            .path
-            .segments
-            .last()
-            .is_some_and(|last| traits.iter().any(|name| last.ident == name)),
+        TypeParamBound::Trait(bound) => {
+            bound.path.segments.last().is_some_and(|last| traits.iter().any(|name| last.ident == name))
+        }
         _ => false,
     })
 }
@@ -381,13 +359,7 @@ fn owned(ty: &Type) -> String {
                     syn::parse_quote!(Vec<#element>)
                 }
                 Type::TraitObject(object) => syn::parse_quote!(Box<#object>),
-                Type::Path(path) => match path
-                    .path
-                    .segments
-                    .last()
-                    .map(|last| last.ident.to_string())
-                    .as_deref()
-                {
+                Type::Path(path) => match path.path.segments.last().map(|last| last.ident.to_string()).as_deref() {
                     Some("str") => syn::parse_quote!(String),
                     Some("Path") => syn::parse_quote!(PathBuf),
                     Some("OsStr") => syn::parse_quote!(OsString),
@@ -461,10 +433,54 @@ fn write_text(tokens: TokenStream, text: &mut String) {
 
 /// Appends a word, after a space if it would run into what is before.
 fn push_word(word: &str, text: &mut String) {
-    if text.ends_with(|last: char| {
-        last.is_alphanumeric() || matches!(last, '_' | '>' | ')' | ']' | '"')
-    }) {
+    if text.ends_with(|last: char| last.is_alphanumeric() || matches!(last, '_' | '>' | ')' | ']' | '"')) {
         text.push(' ');
     }
     text.push_str(word);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the compiler hands over as tokens depends on its version in spacing, so the text must not.
+    #[test]
+    fn text_has_the_spaces_that_rustfmt_would_give_it() {
+        for written in [
+            "u64",
+            "Vec<u8>",
+            "HashMap<String, (u8, Option<std::vec::Vec<i64>>)>",
+            "(u8,)",
+            "[u16; 3]",
+            "Box<[u8]>",
+            "Cow<'static, str>",
+            "Box<dyn Iterator<Item = u8> + Send + 'static>",
+            "Box<dyn Fn(&str, u8) -> u8>",
+            "<Vec<u8> as IntoIterator>::Item",
+            "Array<{ N - 1 }, -1>",
+            "r#type::Of<\"text\">",
+            "&mut [u8]",
+        ] {
+            let tokens: TokenStream = written.parse().unwrap();
+            let apart: TokenStream = tokens.to_string().parse().unwrap();
+            let expected = written.replace("{ N - 1 }", "{N-1}");
+            assert_eq!((text(tokens), text(apart)), (expected.clone(), expected));
+        }
+    }
+
+    #[test]
+    fn owned_types_are_those_one_would_write() {
+        for (borrowed, expected) in [
+            ("&str", "String"),
+            ("&'static [u8]", "Vec<u8>"),
+            ("&mut Image", "Image"),
+            ("&std::path::Path", "PathBuf"),
+            ("&[&str]", "Vec<String>"),
+            ("&dyn Shape", "Box<dyn Shape>"),
+            ("&(dyn Shape + Send)", "Box<dyn Shape + Send>"),
+            ("&Option<&(&str, u8)>", "Option<(String, u8)>"),
+        ] {
+            assert_eq!(owned(&syn::parse_str(borrowed).unwrap()), expected);
+        }
+    }
 }

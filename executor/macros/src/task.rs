@@ -6,13 +6,13 @@
 //! Every emitted token carries the hygiene of the macro, also where it takes its place in the source from the user's
 //! code: errors then point at the user's code, and lints know that the user did not write it.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Expr, ExprLit, FnArg, GenericArgument, Ident, Lit, Meta, Pat, Path, PathArguments,
-    ReturnType, Type, Visibility,
+    Attribute, Expr, ExprLit, FnArg, GenericArgument, Ident, Lit, Meta, Pat, Path, PathArguments, ReturnType, Type,
+    Visibility,
 };
 
 use crate::input::{Function, Setting, default_crate};
@@ -42,13 +42,10 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
             #value
         }
     } else {
-        // The function stays, so that its callers are not reported as well.
+        // The function stays if it can, so that its callers are not reported as well.
+        let function = (!refusals.no_function).then(|| quote!(#[allow(dead_code)] #function));
         let errors = refusals.into_compile_errors();
-        quote! {
-            #[allow(dead_code)]
-            #function
-            #errors
-        }
+        quote!(#function #errors)
     }
 }
 
@@ -61,17 +58,15 @@ struct Options {
 impl Options {
     fn read(options: TokenStream, refusals: &mut Refusals) -> Self {
         const KNOWN: &str = "`name = \"…\"` or `crate = path`";
-        let mut read = Options {
-            name: None,
-            polypool: default_crate(),
-        };
+        let mut read = Options { name: None, polypool: default_crate() };
         for setting in Setting::read_all(options, KNOWN, refusals) {
             if setting.key == "name" {
                 match setting.string().map(|name| name.value()) {
                     Some(name) if !name.trim().is_empty() => read.name = Some(name),
                     Some(_) => setting.refuse(
                         refusals,
-                        "a task needs a name under which workers find it: write one, or remove `name` to use the path of the function",
+                        "a task needs a name under which workers find it: write one, or remove `name` to use the path of \
+                         the function",
                     ),
                     None => setting.refuse(refusals, "`name` takes a string, such as `name = \"images::resize\"`"),
                 }
@@ -83,7 +78,8 @@ impl Options {
                 setting.refuse_key(
                     refusals,
                     format!(
-                        "`#[task]` has no option `{}`, only {KNOWN}; how a call is run, its timeout and retries, goes to `submit_with`",
+                        "`#[task]` has no option `{}`, only {KNOWN}; how a call is run, its timeout and retries, goes to \
+                         `submit_with`",
                         setting.key
                     ),
                 );
@@ -110,16 +106,10 @@ impl Argument {
                 continue;
             };
             let attributes = std::mem::take(&mut argument.attrs);
-            let (stay, go) = attributes
-                .into_iter()
-                .partition(|attribute| refuse::is_lint_level(&attribute.meta));
+            let (stay, go) = attributes.into_iter().partition(|attribute| refuse::is_lint_level(&attribute.meta));
             argument.attrs = stay;
             if let Pat::Ident(name) = &*argument.pat {
-                arguments.push(Argument {
-                    name: name.ident.clone(),
-                    ty: (*argument.ty).clone(),
-                    attributes: go,
-                });
+                arguments.push(Argument { name: name.ident.clone(), ty: (*argument.ty).clone(), attributes: go });
             }
         }
         arguments
@@ -128,53 +118,39 @@ impl Argument {
     /// The field. What derives complain about, they complain about at the first token, so all of them are put where the
     /// type is.
     fn field(&self, visibility: &Visibility, polypool: &Path) -> TokenStream {
-        let Argument {
-            name,
-            ty,
-            attributes,
-        } = self;
+        let Argument { name, ty, attributes } = self;
         let at = here(ty.span());
         let name = ident_here(name);
-        let documentation = (!attributes
-            .iter()
-            .any(|attribute| refuse::is_documentation(&attribute.meta)))
-        .then(|| {
+        let (documentation, serde): (Vec<_>, Vec<_>) =
+            attributes.iter().partition(|attribute| refuse::is_documentation(&attribute.meta));
+        let documentation = if documentation.is_empty() {
             let line = format!("The argument `{}`.", name.unraw());
             quote_spanned!(at=> #[doc = #line])
-        });
-        let bytes = (is_buffer(ty)
-            && !attributes
-                .iter()
-                .any(|attribute| attribute.path().is_ident("serde")))
-        .then(|| {
+        } else {
+            moved_to(at, quote!(#(#documentation)*))
+        };
+        let bytes = (serde.is_empty() && is_buffer(ty)).then(|| {
             let with = text(quote!(#polypool::__private::serde_bytes));
             quote_spanned!(at=> #[serde(with = #with)])
         });
-        quote!(#documentation #bytes #(#attributes)* #visibility #name: #ty)
+        quote!(#documentation #bytes #(#serde)* #visibility #name: #ty)
     }
 }
 
 /// The struct of the call, and all that makes it a task.
 fn value(function: &Function, arguments: &[Argument], options: &Options) -> TokenStream {
-    let Function {
-        attributes,
-        visibility,
-        signature,
-        ..
-    } = function;
+    let Function { attributes, visibility, signature, .. } = function;
     let polypool = &options.polypool;
     let private = quote!(#polypool::__private);
 
     let name = ident_here(&signature.ident);
+    let at = name.span();
     let label = name.unraw().to_string();
     let documentation = documentation(attributes, &label, arguments);
-    let deprecated = attributes
-        .iter()
-        .filter(|attribute| attribute.path().is_ident("deprecated"));
+    let deprecated = attributes.iter().filter(|attribute| attribute.path().is_ident("deprecated"));
     let serde = text(quote!(#private::serde));
-    let fields = arguments
-        .iter()
-        .map(|argument| argument.field(visibility, polypool));
+    let fields = arguments.iter().map(|argument| argument.field(visibility, polypool));
+    let derives = moved_to(at, quote!(#[derive(#private::serde::Serialize, #private::serde::Deserialize)]));
     let debug = if arguments.is_empty() {
         quote!(formatter.write_str(#label))
     } else {
@@ -194,7 +170,6 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
     let is_async = signature.asyncness.is_some();
     let names = arguments.iter().map(|argument| ident_here(&argument.name));
     let call = {
-        let at = name.span();
         let arguments = quote_spanned!(at=> (#(self.#names),*));
         if is_async {
             let call = quote_spanned!(at=> #name #arguments);
@@ -203,7 +178,26 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
             quote!(#polypool::Run::Ready(#name #arguments))
         }
     };
-    let output_codec = output_codec(&signature.output, polypool);
+    let output_codec = output_codec(&signature.output, polypool).map(|codec| moved_to(at, codec));
+
+    // What the compiler finds wrong with these, it shows where they say they are: at the name, each thing once.
+    let structure = quote_spanned!(at=> struct #name { #(#fields),* });
+    let head = moved_to(at, quote!(impl #polypool::Task for #name));
+    let run = moved_to(at, quote!(fn run(self) -> #polypool::Run<Self::Output>));
+    let items = quote! {
+        type Output = #result;
+        const NAME: &'static ::core::primitive::str = #task_name;
+        const SIGNATURE: &'static ::core::primitive::str = #signature_text;
+        const IS_ASYNC: ::core::primitive::bool = #is_async;
+
+        #run {
+            #call
+        }
+
+        #output_codec
+    };
+    let implementation = quote_spanned!(at=> #head { #items });
+    let registration = moved_to(at, quote!(#polypool::register!(#name);));
 
     quote! {
         #(#documentation)*
@@ -215,12 +209,10 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
             clippy::struct_excessive_bools,
             clippy::struct_field_names,
         )]
-        #[derive(#private::serde::Serialize, #private::serde::Deserialize)]
+        #derives
         #[serde(crate = #serde)]
         #[must_use = "this is a call as a value, which does nothing until it is submitted to an executor"]
-        #visibility struct #name {
-            #(#fields),*
-        }
+        #visibility #structure
 
         #[allow(deprecated)]
         const _: () = {
@@ -230,20 +222,9 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
                 }
             }
 
-            impl #polypool::Task for #name {
-                type Output = #result;
-                const NAME: &'static ::core::primitive::str = #task_name;
-                const SIGNATURE: &'static ::core::primitive::str = #signature_text;
-                const IS_ASYNC: ::core::primitive::bool = #is_async;
+            #implementation
 
-                fn run(self) -> #polypool::Run<Self::Output> {
-                    #call
-                }
-
-                #output_codec
-            }
-
-            #polypool::register!(#name);
+            #registration
         };
     }
 }
@@ -251,24 +232,13 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
 /// The documentation of the struct: what the function says before its first heading or example, and what this is.
 ///
 /// Not the rest, because `# Errors` and `# Panics` are about running, and examples would be tested twice.
-fn documentation(
-    attributes: &[Attribute],
-    label: &str,
-    arguments: &[Argument],
-) -> Vec<TokenStream> {
+fn documentation(attributes: &[Attribute], label: &str, arguments: &[Argument]) -> Vec<TokenStream> {
     let mut emitted = Vec::new();
     let mut lines = Vec::new();
-    for attribute in attributes
-        .iter()
-        .filter(|attribute| refuse::is_documentation(&attribute.meta))
-    {
+    for attribute in attributes.iter().filter(|attribute| refuse::is_documentation(&attribute.meta)) {
         match &attribute.meta {
             Meta::NameValue(meta) => {
-                if let Expr::Lit(ExprLit {
-                    lit: Lit::Str(text),
-                    ..
-                }) = &meta.value
-                {
+                if let Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) = &meta.value {
                     lines.extend(text.value().split('\n').map(str::to_owned));
                 }
             }
@@ -276,11 +246,8 @@ fn documentation(
             _ => emitted.push(attribute.to_token_stream()),
         }
     }
-    let ends = |line: &String| {
-        ["# ", "## ", "### ", "```", "~~~"]
-            .iter()
-            .any(|start| line.trim_start().starts_with(start))
-    };
+    let ends =
+        |line: &String| ["# ", "## ", "### ", "```", "~~~"].iter().any(|start| line.trim_start().starts_with(start));
     let end = lines.iter().position(ends).unwrap_or(lines.len());
     lines.truncate(end);
     while lines.last().is_some_and(|line| line.trim().is_empty()) {
@@ -289,15 +256,8 @@ fn documentation(
     if !lines.is_empty() {
         lines.push(String::new());
     }
-    let names: Vec<String> = arguments
-        .iter()
-        .map(|argument| argument.name.unraw().to_string())
-        .collect();
-    let call = if names.is_empty() {
-        format!("{label} {{}}")
-    } else {
-        format!("{label} {{ {} }}", names.join(", "))
-    };
+    let names: Vec<String> = arguments.iter().map(|argument| argument.name.unraw().to_string()).collect();
+    let call = if names.is_empty() { format!("{label} {{}}") } else { format!("{label} {{ {} }}", names.join(", ")) };
     lines.push(format!(
         " `{call}` is the call of [`{label}()`](fn@{label}) as a value: plain data that any executor can run."
     ));
@@ -309,13 +269,7 @@ fn documentation(
 fn signature_text(arguments: &[Argument], output: &ReturnType) -> String {
     let arguments: Vec<String> = arguments
         .iter()
-        .map(|argument| {
-            format!(
-                "{}: {}",
-                argument.name.unraw(),
-                text(argument.ty.to_token_stream())
-            )
-        })
+        .map(|argument| format!("{}: {}", argument.name.unraw(), text(argument.ty.to_token_stream())))
         .collect();
     let result = match output {
         ReturnType::Type(_, result) if !is_unit(result) => {
@@ -361,9 +315,7 @@ fn is_buffer(ty: &Type) -> bool {
 }
 
 fn is_vec_of_bytes(ty: &Type) -> bool {
-    holds(ty, "vec", "Vec").is_some_and(
-        |element| matches!(peel(element), Type::Path(path) if path.path.is_ident("u8")),
-    )
+    holds(ty, "vec", "Vec").is_some_and(|element| matches!(peel(element), Type::Path(path) if path.path.is_ident("u8")))
 }
 
 /// The first type argument of `ty`, if that is written as the type `name` of the standard library.
@@ -374,17 +326,10 @@ fn holds<'a>(ty: &'a Type, module: &str, name: &str) -> Option<&'a Type> {
     let segments = &path.path.segments;
     let written_so = match segments.len() {
         1 => path.path.leading_colon.is_none(),
-        3 => {
-            ["std", "core", "alloc"]
-                .iter()
-                .any(|root| segments[0].ident == root)
-                && segments[1].ident == module
-        }
+        3 => ["std", "core", "alloc"].iter().any(|root| segments[0].ident == root) && segments[1].ident == module,
         _ => false,
     };
-    let last = segments
-        .last()
-        .filter(|last| written_so && path.qself.is_none() && last.ident == name)?;
+    let last = segments.last().filter(|last| written_so && path.qself.is_none() && last.ident == name)?;
     let PathArguments::AngleBracketed(arguments) = &last.arguments else {
         return None;
     };
@@ -401,6 +346,24 @@ fn is_unit(ty: &Type) -> bool {
 /// The place of `span` in the source, with the hygiene of the macro.
 fn here(span: Span) -> Span {
     span.resolved_at(Span::call_site())
+}
+
+/// The tokens with one place in the source for all of them.
+fn moved_to(at: Span, tokens: TokenStream) -> TokenStream {
+    tokens
+        .into_iter()
+        .map(|token| match token {
+            TokenTree::Group(group) => {
+                let mut moved = Group::new(group.delimiter(), moved_to(at, group.stream()));
+                moved.set_span(at);
+                TokenTree::Group(moved)
+            }
+            mut token => {
+                token.set_span(at);
+                token
+            }
+        })
+        .collect()
 }
 
 /// A name of the user's, written by the macro.

@@ -16,20 +16,12 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Starts the threads. `enter` is called on each of them first.
-    pub(super) fn start(
-        threads: usize,
-        name: &str,
-        enter: impl Fn() + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    pub(super) fn start(threads: usize, name: &str, enter: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
         let enter = Arc::new(move || {
             enter();
             set_blocking_observer(Some(Rc::new(NoBlocking)));
         });
-        let mut builder = if threads == 1 {
-            Builder::new_current_thread()
-        } else {
-            Builder::new_multi_thread()
-        };
+        let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
         let on_start = enter.clone();
         let runtime = builder
             .enable_all()
@@ -38,18 +30,13 @@ impl Driver {
             .on_thread_start(move || on_start())
             .build()?;
         let stop = CancellationToken::new();
-        let driver = Driver {
-            runtime: runtime.handle().clone(),
-            stop: stop.clone(),
-        };
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                enter();
-                runtime.block_on(stop.cancelled());
-                // What still runs is dropped with the runtime, at its await.
-                drop(runtime);
-            })?;
+        let driver = Driver { runtime: runtime.handle().clone(), stop: stop.clone() };
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            enter();
+            runtime.block_on(stop.cancelled());
+            // What still runs is dropped with the runtime, at its await.
+            drop(runtime);
+        })?;
         Ok(driver)
     }
 
@@ -69,9 +56,7 @@ struct NoBlocking;
 
 impl BlockingObserver for NoBlocking {
     fn about_to_block(&self) {
-        panic!(
-            "a blocking wait inside an asynchronous task would stop all asynchronous tasks of its pool; use .await"
-        );
+        panic!("a blocking wait inside an asynchronous task would stop all asynchronous tasks of its pool; use .await");
     }
 
     fn resumed(&self) {}

@@ -70,9 +70,7 @@ impl ThreadPool {
 
     /// A pool made to measure.
     pub fn builder() -> ThreadPoolBuilder {
-        ThreadPoolBuilder {
-            config: Config::default(),
-        }
+        ThreadPoolBuilder { config: Config::default() }
     }
 
     /// Runs a closure on a worker.
@@ -147,9 +145,7 @@ impl Executor for ThreadPool {
 
 impl std::fmt::Debug for ThreadPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ThreadPool")
-            .field("pool", &self.handle.pool)
-            .finish()
+        f.debug_struct("ThreadPool").field("pool", &self.handle.pool).finish()
     }
 }
 
@@ -182,9 +178,7 @@ impl ThreadPoolBuilder {
         F: Fn(usize) -> Result<(), E> + Send + Sync + 'static,
         E: std::fmt::Display,
     {
-        self.config.initializer = Some(Arc::new(move |index| {
-            initializer(index).map_err(|error| error.to_string())
-        }));
+        self.config.initializer = Some(Arc::new(move |index| initializer(index).map_err(|error| error.to_string())));
         self
     }
 
@@ -220,20 +214,12 @@ impl ThreadPoolBuilder {
     /// [`BuildError::DuplicateTask`] when two tasks of the program have one name.
     pub fn build(self) -> Result<ThreadPool, BuildError> {
         let wrong = match &self.config {
-            Config { workers: 0, .. } => {
-                Some("workers(0) can't work: a pool has at least 1 worker")
+            Config { workers: 0, .. } => Some("workers(0) can't work: a pool has at least 1 worker"),
+            Config { backlog: Some(0), .. } => {
+                Some("backlog(0) can't work: at least 1 task must be able to wait; leave it out for no limit")
             }
-            Config {
-                backlog: Some(0), ..
-            } => Some(
-                "backlog(0) can't work: at least 1 task must be able to wait; leave it out for no limit",
-            ),
-            Config { async_limit: 0, .. } => {
-                Some("async_limit(0) can't work: at least 1 task must be able to run")
-            }
-            Config {
-                async_threads: 0, ..
-            } => Some("async_threads(0) can't work: at least 1 thread is needed"),
+            Config { async_limit: 0, .. } => Some("async_limit(0) can't work: at least 1 task must be able to run"),
+            Config { async_threads: 0, .. } => Some("async_threads(0) can't work: at least 1 thread is needed"),
             Config { prefix, .. } if prefix.contains('\0') => {
                 Some("name_prefix can't hold a NUL: the system ends names there")
             }
@@ -244,10 +230,6 @@ impl ThreadPoolBuilder {
         }
         crate::task::registry()?;
         crate::panic::install_hook();
-        Ok(ThreadPool {
-            handle: Arc::new(Handle {
-                pool: Pool::new(self.config),
-            }),
-        })
+        Ok(ThreadPool { handle: Arc::new(Handle { pool: Pool::new(self.config) }) })
     }
 }

@@ -33,6 +33,7 @@ use super::driver::Driver;
 use crate::backlog::{Lanes, Room};
 use crate::clock::Clock;
 use crate::error::{SubmitError, TaskError};
+use crate::executor::inside::PoolId;
 use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
 use crate::future::Terminated;
 use crate::panic;
@@ -82,6 +83,7 @@ fn cores() -> usize {
 }
 
 pub(super) struct Pool {
+    id: PoolId,
     /// Itself, for the threads it starts.
     this: Weak<Pool>,
     config: Config,
@@ -133,16 +135,12 @@ enum Wake {
     Start(Arc<Worker>),
 }
 
-thread_local! {
-    /// The pool that this thread works for.
-    static WORKS_FOR: std::cell::RefCell<Option<Weak<Pool>>> = const { std::cell::RefCell::new(None) };
-}
-
 impl Pool {
     pub(super) fn new(config: Config) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Pool>| {
             let again = this.clone();
             Pool {
+                id: PoolId::new(),
                 this: this.clone(),
                 room: Room::new(config.backlog),
                 state: Mutex::new(State {
@@ -229,12 +227,7 @@ impl Pool {
             self.waiting.store(0, Ordering::Relaxed);
         }
         if mode == Shutdown::Now {
-            stopped.extend(
-                state
-                    .workers
-                    .values()
-                    .filter_map(|worker| worker.current.lock().clone()),
-            );
+            stopped.extend(state.workers.values().filter_map(|worker| worker.current.lock().clone()));
             stopped.extend(state.async_running.values().cloned());
         }
         let idle = self.release_idle(&mut state);
@@ -256,12 +249,7 @@ impl Pool {
     }
 
     pub(super) fn terminated(&self) -> Terminated {
-        let inside = WORKS_FOR.with(|pool| {
-            pool.borrow()
-                .as_ref()
-                .is_some_and(|pool| pool.ptr_eq(&self.this))
-        });
-        if inside {
+        if self.id.is_here() {
             return Terminated::new(std::future::ready(()));
         }
         Terminated::new(self.ended.clone().cancelled_owned())
@@ -282,8 +270,7 @@ impl Pool {
             .collect();
         Stats {
             queued: state.lanes.live() + state.async_lanes.live(),
-            running: workers.iter().filter(|worker| worker.busy).count()
-                + state.async_running.len(),
+            running: workers.iter().filter(|worker| worker.busy).count() + state.async_running.len(),
             submitted: state.submitted,
             completed: self.completed.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
@@ -385,10 +372,7 @@ impl Pool {
             }
             if state.workers.is_empty() {
                 // Nobody will ever run what waits.
-                self.break_down(
-                    state,
-                    &format!("no worker thread could be started: {error}"),
-                );
+                self.break_down(state, &format!("no worker thread could be started: {error}"));
             }
         }
     }
@@ -445,21 +429,13 @@ impl Pool {
     /// The life of a worker.
     fn work(self: Arc<Self>, worker: &Arc<Worker>) {
         *worker.thread.lock() = Some(std::thread::current());
-        WORKS_FOR.with(|pool| *pool.borrow_mut() = Some(self.this.clone()));
-        set_blocking_observer(Some(Rc::new(GrowWhileBlocked {
-            pool: self.this.clone(),
-        })));
+        self.id.enter();
+        set_blocking_observer(Some(Rc::new(GrowWhileBlocked { pool: self.this.clone() })));
         if let Some(initializer) = self.config.initializer.clone() {
             let failure = match panic::catch(|| initializer(worker.index)) {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(format!(
-                    "the initialiser of worker {} failed: {error}",
-                    worker.index
-                )),
-                Err(report) => Some(format!(
-                    "the initialiser of worker {} panicked{report}",
-                    worker.index
-                )),
+                Ok(Err(error)) => Some(format!("the initialiser of worker {} failed: {error}", worker.index)),
+                Err(report) => Some(format!("the initialiser of worker {} panicked{report}", worker.index)),
             };
             self.searching.fetch_add(1, Ordering::SeqCst);
             if let Some(reason) = failure {
@@ -527,11 +503,7 @@ impl Pool {
         let cell = call.into_cell();
         worker.busy.store(true, Ordering::Relaxed);
         *worker.current.lock() = Some(cell.clone());
-        let observer = Running {
-            pool: self,
-            worker,
-            published: std::cell::Cell::new(false),
-        };
+        let observer = Running { pool: self, worker, published: std::cell::Cell::new(false) };
         let ended = cell.clone().run(&observer);
         if !observer.published.get() {
             observer.about_to_publish();
@@ -574,9 +546,9 @@ impl Pool {
         drop(state);
         let mut driver = self.driver.lock();
         if driver.is_none() {
-            let this = self.this.clone();
+            let pool_id = self.id;
             let name = format!("{}-async", self.config.prefix);
-            let enter = move || WORKS_FOR.with(|pool| *pool.borrow_mut() = Some(this.clone()));
+            let enter = move || pool_id.enter();
             match Driver::start(self.config.async_threads, &name, enter) {
                 Ok(started) => *driver = Some(started),
                 Err(error) => {
@@ -608,11 +580,7 @@ impl Pool {
         .fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
         let own = state.async_running.remove(&id);
-        let next = if state.async_running.len() < self.config.async_limit {
-            state.async_lanes.pop()
-        } else {
-            None
-        };
+        let next = if state.async_running.len() < self.config.async_limit { state.async_lanes.pop() } else { None };
         match next {
             Some(call) => self.start_async(state, call),
             None => drop(state),

@@ -51,10 +51,7 @@ pub(crate) struct Polled<F> {
 
 impl<F> Polled<F> {
     pub(crate) fn new(future: F, polls: &Arc<AtomicUsize>) -> Self {
-        Self {
-            future,
-            polls: Arc::clone(polls),
-        }
+        Self { future, polls: Arc::clone(polls) }
     }
 }
 

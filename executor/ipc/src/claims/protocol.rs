@@ -49,13 +49,7 @@ pub(super) fn state(word: &AtomicU64, sequence: u64) -> ClaimState {
 
 /// Moves the call `sequence`, and no other, from one state to the next; whether it was this caller that did.
 fn step(word: &AtomicU64, sequence: u64, from: u64, to: u64) -> bool {
-    word.compare_exchange(
-        pack(sequence, from),
-        pack(sequence, to),
-        Ordering::AcqRel,
-        Ordering::Acquire,
-    )
-    .is_ok()
+    word.compare_exchange(pack(sequence, from), pack(sequence, to), Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 /// The shift drops the two highest bits of the sequence, everywhere alike.

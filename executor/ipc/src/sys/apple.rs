@@ -9,13 +9,7 @@ pub(super) fn count_threads() -> io::Result<usize> {
     let mut info: libc::proc_taskinfo = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes at most `size` bytes to `info`, which is that large and outlives the call.
     let written = unsafe {
-        libc::proc_pidinfo(
-            libc::getpid(),
-            libc::PROC_PIDTASKINFO,
-            0,
-            std::ptr::from_mut(&mut info).cast(),
-            size,
-        )
+        libc::proc_pidinfo(libc::getpid(), libc::PROC_PIDTASKINFO, 0, std::ptr::from_mut(&mut info).cast(), size)
     };
     if written != size {
         return Err(io::Error::last_os_error());

@@ -4,9 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
-};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -21,9 +19,7 @@ pub(crate) const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
 pub(crate) const RECV_FLAGS: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 
 /// Nobody can make the memory smaller or larger, or take that promise back.
-const SEALS: SealFlags = SealFlags::SHRINK
-    .union(SealFlags::GROW)
-    .union(SealFlags::SEAL);
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 pub(crate) fn create_shared_memory(bytes: usize) -> io::Result<OwnedFd> {
     let name = "polypool";
@@ -47,10 +43,7 @@ pub(crate) fn check_sealed(fd: BorrowedFd<'_>) -> io::Result<()> {
     if seals.contains(SEALS) {
         Ok(())
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the shared memory is not sealed against shrinking",
-        ))
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the shared memory is not sealed against shrinking"))
     }
 }
 

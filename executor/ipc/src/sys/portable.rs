@@ -26,12 +26,8 @@ pub(crate) const RECV_FLAGS: RecvFlags = RecvFlags::empty();
 pub(crate) fn create_shared_memory(bytes: usize) -> io::Result<OwnedFd> {
     let fd = loop {
         // 64 random bits, and at most 31 characters in all, which is as many as macOS takes.
-        let name = format!(
-            "/polypool-{:016x}",
-            RandomState::new().build_hasher().finish()
-        );
-        let flags =
-            rustix::shm::OFlags::CREATE | rustix::shm::OFlags::EXCL | rustix::shm::OFlags::RDWR;
+        let name = format!("/polypool-{:016x}", RandomState::new().build_hasher().finish());
+        let flags = rustix::shm::OFlags::CREATE | rustix::shm::OFlags::EXCL | rustix::shm::OFlags::RDWR;
         match rustix::shm::open(&*name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(fd) => {
                 // Gone from the system's names at once, so that nothing stays behind and nobody else opens it.
@@ -55,9 +51,7 @@ pub(crate) fn check_sealed(_fd: BorrowedFd<'_>) -> io::Result<()> {
 
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) fn count_threads() -> io::Result<usize> {
-    Err(unsupported(
-        "the threads of a process can't be counted on this system",
-    ))
+    Err(unsupported("the threads of a process can't be counted on this system"))
 }
 
 /// Only Linux shows a thread's name as the name of the process.

@@ -22,10 +22,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) fn main(tests: &[Test], parts: &[Test]) -> ExitCode {
     for (variable, table) in [(PART, parts), (TEST, tests)] {
         if let Ok(name) = env::var(variable) {
-            let (_, body) = table
-                .iter()
-                .find(|(n, _)| *n == name)
-                .expect("no such test");
+            let (_, body) = table.iter().find(|(n, _)| *n == name).expect("no such test");
             body();
             return ExitCode::SUCCESS;
         }
@@ -40,10 +37,7 @@ pub(crate) fn main(tests: &[Test], parts: &[Test]) -> ExitCode {
     let chosen = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(&***f));
 
     let (mut passed, mut failed, mut out) = (0, 0, 0);
-    println!(
-        "\nrunning {} tests",
-        tests.iter().filter(|(n, _)| chosen(n)).count()
-    );
+    println!("\nrunning {} tests", tests.iter().filter(|(n, _)| chosen(n)).count());
     for (name, _) in tests {
         if !chosen(name) {
             out += 1;
@@ -54,9 +48,7 @@ pub(crate) fn main(tests: &[Test], parts: &[Test]) -> ExitCode {
         }
     }
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {out} filtered out\n"
-    );
+    println!("\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {out} filtered out\n");
     ExitCode::from(u8::from(failed != 0))
 }
 
@@ -71,11 +63,7 @@ pub(crate) fn again(part: &str) -> Command {
 fn run(name: &str) -> bool {
     print!("test {name} ... ");
     std::io::stdout().flush().unwrap();
-    let mut child = Command::new(env::current_exe().unwrap())
-        .env(TEST, name)
-        .process_group(0)
-        .spawn()
-        .unwrap();
+    let mut child = Command::new(env::current_exe().unwrap()).env(TEST, name).process_group(0).spawn().unwrap();
     let started = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {

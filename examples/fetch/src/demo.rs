@@ -1,0 +1,69 @@
+//! A small server on the loopback interface, so that `fetch --demo` works on a machine without a network.
+//!
+//! `/status/404` answers with that status, `/bytes/1000` with so many bytes, any other path with a greeting; `?sleep=50`
+//! lets any of them take so many milliseconds.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, Query, Request};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::get;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+/// What is fetched when no paths are given.
+pub(crate) const PATHS: [&str; 8] = [
+    "/",
+    "/?sleep=300",
+    "/?sleep=100",
+    "/status/204",
+    "/status/404",
+    "/status/503?sleep=50",
+    "/bytes/100000",
+    "/a/b.html",
+];
+
+#[derive(Deserialize)]
+struct Sleep {
+    #[serde(default)]
+    sleep: u64,
+}
+
+/// Starts the server; it ends with the program.
+pub(crate) async fn start() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let router = Router::new()
+        .route("/status/{status}", get(status))
+        .route("/bytes/{count}", get(async |Path(count): Path<u32>| vec![b'x'; count as usize]))
+        .fallback(async || "hello\n")
+        .layer(from_fn(slow));
+    tokio::spawn(axum::serve(listener, router).into_future());
+    eprintln!("demo server on http://{address}");
+    Ok(address)
+}
+
+/// A path is one of the demo server.
+pub(crate) fn resolve(demo: Option<&SocketAddr>, url: String) -> String {
+    match demo {
+        Some(address) if url.starts_with('/') => format!("http://{address}{url}"),
+        _ => url,
+    }
+}
+
+async fn status(Path(status): Path<u16>) -> (StatusCode, &'static str) {
+    match StatusCode::from_u16(status) {
+        Ok(status) if !status.is_informational() => (status, ""),
+        _ => (StatusCode::BAD_REQUEST, "give a status from 200 to 999\n"),
+    }
+}
+
+async fn slow(Query(Sleep { sleep }): Query<Sleep>, request: Request, next: Next) -> Response {
+    tokio::time::sleep(Duration::from_millis(sleep)).await;
+    next.run(request).await
+}

@@ -1,0 +1,382 @@
+//! One worker, as the supervisor sees it: what it was sent and has not answered, and what is still to be written.
+//!
+//! **The window.** A worker that gets its next call only after the answer to the last one waits for two wake-ups a
+//! task, which is fifty times the price of a small task. So calls are sent ahead, as many as the worker does in about
+//! [`AHEAD`], by the time its last ones took; to a worker whose tasks are long, none. What was sent ahead stays in the
+//! parent's hands: it can be cancelled, given to an idle worker, or, when its worker dies, be given to another one,
+//! because the claim word says whether the worker has begun with it.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use polypool_ipc::{ClaimState, Claims};
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+use super::pool::{Abandoned, Pool, WorkerInfo};
+use super::start::{Handle, Started};
+use super::wire::{self, Header, Kind};
+use crate::error::CodecError;
+use crate::state::{Call, Callable, Ticket, WorkerLink};
+use crate::task::Shape;
+
+/// The most calls that a worker has at a time: its claim words.
+pub(super) const WINDOW: usize = 1_024;
+
+/// How much work is sent ahead of a worker.
+const AHEAD: Duration = Duration::from_millis(2);
+
+/// Above this size, a payload is written from where it is instead of being copied behind its header.
+const COPY_BELOW: usize = 16 * 1024;
+
+/// Where a worker stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has been started and has not said anything.
+    Starting,
+    /// It runs the initialiser.
+    Initialising,
+    /// It takes calls.
+    Ready,
+    /// The call of this ticket was cancelled while it ran; the worker is to end it or be killed.
+    Stopping(Ticket),
+    /// It has been told that there is nothing more to come.
+    Retiring,
+    /// It has been killed, perhaps because of what it sent.
+    Dying(Option<String>),
+}
+
+/// The part of a worker that the cells of its calls hold.
+pub(super) struct Shared {
+    claims: Claims,
+    index: usize,
+    pool: Arc<Pool>,
+}
+
+impl WorkerLink for Shared {
+    fn has_started(&self, ticket: Ticket) -> bool {
+        matches!(self.claims.state(ticket.slot, ticket.sequence), ClaimState::Started | ClaimState::Finished)
+    }
+
+    fn revoke(&self, ticket: Ticket) -> bool {
+        self.claims.revoke(ticket.slot, ticket.sequence)
+    }
+
+    fn abandoned(&self, ticket: Ticket) {
+        self.pool.inbox.lock().push(Abandoned { worker: self.index, ticket });
+        self.pool.notify.notify_one();
+    }
+}
+
+pub(super) struct Flight {
+    pub(super) cell: Arc<dyn Callable>,
+    pub(super) ticket: Ticket,
+}
+
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) info: Arc<WorkerInfo>,
+    pub(super) stage: Stage,
+    pub(super) process: Rc<Handle>,
+    pub(super) stream: Rc<UnixStream>,
+    control: std::os::unix::net::UnixStream,
+    shared: Arc<Shared>,
+    /// The calls it has, by the slot of their claim word.
+    flights: HashMap<usize, Flight>,
+    free: Vec<usize>,
+    next_sequence: u64,
+    /// How many calls it may still be sent, if that is limited.
+    pub(super) left: Option<usize>,
+    /// The place and signature of each task in its registry.
+    pub(super) tasks: HashMap<String, (u32, String)>,
+    window: usize,
+    /// Since when the calls that it answers next have kept it busy.
+    busy_since: Instant,
+    pub(super) read: BytesMut,
+    out: VecDeque<Bytes>,
+    /// Tells the task that owns the socket that there is something to write, or that the stage has changed.
+    pub(super) poke: Rc<Notify>,
+    /// Whether it has answered a call of a task.
+    pub(super) has_worked: bool,
+}
+
+impl Worker {
+    pub(super) fn new(
+        index: usize,
+        name: String,
+        started: Started,
+        pool: &Arc<Pool>,
+    ) -> std::io::Result<(Self, std::os::fd::OwnedFd)> {
+        let info = WorkerInfo { name, pid: started.pid, busy: AtomicBool::new(false), completed: AtomicU64::new(0) };
+        let worker = Worker {
+            index,
+            info: Arc::new(info),
+            stage: Stage::Starting,
+            process: Rc::new(started.process),
+            stream: Rc::new(UnixStream::from_std(started.channel)?),
+            control: started.control,
+            shared: Arc::new(Shared { claims: started.claims, index, pool: pool.clone() }),
+            flights: HashMap::new(),
+            free: (0..WINDOW).rev().collect(),
+            next_sequence: wire::INITIALIZER + 1,
+            left: pool.config.max_tasks_per_worker,
+            tasks: HashMap::new(),
+            window: 1,
+            busy_since: Instant::now(),
+            read: BytesMut::new(),
+            out: VecDeque::new(),
+            poke: Rc::new(Notify::new()),
+            has_worked: false,
+        };
+        Ok((worker, started.stderr))
+    }
+
+    // ---- Calls -----------------------------------------------------------------------------------------------------
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// How many more calls it may be sent now.
+    pub(super) fn room(&self) -> usize {
+        if self.stage != Stage::Ready {
+            return 0;
+        }
+        self.window.saturating_sub(self.flights.len()).min(self.left.unwrap_or(usize::MAX))
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.room() > 0
+    }
+
+    /// Whether it will take no more calls, although nothing is wrong with it.
+    pub(super) fn is_spent(&self) -> bool {
+        self.stage == Stage::Ready && self.left == Some(0) && self.flights.is_empty()
+    }
+
+    /// Puts a call on its way; `flush` writes it. `false`: it was settled before, and nothing was sent.
+    pub(super) fn send(&mut self, call: Call) -> bool {
+        let wire = call.cell().wire();
+        let task = match self.tasks.get(wire.name) {
+            Some((task, signature)) if signature == wire.signature => *task,
+            found => {
+                let what = match found {
+                    None => format!(
+                        "the worker executable has no task {:?}; a task in a crate that nothing refers to is left out \
+                         by the linker, and a hand-written one must be named in polypool::register!",
+                        wire.name
+                    ),
+                    Some((_, theirs)) => format!(
+                        "the task {:?} of the worker executable is {theirs:?}, but here it is {:?}",
+                        wire.name, wire.signature
+                    ),
+                };
+                call.into_cell().stop(CodecError::UnknownTask(what).into());
+                return true;
+            }
+        };
+        let Some(slot) = self.free.pop() else {
+            unreachable!("the window is not larger than the number of claim words")
+        };
+        let ticket = Ticket { slot, sequence: self.next_sequence };
+        self.next_sequence += 1;
+        self.shared.claims.send(slot, ticket.sequence);
+        let cell = call.into_cell();
+        let Some(payload) = cell.send(self.shared.clone(), ticket) else {
+            // The worker hears nothing of it, so the slot can be used again.
+            self.free.push(slot);
+            return false;
+        };
+        if self.flights.is_empty() {
+            self.busy_since = Instant::now();
+            self.info.busy.store(true, Ordering::Relaxed);
+        }
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+        }
+        let mut flags = 0;
+        if wire.shape == Shape::Chunk {
+            flags |= wire::CHUNK;
+        }
+        if wire.announce_start {
+            flags |= wire::ANNOUNCE;
+        }
+        let header = Header {
+            flags,
+            attempt: u16::try_from(wire.attempt).unwrap_or(u16::MAX),
+            slot: slot as u32,
+            task,
+            sequence: ticket.sequence,
+            ..Header::new(Kind::Call)
+        };
+        self.flights.insert(slot, Flight { cell, ticket });
+        self.put(header, payload);
+        true
+    }
+
+    /// Sends the call of the initialiser.
+    pub(super) fn initialise(&mut self, task: u32, payload: Bytes) {
+        self.stage = Stage::Initialising;
+        self.put(Header { task, sequence: wire::INITIALIZER, ..Header::new(Kind::Call) }, payload);
+    }
+
+    /// Tells the worker that there is nothing more to come.
+    pub(super) fn retire(&mut self) {
+        self.stage = Stage::Retiring;
+        self.put(Header::new(Kind::Exit), Bytes::new());
+        self.poke.notify_one();
+    }
+
+    /// The call that a frame is about, if the worker has it.
+    pub(super) fn flight(&self, header: &Header) -> Option<&Flight> {
+        self.flights.get(&(header.slot as usize)).filter(|flight| flight.ticket.sequence == header.sequence)
+    }
+
+    /// The call has been answered.
+    pub(super) fn answered(&mut self, ticket: Ticket) -> Option<Flight> {
+        let flight = self.remove(ticket)?;
+        self.has_worked = true;
+        self.info.completed.fetch_add(1, Ordering::Relaxed);
+        Some(flight)
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Flight> {
+        let flight = self.flights.remove(&ticket.slot)?;
+        self.free.push(ticket.slot);
+        if self.flights.is_empty() {
+            self.info.busy.store(false, Ordering::Relaxed);
+        }
+        Some(flight)
+    }
+
+    /// After `answers` calls have been answered in one go: adapts the window to how long they took.
+    pub(super) fn adapt(&mut self, answers: usize) {
+        let now = Instant::now();
+        let each = now.duration_since(self.busy_since) / u32::try_from(answers.max(1)).unwrap_or(u32::MAX);
+        self.busy_since = now;
+        let ahead = AHEAD.as_nanos() / each.as_nanos().max(1);
+        // Grows by doubling, so that one lucky measurement does not put a thousand calls before a slow one; shrinks at once.
+        self.window = (1 + usize::try_from(ahead).unwrap_or(WINDOW)).min(self.window * 2).min(WINDOW);
+    }
+
+    pub(super) fn claim_state(&self, ticket: Ticket) -> ClaimState {
+        self.shared.claims.state(ticket.slot, ticket.sequence)
+    }
+
+    pub(super) fn has(&self, ticket: Ticket) -> bool {
+        self.flights.get(&ticket.slot).is_some_and(|flight| flight.ticket == ticket)
+    }
+
+    /// Somebody has taken this call back; the worker will skip it.
+    pub(super) fn forget(&mut self, ticket: Ticket) {
+        if self.remove(ticket).is_some()
+            && let Some(left) = &mut self.left
+        {
+            *left += 1;
+        }
+    }
+
+    /// Takes back up to `most` of the calls that it has not begun with, the last ones first; they come in their order.
+    /// Afterwards, if all were asked for, it can begin with none.
+    pub(super) fn take_back(&mut self, most: usize) -> Vec<Flight> {
+        let mut tickets: Vec<Ticket> = self.flights.values().map(|flight| flight.ticket).collect();
+        tickets.sort_by_key(|ticket| ticket.sequence);
+        let mut taken = Vec::new();
+        for ticket in tickets.into_iter().rev() {
+            if taken.len() == most {
+                break;
+            }
+            if self.shared.claims.revoke(ticket.slot, ticket.sequence)
+                && let Some(flight) = self.remove(ticket)
+            {
+                if let Some(left) = &mut self.left {
+                    *left += 1;
+                }
+                taken.push(flight);
+            }
+        }
+        taken.reverse();
+        taken
+    }
+
+    /// Everything that it has, in the order it was sent: for a worker that is dead.
+    pub(super) fn take_all(&mut self) -> Vec<Flight> {
+        let mut flights: Vec<Flight> = self.flights.drain().map(|(_, flight)| flight).collect();
+        flights.sort_by_key(|flight| flight.ticket.sequence);
+        flights
+    }
+
+    pub(super) fn revoke(&self, ticket: Ticket) -> bool {
+        self.shared.claims.revoke(ticket.slot, ticket.sequence)
+    }
+
+    /// Tells the running call that it is cancelled.
+    pub(super) fn cancel(&self, ticket: Ticket) {
+        use std::io::Write as _;
+        // A worker that does not read this in time is killed all the same.
+        let _ = (&self.control).write_all(&ticket.sequence.to_le_bytes());
+    }
+
+    pub(super) fn kill(&mut self, why: Option<String>) {
+        if !matches!(self.stage, Stage::Dying(_)) {
+            self.stage = Stage::Dying(why);
+            self.process.kill();
+        }
+    }
+
+    // ---- Writing ---------------------------------------------------------------------------------------------------
+
+    fn put(&mut self, header: Header, payload: Bytes) {
+        let mut frame = Vec::new();
+        if payload.len() < COPY_BELOW {
+            wire::put(&mut frame, header, &payload);
+            // Small frames that follow each other go out in one write.
+            if let Some(last) = self.out.pop_back() {
+                match last.try_into_mut() {
+                    Ok(mut last) if last.len() < 4 * COPY_BELOW => {
+                        last.extend_from_slice(&frame);
+                        self.out.push_back(last.freeze());
+                        return;
+                    }
+                    Ok(last) => self.out.push_back(last.freeze()),
+                    Err(last) => self.out.push_back(last),
+                }
+            }
+            self.out.push_back(BytesMut::from(&frame[..]).freeze());
+        } else {
+            let length = payload.len() as u32;
+            frame.extend_from_slice(&Header { length, ..header }.to_bytes());
+            self.out.push_back(frame.into());
+            self.out.push_back(payload);
+        }
+    }
+
+    pub(super) fn wants_write(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Writes what the socket takes. Errors show when it is read.
+    pub(super) fn flush(&mut self) {
+        while let Some(front) = self.out.front_mut() {
+            match self.stream.try_write(front) {
+                Ok(count) if count == front.len() => {
+                    self.out.pop_front();
+                }
+                Ok(count) => front.advance(count),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.poke.notify_one();
+                    return;
+                }
+                Err(_) => {
+                    // The worker is gone; the end of the stream will say so.
+                    self.out.clear();
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What the callers of a process pool and its supervisor share: the backlog, the phase, and the inbox by which callers
+//! tell the supervisor of what they have ended.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use futures_ext::CancellationToken;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{Config, supervisor};
+use crate::backlog::{Lanes, Room};
+use crate::clock::Clock;
+use crate::error::{SubmitError, TaskError};
+use crate::executor::inside::PoolId;
+use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
+use crate::future::Terminated;
+use crate::state::{Call, Callable, Expiry, RunObserver, Ticket};
+
+pub(super) struct Pool {
+    pub(super) id: PoolId,
+    this: Weak<Pool>,
+    pub(super) config: Config,
+    room: Room,
+    pub(super) state: Mutex<State>,
+    /// Tasks that somebody ended while they were with a worker.
+    pub(super) inbox: Mutex<Vec<Abandoned>>,
+    /// Wakes the supervisor.
+    pub(super) notify: Notify,
+    clock: Clock,
+    pub(super) ended: CancellationToken,
+    pub(super) completed: AtomicU64,
+    pub(super) skipped: AtomicU64,
+    pub(super) retried: AtomicU64,
+    pub(super) workers_lost: AtomicU64,
+}
+
+pub(super) struct State {
+    pub(super) lanes: Lanes,
+    pub(super) phase: Phase,
+    /// Whether the supervisor's thread is there.
+    pub(super) supervised: bool,
+    pub(super) workers: BTreeMap<usize, Arc<WorkerInfo>>,
+    submitted: u64,
+}
+
+/// A worker, as `stats()` shows it.
+pub(super) struct WorkerInfo {
+    pub(super) name: String,
+    pub(super) pid: u32,
+    pub(super) busy: AtomicBool,
+    pub(super) completed: AtomicU64,
+}
+
+/// A call that its worker need not make any more.
+pub(super) struct Abandoned {
+    pub(super) worker: usize,
+    pub(super) ticket: Ticket,
+}
+
+impl Pool {
+    pub(super) fn new(config: Config) -> Arc<Self> {
+        Arc::new_cyclic(|this: &Weak<Pool>| {
+            let again = this.clone();
+            Pool {
+                id: PoolId::new(),
+                this: this.clone(),
+                room: Room::new(config.backlog),
+                state: Mutex::new(State {
+                    lanes: Lanes::new(),
+                    phase: Phase::default(),
+                    supervised: false,
+                    workers: BTreeMap::new(),
+                    submitted: 0,
+                }),
+                inbox: Mutex::new(Vec::new()),
+                notify: Notify::new(),
+                clock: Clock::new(format!("{}-clock", config.prefix), move |call| {
+                    if let Some(pool) = again.upgrade() {
+                        pool.retried.fetch_add(1, Ordering::Relaxed);
+                        pool.put_back(vec![call]);
+                        pool.notify.notify_one();
+                    }
+                }),
+                ended: CancellationToken::new(),
+                completed: AtomicU64::new(0),
+                skipped: AtomicU64::new(0),
+                retried: AtomicU64::new(0),
+                workers_lost: AtomicU64::new(0),
+                config,
+            }
+        })
+    }
+
+    pub(super) fn submit(&self, call: Call, slot: Option<Slot>) -> Result<(), Refused> {
+        let cell = call.cell();
+        let permit = match slot {
+            Some(slot) => Ok(slot.permit),
+            None => self.room.try_take(),
+        };
+        match permit {
+            Ok(Some(permit)) => cell.hold_permit(permit),
+            Ok(None) => {}
+            Err(error) => {
+                // A closed room says "shut down"; the phase knows better whether the pool is broken.
+                let error = self.state.lock().phase.check().err().unwrap_or(error);
+                return Err(Refused { call, error });
+            }
+        }
+        // Refused calls are refused before the work of encoding, and checked again when they enter the backlog.
+        if let Err(error) = self.state.lock().phase.check() {
+            return Err(Refused { call, error });
+        }
+        if let Err(error) = cell.encode(true, self.config.max_message_size) {
+            call.into_cell().stop(error.into());
+            return Ok(());
+        }
+        if let Some(deadline) = cell.deadline() {
+            self.limit(cell, Expiry::Deadline(deadline));
+        }
+        let mut state = self.state.lock();
+        if let Err(error) = state.phase.check() {
+            return Err(Refused { call, error });
+        }
+        if !state.supervised {
+            if let Err(error) = self.start_supervisor() {
+                let reason: Arc<str> = format!("the supervisor's thread could not be started: {error}").into();
+                return Err(Refused { call, error: SubmitError::Broken(reason) });
+            }
+            state.supervised = true;
+        }
+        state.submitted += 1;
+        state.lanes.push(call);
+        drop(state);
+        self.notify.notify_one();
+        Ok(())
+    }
+
+    fn start_supervisor(&self) -> std::io::Result<()> {
+        let Some(pool) = self.this.upgrade() else { return Ok(()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name(format!("{}-supervisor", self.config.prefix))
+            .spawn(move || supervisor::run(&runtime, pool))?;
+        Ok(())
+    }
+
+    pub(super) fn try_reserve(&self) -> Result<Slot, SubmitError> {
+        self.state.lock().phase.check()?;
+        self.room.try_take().map(|permit| Slot { permit })
+    }
+
+    pub(super) async fn reserve(&self) -> Result<Slot, SubmitError> {
+        self.state.lock().phase.check()?;
+        match self.room.take().await {
+            Ok(permit) => Ok(Slot { permit }),
+            Err(error) => Err(self.state.lock().phase.check().err().unwrap_or(error)),
+        }
+    }
+
+    pub(super) fn shut_down(&self, mode: Shutdown) {
+        let mut state = self.state.lock();
+        if !state.phase.shut_down(mode) {
+            return;
+        }
+        let cancelled = if mode >= Shutdown::CancelQueued { state.lanes.take_all() } else { Vec::new() };
+        let supervised = state.supervised;
+        drop(state);
+        self.room.close();
+        for call in cancelled {
+            self.skipped.fetch_add(1, Ordering::Relaxed);
+            call.into_cell().stop(TaskError::cancelled());
+        }
+        if supervised {
+            self.notify.notify_one();
+        } else {
+            self.ended.cancel();
+        }
+    }
+
+    pub(super) fn terminated(&self) -> Terminated {
+        if self.id.is_here() {
+            return Terminated::new(std::future::ready(()));
+        }
+        Terminated::new(self.ended.clone().cancelled_owned())
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let state = self.state.lock();
+        let workers: Vec<WorkerStats> = state
+            .workers
+            .iter()
+            .map(|(index, worker)| WorkerStats {
+                index: *index,
+                name: worker.name.clone(),
+                pid: Some(worker.pid),
+                busy: worker.busy.load(Ordering::Relaxed),
+                completed: worker.completed.load(Ordering::Relaxed),
+            })
+            .collect();
+        Stats {
+            queued: state.lanes.live(),
+            running: workers.iter().filter(|worker| worker.busy).count(),
+            submitted: state.submitted,
+            completed: self.completed.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
+            retried: self.retried.load(Ordering::Relaxed),
+            workers_lost: self.workers_lost.load(Ordering::Relaxed),
+            workers,
+        }
+    }
+
+    /// Calls that go back into the backlog, in their order, before everything else of their priority. They were
+    /// accepted before, so only a cancelling shutdown or a broken pool stops them.
+    pub(super) fn put_back(&self, calls: Vec<Call>) {
+        let mut state = self.state.lock();
+        if let Err(error) = state.phase.check()
+            && (state.phase.is_broken() || state.phase.mode() >= Some(Shutdown::CancelQueued))
+        {
+            drop(state);
+            for call in calls {
+                match &error {
+                    SubmitError::Broken(_) => call.reject(error.clone()),
+                    _ => {
+                        call.into_cell().stop(TaskError::cancelled());
+                    }
+                }
+            }
+            return;
+        }
+        for call in calls.into_iter().rev() {
+            state.lanes.push_front(call);
+        }
+    }
+
+    /// Nothing will ever run here again, for this reason.
+    pub(super) fn break_down(&self, reason: &str) {
+        let reason: Arc<str> = reason.into();
+        let mut state = self.state.lock();
+        state.phase.break_down(reason.clone());
+        let pending = state.lanes.take_all();
+        drop(state);
+        self.room.close();
+        for call in pending {
+            call.reject(SubmitError::Broken(reason.clone()));
+        }
+    }
+}
+
+impl RunObserver for Pool {
+    fn limit(&self, cell: &Arc<dyn Callable>, expiry: Expiry) {
+        if let Err(error) = self.clock.set(cell, expiry) {
+            // Better no task than one that outlives its time unseen.
+            let reason = format!("the clock thread could not be started: {error}");
+            cell.stop(TaskError::Rejected(SubmitError::Broken(reason.into())));
+        }
+    }
+
+    fn about_to_publish(&self) {}
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Pool")
+            .field("workers", &self.config.workers)
+            .field("start_method", &self.config.start_method)
+            .field("phase", &state.phase)
+            .field("alive", &state.workers.len())
+            .field("queued", &state.lanes.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,797 @@
+//! The supervisor: one thread of the parent that starts the workers, gives them calls, reads their replies and replaces
+//! the dead.
+//!
+//! Everything here runs on a current-thread runtime; the state is a `RefCell` that is borrowed for one [`turn`] at a
+//! time and never across an await. User code (decoding, callbacks, drops of values) runs after the turn, when nothing
+//! is borrowed: what a turn decides is listed as [`Settlement`]s and performed then.
+//!
+//! A turn:
+//!
+//! 1. what has happened: bytes of a worker, its death, a cancelled call, a changed phase;
+//! 2. `dispatch`: calls go from the backlog to workers that have room, workers are started while calls wait for one, and
+//!    an idle worker takes over what was sent ahead to a busy one;
+//! 3. the settlements; they may put calls back, and then it dispatches again.
+//!
+//! **A dead worker.** What it has written is read to the end first. Of the calls it has not answered, the one whose
+//! claim says that it was begun is the task that died with it: [`TaskError::WorkerLost`]. The others go back to the
+//! front of the backlog.
+//!
+//! **Stopping a running task.** First everything that was sent ahead is taken back, after which the worker can begin
+//! with nothing else; then the task is told that it is cancelled; and if, after the grace, its claim still says that it
+//! is running, the worker is killed. So a late kill never hits another task.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_ext::{BlockingObserver, set_blocking_observer};
+use polypool_ipc::ClaimState;
+use tokio::runtime::Runtime;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::StartMethod;
+use super::link::{Stage, Worker};
+use super::pool::Pool;
+use super::start::{self, Started};
+use super::wire::{self, Header, Kind, Ready};
+use crate::codec;
+use crate::context::Progress;
+use crate::error::{TaskError, WorkerExit, WorkerLost};
+use crate::executor::Shutdown;
+use crate::state::{Call, Callable, Ended, Ticket};
+use crate::task::Reply;
+
+/// After so many workers in a row that died before their first task, the pool is broken.
+const MOST_FAILED_STARTS: u32 = 3;
+
+/// How much of a worker's stderr is kept.
+const TAIL: usize = 4 * 1024;
+
+/// For how long a worker that was told to end may take.
+const RETIRE_GRACE: Duration = Duration::from_secs(5);
+
+/// How much is read from one worker before the others have their turn.
+const READ_AT_ONCE: usize = 8 * 1024 * 1024;
+
+/// The life of the supervisor's thread.
+pub(super) fn run(runtime: &Runtime, pool: Arc<Pool>) {
+    pool.id.enter();
+    set_blocking_observer(Some(Rc::new(NoBlocking)));
+    let ended = pool.ended.clone();
+    LocalSet::new().block_on(runtime, async {
+        let supervisor: Cast = Rc::new(RefCell::new(Supervisor::new(pool.clone())));
+        loop {
+            pool.notify.notified().await;
+            if turn(&supervisor, Supervisor::hear) {
+                break;
+            }
+        }
+    });
+    ended.cancel();
+}
+
+type Cast = Rc<RefCell<Supervisor>>;
+
+/// Whoever blocks here blocks the whole pool, most likely on itself; it fails loudly instead.
+struct NoBlocking;
+
+impl BlockingObserver for NoBlocking {
+    fn about_to_block(&self) {
+        panic!(
+            "a blocking wait inside a callback of a process pool would stop the whole pool; use another thread, or \
+             asynchronous code"
+        );
+    }
+
+    fn resumed(&self) {}
+}
+
+struct Supervisor {
+    pool: Arc<Pool>,
+    workers: BTreeMap<usize, Worker>,
+    next_index: usize,
+    /// Workers whose process is being made.
+    being_started: usize,
+    failed_starts: u32,
+    settlements: Vec<Settlement>,
+    #[cfg(target_os = "linux")]
+    fork_server: Option<Rc<super::forkserver::ForkServer>>,
+    this: std::rc::Weak<RefCell<Supervisor>>,
+    /// The strongest shutdown that has been carried out.
+    carried_out: Option<Shutdown>,
+}
+
+/// What is to be done when nothing is borrowed, because it runs user code.
+enum Settlement {
+    Reply(Arc<dyn Callable>, Ticket, Reply),
+    Started(Arc<dyn Callable>, Ticket),
+    Progress(Arc<dyn Callable>, Ticket, u32, Progress),
+    Lost(Arc<dyn Callable>, Ticket, TaskError),
+    Cancel(Arc<dyn Callable>),
+    TakeBack(Arc<dyn Callable>, Ticket),
+    BreakDown(String),
+}
+
+/// Does one thing to the supervisor, and everything that follows from it. `true`: the pool has ended.
+fn turn(supervisor: &Cast, what: impl FnOnce(&mut Supervisor)) -> bool {
+    let mut what = Some(what);
+    loop {
+        let (pool, settlements) = {
+            let mut borrowed = supervisor.borrow_mut();
+            if borrowed.this.strong_count() == 0 {
+                borrowed.this = Rc::downgrade(supervisor);
+            }
+            if let Some(what) = what.take() {
+                what(&mut borrowed);
+            }
+            borrowed.carry_out_shutdown();
+            borrowed.dispatch();
+            if borrowed.settlements.is_empty() {
+                return borrowed.is_over();
+            }
+            (borrowed.pool.clone(), std::mem::take(&mut borrowed.settlements))
+        };
+        settle(&pool, settlements);
+    }
+}
+
+fn settle(pool: &Arc<Pool>, settlements: Vec<Settlement>) {
+    let mut back = Vec::new();
+    for settlement in settlements {
+        let (cell, ended) = match settlement {
+            Settlement::Reply(cell, ticket, reply) => {
+                pool.completed.fetch_add(1, Ordering::Relaxed);
+                let ended = cell.reply(ticket, reply);
+                (cell, ended)
+            }
+            Settlement::Lost(cell, ticket, error) => {
+                pool.completed.fetch_add(1, Ordering::Relaxed);
+                let ended = cell.lost(ticket, error);
+                (cell, ended)
+            }
+            Settlement::Started(cell, ticket) => {
+                cell.started(ticket, &**pool);
+                continue;
+            }
+            Settlement::Progress(cell, ticket, attempt, progress) => {
+                cell.clone().started(ticket, &**pool);
+                cell.report_progress(attempt, progress);
+                continue;
+            }
+            Settlement::Cancel(cell) => {
+                pool.skipped.fetch_add(1, Ordering::Relaxed);
+                cell.stop(TaskError::cancelled());
+                continue;
+            }
+            Settlement::TakeBack(cell, ticket) => {
+                if cell.take_back(ticket) {
+                    back.push(Call::new(cell));
+                }
+                continue;
+            }
+            Settlement::BreakDown(reason) => {
+                pool.break_down(&reason);
+                continue;
+            }
+        };
+        if ended == Ended::Again {
+            pool.retried.fetch_add(1, Ordering::Relaxed);
+            back.push(Call::new(cell));
+        }
+    }
+    if !back.is_empty() {
+        pool.put_back(back);
+    }
+}
+
+impl Supervisor {
+    fn new(pool: Arc<Pool>) -> Self {
+        Supervisor {
+            pool,
+            workers: BTreeMap::new(),
+            next_index: 0,
+            being_started: 0,
+            failed_starts: 0,
+            settlements: Vec::new(),
+            #[cfg(target_os = "linux")]
+            fork_server: None,
+            this: std::rc::Weak::new(),
+            carried_out: None,
+        }
+    }
+
+    /// Whether everything is done and nothing is left.
+    fn is_over(&self) -> bool {
+        let state = self.pool.state.lock();
+        let over = !state.phase.is_open()
+            && state.lanes.is_empty()
+            && self.workers.is_empty()
+            && self.being_started == 0
+            && self.settlements.is_empty();
+        drop(state);
+        #[cfg(target_os = "linux")]
+        if over && let Some(server) = &self.fork_server {
+            // Over when that has been reaped as well.
+            server.kill();
+            return server.is_gone();
+        }
+        over
+    }
+
+    // ---- What callers have done ------------------------------------------------------------------------------------
+
+    /// Reads the inbox.
+    fn hear(&mut self) {
+        let abandoned = std::mem::take(&mut *self.pool.inbox.lock());
+        for item in abandoned {
+            let Some(worker) = self.workers.get_mut(&item.worker).filter(|worker| worker.has(item.ticket)) else {
+                continue;
+            };
+            match worker.claim_state(item.ticket) {
+                // Its reply is on the way, or the worker is dying of it.
+                ClaimState::Finished => {}
+                ClaimState::Started | ClaimState::Unknown => self.stop_running(item.worker, item.ticket),
+                ClaimState::Sent | ClaimState::Revoked => {
+                    // The canceller has revoked it; if not, nobody can have started it and it is revoked now.
+                    worker.revoke(item.ticket);
+                    worker.forget(item.ticket);
+                    self.pool.skipped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn stop_running(&mut self, index: usize, ticket: Ticket) {
+        let Some(worker) = self.workers.get_mut(&index) else { return };
+        if worker.stage != Stage::Ready {
+            return;
+        }
+        worker.stage = Stage::Stopping(ticket);
+        let ahead = worker.take_back(usize::MAX);
+        worker.cancel(ticket);
+        self.give_back(ahead);
+        let (this, grace) = (self.this.clone(), self.pool.config.kill_grace);
+        spawn_local(async move {
+            sleep(grace).await;
+            if !still_running(&this, index, ticket, false) {
+                return;
+            }
+            // It has ended the task and not yet said so: it gets the same time again.
+            sleep(grace).await;
+            still_running(&this, index, ticket, true);
+        });
+    }
+
+    fn give_back(&mut self, flights: Vec<super::link::Flight>) {
+        self.settlements.extend(flights.into_iter().map(|flight| Settlement::TakeBack(flight.cell, flight.ticket)));
+    }
+
+    fn carry_out_shutdown(&mut self) {
+        let mode = self.pool.state.lock().phase.mode();
+        if mode == self.carried_out || mode.is_none() {
+            return;
+        }
+        self.carried_out = mode;
+        match mode {
+            Some(Shutdown::CancelQueued) => {
+                for worker in self.workers.values_mut() {
+                    let ahead = worker.take_back(usize::MAX);
+                    self.settlements.extend(ahead.into_iter().map(|flight| Settlement::Cancel(flight.cell)));
+                }
+            }
+            Some(Shutdown::Now) => {
+                for worker in self.workers.values_mut() {
+                    worker.kill(None);
+                    let all = worker.take_all();
+                    self.settlements.extend(all.into_iter().map(|flight| Settlement::Cancel(flight.cell)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // ---- Giving out work -------------------------------------------------------------------------------------------
+
+    fn dispatch(&mut self) {
+        for worker in self.workers.values_mut().filter(|worker| worker.is_spent()) {
+            worker.retire();
+        }
+        loop {
+            let waiting = self.pool.state.lock().lanes.len();
+            if waiting == 0 {
+                break;
+            }
+            let ready = self.workers.values().filter(|worker| worker.room() > 0).count();
+            // An idle worker goes before a new one, and a new one before a call that is sent ahead.
+            let idle = self.workers.values().find(|worker| worker.is_idle()).map(|worker| worker.index);
+            let index = match idle {
+                Some(index) => index,
+                None => {
+                    self.start_workers(waiting);
+                    let next = self.workers.values().filter(|worker| worker.room() > 0).min_by_key(|w| w.in_flight());
+                    match next {
+                        Some(worker) => worker.index,
+                        None => break,
+                    }
+                }
+            };
+            // Each gets its share of what waits, as far as it has room.
+            let share = waiting.div_ceil(ready.max(1)).max(1);
+            let Some(worker) = self.workers.get_mut(&index) else { break };
+            let mut count = share.min(worker.room());
+            if idle.is_some() && worker.in_flight() == 0 {
+                count = count.max(1);
+            }
+            for _ in 0..count {
+                let call = self.pool.state.lock().lanes.pop();
+                let Some(call) = call else { break };
+                if !worker.send(call) {
+                    self.pool.skipped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        self.share_out();
+        for worker in self.workers.values_mut() {
+            if worker.wants_write() {
+                worker.flush();
+            }
+        }
+        self.let_go();
+    }
+
+    /// Idle workers take over half of what was sent ahead to the busiest one.
+    fn share_out(&mut self) {
+        while self.pool.state.lock().lanes.is_empty() {
+            let Some(idle) = self.workers.values().find(|worker| worker.is_idle()).map(|worker| worker.index) else {
+                return;
+            };
+            let Some(busiest) =
+                self.workers.values_mut().filter(|worker| worker.stage == Stage::Ready).max_by_key(|w| w.in_flight())
+            else {
+                return;
+            };
+            let ahead = busiest.in_flight().saturating_sub(1);
+            if ahead == 0 {
+                return;
+            }
+            let taken = busiest.take_back(ahead.div_ceil(2));
+            if taken.is_empty() {
+                return;
+            }
+            // From a cell's view the call goes back to the backlog and out again.
+            let calls: Vec<Call> = taken
+                .into_iter()
+                .filter(|flight| flight.cell.take_back(flight.ticket))
+                .map(|flight| Call::new(flight.cell))
+                .collect();
+            let Some(worker) = self.workers.get_mut(&idle) else { return };
+            let room = worker.room();
+            let mut calls = calls.into_iter();
+            for call in calls.by_ref().take(room) {
+                if !worker.send(call) {
+                    self.pool.skipped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            let rest: Vec<Call> = calls.collect();
+            if !rest.is_empty() {
+                self.pool.put_back(rest);
+                return;
+            }
+        }
+    }
+
+    /// Ends the workers when there is nothing more to come.
+    fn let_go(&mut self) {
+        let state = self.pool.state.lock();
+        let over = !state.phase.is_open() && state.lanes.is_empty();
+        drop(state);
+        // What is about to be put back must find its workers.
+        if !over || self.settlements.iter().any(|next| !matches!(next, Settlement::Cancel(_))) {
+            return;
+        }
+        for worker in self.workers.values_mut() {
+            match worker.stage {
+                Stage::Ready if worker.in_flight() == 0 => {
+                    worker.retire();
+                    worker.flush();
+                }
+                Stage::Starting | Stage::Initialising => worker.kill(None),
+                _ => {}
+            }
+        }
+    }
+
+    // ---- Starting --------------------------------------------------------------------------------------------------
+
+    /// Starts workers while calls wait and the pool has not its full number.
+    fn start_workers(&mut self, waiting: usize) {
+        loop {
+            let coming = self.being_started
+                + self.workers.values().filter(|w| matches!(w.stage, Stage::Starting | Stage::Initialising)).count();
+            let alive = self.being_started + self.workers.len();
+            if alive >= self.pool.config.workers || coming >= waiting || self.pool.state.lock().phase.is_broken() {
+                return;
+            }
+            let index = self.next_index;
+            self.next_index += 1;
+            let name = format!("{}-{index}", self.pool.config.prefix);
+            match self.pool.config.start_method {
+                StartMethod::Spawn => {
+                    let started = start::spawn(&self.pool.config, &name);
+                    self.started(index, name, started);
+                }
+                #[cfg(target_os = "linux")]
+                StartMethod::ForkServer => self.fork(index, name),
+                #[cfg(not(target_os = "linux"))]
+                StartMethod::ForkServer => unreachable!("the builder refuses it here"),
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn fork(&mut self, index: usize, name: String) {
+        use super::forkserver::ForkServer;
+        let server = match self.fork_server.clone().filter(|server| !server.is_gone()) {
+            Some(server) => server,
+            None => match ForkServer::start(&self.pool) {
+                Ok(server) => {
+                    self.fork_server = Some(server.clone());
+                    server
+                }
+                Err(error) => return self.started(index, name, Err(error)),
+            },
+        };
+        self.being_started += 1;
+        let (this, pool) = (self.this.clone(), self.pool.clone());
+        spawn_local(async move {
+            let started = server.spawn(&pool.config, &name).await;
+            if let Some(supervisor) = this.upgrade() {
+                let over = turn(&supervisor, |supervisor| {
+                    supervisor.being_started -= 1;
+                    supervisor.started(index, name, started);
+                });
+                if over {
+                    pool.notify.notify_one();
+                }
+            }
+        });
+    }
+
+    fn started(&mut self, index: usize, name: String, started: std::io::Result<Started>) {
+        let made = started.and_then(|started| Worker::new(index, name, started, &self.pool));
+        let (worker, stderr) = match made {
+            Ok(made) => made,
+            Err(error) => return self.start_failed(&error.to_string()),
+        };
+        self.pool.state.lock().workers.insert(index, worker.info.clone());
+        let Some(this) = self.this.upgrade() else { return };
+        self.workers.insert(index, worker);
+        spawn_local(attend(this, index, stderr));
+    }
+
+    fn start_failed(&mut self, why: &str) {
+        self.failed_starts += 1;
+        if self.failed_starts >= MOST_FAILED_STARTS {
+            let reason =
+                format!("{MOST_FAILED_STARTS} workers in a row ended before their first task; the last: {why}");
+            self.break_down(reason);
+        }
+    }
+
+    fn break_down(&mut self, reason: String) {
+        // Now, so that no further worker is started in this turn; the rest, which runs user code, afterwards.
+        self.pool.state.lock().phase.break_down(reason.as_str().into());
+        self.settlements.push(Settlement::BreakDown(reason));
+    }
+
+    // ---- What workers say ------------------------------------------------------------------------------------------
+
+    /// Reads what a worker has sent. `false`: there will be nothing more.
+    fn readable(&mut self, index: usize) -> bool {
+        let limit = self.pool.config.max_message_size;
+        let (mut answers, mut total) = (0, 0);
+        let open = loop {
+            let Some(worker) = self.workers.get_mut(&index) else { return false };
+            let have = worker.read.len();
+            worker.read.reserve(have.clamp(64 * 1024, 4 * 1024 * 1024));
+            match worker.stream.try_read_buf(&mut worker.read) {
+                Ok(0) => break false,
+                Ok(count) => total += count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break true,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => break false,
+            }
+            loop {
+                let Some(worker) = self.workers.get_mut(&index) else { return false };
+                let frame = match wire::take(&mut worker.read, limit) {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => break,
+                    Err(what) => {
+                        worker.kill(Some(what));
+                        return false;
+                    }
+                };
+                match self.frame(index, frame.0, frame.1) {
+                    Ok(answer) => answers += usize::from(answer),
+                    Err(what) => {
+                        if let Some(worker) = self.workers.get_mut(&index) {
+                            worker.kill(Some(what));
+                        }
+                        return false;
+                    }
+                }
+            }
+            if total >= READ_AT_ONCE {
+                break true;
+            }
+        };
+        if let Some(worker) = self.workers.get_mut(&index) {
+            if answers > 0 {
+                worker.adapt(answers);
+            }
+            if worker.read.is_empty() && worker.read.capacity() > 1024 * 1024 {
+                worker.read = bytes::BytesMut::new();
+            }
+        }
+        open
+    }
+
+    /// One frame of a worker; `true` when it answers a call.
+    fn frame(&mut self, index: usize, header: Header, payload: Bytes) -> Result<bool, String> {
+        let Some(worker) = self.workers.get_mut(&index) else { return Ok(false) };
+        match header.kind {
+            Kind::Ready if worker.stage == Stage::Starting => {
+                let ready: Ready = codec::decode(&payload)?;
+                if ready.protocol != wire::PROTOCOL {
+                    return Err(format!("version {} of the protocol, not {}", ready.protocol, wire::PROTOCOL));
+                }
+                worker.tasks = (0..).zip(ready.tasks).map(|(place, (name, text))| (name, (place, text))).collect();
+                worker.stage = Stage::Ready;
+                worker.poke.notify_one();
+                let Some(initializer) = self.pool.config.initializer.clone() else { return Ok(false) };
+                match worker.tasks.get(initializer.name) {
+                    Some((task, signature)) if signature == initializer.signature => {
+                        worker.initialise(*task, initializer.payload);
+                        worker.flush();
+                    }
+                    _ => {
+                        worker.kill(None);
+                        self.break_down(format!(
+                            "the worker executable has no task {:?}, which is the initialiser",
+                            initializer.name
+                        ));
+                    }
+                }
+                Ok(false)
+            }
+            Kind::Value | Kind::Panicked | Kind::Codec => {
+                let reply = match header.kind {
+                    Kind::Value => Reply::Value(payload),
+                    Kind::Panicked => Reply::Panicked(codec::decode(&payload)?),
+                    _ => Reply::Codec(codec::decode(&payload)?),
+                };
+                if header.sequence == wire::INITIALIZER {
+                    return self.initialised(index, reply).map(|()| false);
+                }
+                let ticket = Ticket { slot: header.slot as usize, sequence: header.sequence };
+                if !worker.has(ticket) {
+                    // After a shutdown "now", nothing is expected any more.
+                    return if matches!(worker.stage, Stage::Dying(_)) {
+                        Ok(false)
+                    } else {
+                        Err("an answer to a call that it does not have".to_owned())
+                    };
+                }
+                let Some(flight) = worker.answered(ticket) else { return Ok(false) };
+                if worker.stage == Stage::Stopping(ticket) {
+                    worker.stage = Stage::Ready;
+                }
+                self.failed_starts = 0;
+                self.settlements.push(Settlement::Reply(flight.cell, ticket, reply));
+                Ok(true)
+            }
+            Kind::Started | Kind::Progress => {
+                let Some(flight) = worker.flight(&header) else { return Ok(false) };
+                let (cell, ticket) = (flight.cell.clone(), flight.ticket);
+                self.settlements.push(if header.kind == Kind::Started {
+                    Settlement::Started(cell, ticket)
+                } else {
+                    Settlement::Progress(cell, ticket, u32::from(header.attempt), codec::decode(&payload)?)
+                });
+                Ok(false)
+            }
+            kind => Err(format!("a frame {kind:?} that is not expected now")),
+        }
+    }
+
+    fn initialised(&mut self, index: usize, reply: Reply) -> Result<(), String> {
+        let Some(worker) = self.workers.get_mut(&index) else { return Ok(()) };
+        let Some(initializer) = self.pool.config.initializer.as_ref().filter(|_| worker.stage == Stage::Initialising)
+        else {
+            return Err("an answer of an initialiser that it does not have".to_owned());
+        };
+        let result = match reply {
+            Reply::Value(bytes) => (initializer.check)(&bytes),
+            Reply::Panicked(report) => Err(format!("it panicked{report}")),
+            Reply::Codec(error) => Err(error.to_string()),
+        };
+        match result {
+            Ok(()) => worker.stage = Stage::Ready,
+            Err(error) => {
+                worker.kill(None);
+                self.break_down(format!("the initialiser of worker {index} failed: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    // ---- The end of a worker ---------------------------------------------------------------------------------------
+
+    fn ended(&mut self, index: usize, exit: WorkerExit, stderr_tail: String) {
+        while self.workers.contains_key(&index) && self.readable_rest(index) {}
+        let Some(mut worker) = self.workers.remove(&index) else { return };
+        self.pool.state.lock().workers.remove(&index);
+        let exit = match &worker.stage {
+            Stage::Dying(Some(what)) => WorkerExit::Protocol(what.clone()),
+            _ => exit,
+        };
+        if worker.stage != Stage::Retiring {
+            self.pool.workers_lost.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut had_begun = false;
+        for flight in worker.take_all() {
+            if worker.revoke(flight.ticket) {
+                self.settlements.push(Settlement::TakeBack(flight.cell, flight.ticket));
+                continue;
+            }
+            had_begun = true;
+            let lost = WorkerLost {
+                worker: index,
+                pid: worker.info.pid,
+                task: flight.cell.name().into_owned(),
+                exit: exit.clone(),
+                stderr_tail: stderr_tail.clone(),
+            };
+            self.settlements.push(Settlement::Lost(flight.cell, flight.ticket, TaskError::WorkerLost(Arc::new(lost))));
+        }
+        let by_us = matches!(worker.stage, Stage::Dying(None) | Stage::Retiring);
+        if !worker.has_worked && !had_begun && !by_us {
+            let when = match worker.stage {
+                Stage::Starting => "before it was ready (does its program call polypool::init() first of all?)",
+                Stage::Initialising => "in its initialiser",
+                _ => "before its first task",
+            };
+            let words = stderr_tail.trim().lines().last().map_or_else(String::new, |line| format!(": {line}"));
+            let why = format!("worker {index} (pid {}) {exit} {when}{words}", worker.info.pid);
+            if worker.stage == Stage::Initialising {
+                self.break_down(format!("the initialiser of worker {index} failed: {why}"));
+            } else {
+                self.start_failed(&why);
+            }
+        }
+    }
+
+    /// What a dead worker has still written; `false` at the end of it.
+    fn readable_rest(&mut self, index: usize) -> bool {
+        let before = self.workers.get(&index).map_or(0, |worker| worker.read.len());
+        let open = self.readable(index);
+        let after = self.workers.get(&index).map_or(0, |worker| worker.read.len());
+        open && after != before
+    }
+}
+
+/// Looks after a stop whose grace is over. `true`: look again later.
+fn still_running(this: &std::rc::Weak<RefCell<Supervisor>>, index: usize, ticket: Ticket, last: bool) -> bool {
+    let Some(supervisor) = this.upgrade() else { return false };
+    let mut again = false;
+    turn(&supervisor, |supervisor| {
+        let Some(worker) = supervisor.workers.get_mut(&index) else { return };
+        if worker.stage != Stage::Stopping(ticket) || !worker.has(ticket) {
+            return;
+        }
+        if last || worker.claim_state(ticket) != ClaimState::Finished {
+            worker.kill(None);
+        } else {
+            again = true;
+        }
+    });
+    again
+}
+
+/// Looks after one worker: its socket, its stderr, its start and its end.
+async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
+    let Some((stream, process, poke)) = supervisor
+        .borrow()
+        .workers
+        .get(&index)
+        .map(|worker| (worker.stream.clone(), worker.process.clone(), worker.poke.clone()))
+    else {
+        return;
+    };
+    let tail = Rc::new(RefCell::new(Vec::new()));
+    let listening = spawn_local(listen(stderr, tail.clone()));
+    let handshake_timeout = supervisor.borrow().pool.config.handshake_timeout;
+    let ready_by = Instant::now() + handshake_timeout;
+    let mut retire_by = None;
+    let exit = loop {
+        let (wants_write, stage) = match supervisor.borrow().workers.get(&index) {
+            Some(worker) => (worker.wants_write(), worker.stage.clone()),
+            None => (false, Stage::Dying(None)),
+        };
+        let wait_until = match stage {
+            Stage::Starting => Some(ready_by),
+            Stage::Retiring => Some(*retire_by.get_or_insert_with(|| Instant::now() + RETIRE_GRACE)),
+            _ => None,
+        };
+        tokio::select! {
+            exit = process.wait() => break exit,
+            result = stream.readable() => {
+                let mut open = result.is_ok();
+                turn(&supervisor, |supervisor| open = open && supervisor.readable(index));
+                if !open {
+                    // Whoever closes its channel, or breaks the protocol, is of no more use.
+                    process.kill();
+                    break process.wait().await;
+                }
+            }
+            _ = stream.writable(), if wants_write => {
+                turn(&supervisor, |supervisor| {
+                    if let Some(worker) = supervisor.workers.get_mut(&index) {
+                        worker.flush();
+                    }
+                });
+            }
+            () = poke.notified() => {}
+            () = sleep_until(wait_until.unwrap_or(ready_by)), if wait_until.is_some() => {
+                let why = match stage {
+                    Stage::Starting => Some(format!(
+                        "no handshake within {handshake_timeout:?}: does its program call polypool::init() first of all?"
+                    )),
+                    _ => None,
+                };
+                turn(&supervisor, |supervisor| {
+                    if let Some(why) = why {
+                        supervisor.start_failed(&why);
+                    }
+                    if let Some(worker) = supervisor.workers.get_mut(&index) {
+                        worker.kill(None);
+                    }
+                });
+                retire_by = None;
+            }
+        }
+    };
+    // A grandchild may hold stderr open for ever; its words are not waited for.
+    let _ = timeout(Duration::from_millis(100), listening).await;
+    let words = String::from_utf8_lossy(&tail.borrow()).into_owned();
+    let over = turn(&supervisor, |supervisor| supervisor.ended(index, exit, words));
+    if over {
+        supervisor.borrow().pool.notify.notify_one();
+    }
+}
+
+/// Passes a worker's stderr on to ours and keeps the tail.
+async fn listen(stderr: OwnedFd, tail: Rc<RefCell<Vec<u8>>>) {
+    let Ok(stderr) = tokio::net::unix::pipe::Receiver::from_owned_fd(stderr) else { return };
+    let mut buffer = [0; 4096];
+    while stderr.readable().await.is_ok() {
+        let count = match stderr.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(_) => return,
+        };
+        let _ = std::io::stderr().write_all(&buffer[..count]);
+        let mut tail = tail.borrow_mut();
+        tail.extend_from_slice(&buffer[..count]);
+        let extra = tail.len().saturating_sub(TAIL);
+        tail.drain(..extra);
+    }
+}

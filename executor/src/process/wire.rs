@@ -1,0 +1,201 @@
+//! What crosses the border between the supervisor and a worker process: frames on one private stream socket.
+//!
+//! ```text
+//!  0        4      5       6         8        12       16               24
+//!  | length | kind | flags | attempt |  slot  |  task  |    sequence    | payload, `length` bytes |
+//! ```
+//!
+//! All numbers are little-endian. Which call a frame is about stands in the header, outside of the payload, so that a
+//! payload that can't be decoded fails one future and nothing else. The supervisor trusts nothing in a worker's frame:
+//! a length above the limit, an unknown kind or a call that the worker was not given ends the worker.
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+/// The version of this protocol; both sides must have the same.
+pub(super) const PROTOCOL: u32 = 1;
+
+pub(super) const HEADER: usize = 24;
+
+/// How much longer than the limit on messages a frame may be: room for reports of panics and errors.
+pub(super) const SLACK: u64 = 1 << 20;
+
+/// The call of the initialiser has this sequence; tasks count from 1.
+pub(super) const INITIALIZER: u64 = 0;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// To the worker: [`Hello`], with two descriptors.
+    Hello = 1,
+    /// To the worker: a call.
+    Call = 2,
+    /// To the worker: there is nothing more to come.
+    Exit = 3,
+    /// From the worker: [`Ready`].
+    Ready = 16,
+    /// From the worker: a call whose start was to be announced has begun.
+    Started = 17,
+    /// From the worker: an encoded result.
+    Value = 18,
+    /// From the worker: an encoded report of a panic.
+    Panicked = 19,
+    /// From the worker: an encoded error of the codec.
+    Codec = 20,
+    /// From the worker: an encoded report of progress.
+    Progress = 21,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [
+            Kind::Hello,
+            Kind::Call,
+            Kind::Exit,
+            Kind::Ready,
+            Kind::Started,
+            Kind::Value,
+            Kind::Panicked,
+            Kind::Codec,
+            Kind::Progress,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The payload is a chunk of calls.
+pub(super) const CHUNK: u8 = 1;
+/// The worker is to send [`Kind::Started`].
+pub(super) const ANNOUNCE: u8 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) length: u32,
+    pub(super) kind: Kind,
+    pub(super) flags: u8,
+    /// Which run of the task this is.
+    pub(super) attempt: u16,
+    /// The claim word of the call.
+    pub(super) slot: u32,
+    /// The place of the task in the worker's registry.
+    pub(super) task: u32,
+    pub(super) sequence: u64,
+}
+
+impl Header {
+    pub(super) fn new(kind: Kind) -> Self {
+        Header { length: 0, kind, flags: 0, attempt: 0, slot: 0, task: 0, sequence: 0 }
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[0..4].copy_from_slice(&self.length.to_le_bytes());
+        bytes[4] = self.kind as u8;
+        bytes[5] = self.flags;
+        bytes[6..8].copy_from_slice(&self.attempt.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.slot.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.task.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes
+    }
+
+    fn parse(mut bytes: &[u8]) -> Result<Self, String> {
+        let length = bytes.get_u32_le();
+        let kind = bytes.get_u8();
+        Ok(Header {
+            length,
+            kind: Kind::from_byte(kind).ok_or_else(|| format!("a frame of the unknown kind {kind}"))?,
+            flags: bytes.get_u8(),
+            attempt: bytes.get_u16_le(),
+            slot: bytes.get_u32_le(),
+            task: bytes.get_u32_le(),
+            sequence: bytes.get_u64_le(),
+        })
+    }
+}
+
+/// Appends a frame. The caller has checked that the payload fits the limit on messages, which fits `u32`.
+pub(super) fn put(out: &mut Vec<u8>, mut header: Header, payload: &[u8]) {
+    header.length = u32::try_from(payload.len()).expect("a payload is below the limit on messages, which fits u32");
+    out.extend_from_slice(&header.to_bytes());
+    out.extend_from_slice(payload);
+}
+
+/// Takes the next whole frame out of what has been read so far.
+///
+/// # Errors
+/// Says what is wrong with the bytes: an unknown kind, or a length above `limit`.
+pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, Bytes)>, String> {
+    if read.len() < HEADER {
+        return Ok(None);
+    }
+    let header = Header::parse(&read[..HEADER])?;
+    if u64::from(header.length) > limit.saturating_add(SLACK) {
+        return Err(format!("a frame of {} bytes, with a limit of {limit}", header.length));
+    }
+    let whole = HEADER + header.length as usize;
+    if read.len() < whole {
+        return Ok(None);
+    }
+    read.advance(HEADER);
+    Ok(Some((header, read.split_to(header.length as usize).freeze())))
+}
+
+/// The first frame to a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) protocol: u32,
+    pub(super) name: String,
+    /// How many claim words there are.
+    pub(super) slots: u64,
+    pub(super) max_message_size: u64,
+}
+
+/// The first frame of a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Ready {
+    pub(super) protocol: u32,
+    pub(super) pid: u32,
+    /// The name and signature of each task it knows, by its place in the registry.
+    pub(super) tasks: Vec<(String, String)>,
+}
+
+/// What the supervisor writes to a worker's control socket: the call that is cancelled.
+pub(super) const CANCEL: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_comes_back_however_it_is_cut() {
+        let header =
+            Header { length: 0, kind: Kind::Call, flags: CHUNK, attempt: 3, slot: 7, task: 9, sequence: 1 << 40 };
+        let mut bytes = Vec::new();
+        put(&mut bytes, header, b"payload");
+        put(&mut bytes, Header::new(Kind::Exit), b"");
+        let mut read = BytesMut::new();
+        let mut frames = Vec::new();
+        for byte in bytes {
+            read.extend_from_slice(&[byte]);
+            while let Some(frame) = take(&mut read, 100).unwrap() {
+                frames.push(frame);
+            }
+        }
+        assert_eq!(frames[0], (Header { length: 7, ..header }, Bytes::from_static(b"payload")));
+        assert_eq!(frames[1].0.kind, Kind::Exit);
+        assert_eq!(frames.len(), 2);
+    }
+
+    #[test]
+    fn lengths_above_the_limit_and_unknown_kinds_are_errors() {
+        let mut header = Header::new(Kind::Value);
+        header.length = (SLACK + 101) as u32;
+        let mut read = BytesMut::from(&header.to_bytes()[..]);
+        assert!(take(&mut read, 100).unwrap_err().contains("limit of 100"));
+        let mut bytes = Header::new(Kind::Value).to_bytes();
+        bytes[4] = 99;
+        assert!(take(&mut BytesMut::from(&bytes[..]), 100).unwrap_err().contains("unknown kind 99"));
+    }
+}

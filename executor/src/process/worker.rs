@@ -1,0 +1,352 @@
+//! The worker's side: a process that reads calls from its channel, makes them one at a time, and writes replies.
+//!
+//! Two threads. The **main** one reads frames, claims each call (a call that was taken back or cancelled meanwhile is
+//! skipped), makes it, and writes the reply at once, before it claims the next one: a worker that dies has then one
+//! task on its conscience, the one it was running. The **watcher** reads the control socket: it marks the running call
+//! as cancelled when told so, and when the socket ends, which means that the parent has gone, it ends the process at
+//! once, be the main thread as busy as it may.
+
+use std::borrow::Cow;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use polypool_ipc::Claims;
+use tokio::runtime::Runtime;
+
+use super::wire::{self, Header, Hello, Kind, Ready};
+use crate::codec;
+use crate::context::{self, ContextSource, Progress};
+use crate::error::{CodecError, PanicReport};
+use crate::panic;
+use crate::state::TaskId;
+use crate::task::{Execution, Registration, Reply, Shape};
+
+/// Reports of progress that follow each other more closely than this are left out, but for the last one.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Runs tasks until the pool ends, and then ends the process.
+pub(super) fn serve(channel: UnixStream) -> ! {
+    panic::install_hook();
+    match Worker::start(channel).and_then(Worker::work) {
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            // The parent has gone, or is not a parent of this protocol; either way there is nobody to tell.
+            eprintln!("polypool: a worker process ends: {error}");
+            std::process::exit(2);
+        }
+    }
+}
+
+struct Worker {
+    channel: Arc<Channel>,
+    reader: UnixStream,
+    claims: Claims,
+    limit: u64,
+    tasks: Vec<&'static Registration>,
+    current: Arc<Mutex<Option<Arc<Current>>>>,
+    /// For asynchronous tasks; made with the first one.
+    runtime: Option<Runtime>,
+    read: BytesMut,
+}
+
+/// The writing half, also used by threads that report progress.
+struct Channel {
+    writer: Mutex<UnixStream>,
+}
+
+impl Channel {
+    fn write(&self, header: Header, payload: &[u8]) -> io::Result<()> {
+        let mut writer = self.writer.lock();
+        if payload.len() <= 16 * 1024 {
+            let mut frame = Vec::with_capacity(wire::HEADER + payload.len());
+            wire::put(&mut frame, header, payload);
+            return writer.write_all(&frame);
+        }
+        let mut frame = Vec::with_capacity(wire::HEADER);
+        wire::put(&mut frame, header, b"");
+        frame[0..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        writer.write_all(&frame)?;
+        writer.write_all(payload)
+    }
+}
+
+impl Worker {
+    /// The handshake.
+    fn start(channel: UnixStream) -> io::Result<Self> {
+        let mut read = BytesMut::new();
+        let mut descriptors = Vec::new();
+        let hello = loop {
+            let mut buffer = [0; 4096];
+            let (count, received) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 2)?;
+            if count == 0 {
+                return Err(invalid("the parent went away before the handshake"));
+            }
+            descriptors.extend(received);
+            read.extend_from_slice(&buffer[..count]);
+            if let Some((header, payload)) = wire::take(&mut read, 0).map_err(invalid)? {
+                if header.kind != Kind::Hello {
+                    return Err(invalid("the first frame is not a greeting"));
+                }
+                break codec::decode::<Hello>(&payload).map_err(invalid)?;
+            }
+        };
+        if hello.protocol != wire::PROTOCOL {
+            return Err(invalid("the parent speaks another version of the protocol"));
+        }
+        let [claims, control] = <[_; 2]>::try_from(descriptors)
+            .map_err(|wrong| invalid(format!("the greeting carries {} descriptors, not 2", wrong.len())))?;
+        let slots = usize::try_from(hello.slots).map_err(invalid)?;
+        let claims = Claims::open(claims, slots)?;
+        polypool_ipc::set_process_name(&hello.name);
+
+        let tasks: Vec<&'static Registration> = match crate::task::registry() {
+            Ok(registry) => registry.values().copied().collect(),
+            Err(error) => return Err(invalid(error)),
+        };
+        let ready = Ready {
+            protocol: wire::PROTOCOL,
+            pid: std::process::id(),
+            tasks: tasks.iter().map(|task| (task.name.to_owned(), task.signature.to_owned())).collect(),
+        };
+        let writer = Arc::new(Channel { writer: Mutex::new(channel.try_clone()?) });
+        let current = Arc::new(Mutex::new(None));
+        let watched = current.clone();
+        std::thread::Builder::new()
+            .name("polypool-watch".to_owned())
+            .spawn(move || watch(UnixStream::from(control), &watched))?;
+        writer.write(Header::new(Kind::Ready), &codec::encode(&ready).map_err(invalid)?)?;
+        Ok(Worker {
+            channel: writer,
+            reader: channel,
+            claims,
+            limit: hello.max_message_size,
+            tasks,
+            current,
+            runtime: None,
+            read,
+        })
+    }
+
+    fn work(mut self) -> io::Result<()> {
+        while let Some((header, payload)) = self.next_frame()? {
+            match header.kind {
+                Kind::Call => self.call(header, payload)?,
+                Kind::Exit => return Ok(()),
+                other => return Err(invalid(format!("a frame {other:?} is not for a worker"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn next_frame(&mut self) -> io::Result<Option<(Header, Bytes)>> {
+        loop {
+            if let Some(frame) = wire::take(&mut self.read, self.limit).map_err(invalid)? {
+                return Ok(Some(frame));
+            }
+            let have = self.read.len();
+            // Grows with what arrives: a large message is read in large pieces.
+            self.read.resize(have + have.clamp(64 * 1024, 4 * 1024 * 1024), 0);
+            let count = loop {
+                match self.reader.read(&mut self.read[have..]) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    result => break result?,
+                }
+            };
+            self.read.truncate(have + count);
+            if count == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn call(&mut self, header: Header, payload: Bytes) -> io::Result<()> {
+        let slot = header.slot as usize;
+        if header.sequence != wire::INITIALIZER && !self.claims.start(slot, header.sequence) {
+            return Ok(());
+        }
+        let answer = Header { flags: 0, ..header };
+        if header.flags & wire::ANNOUNCE != 0 {
+            self.channel.write(Header { kind: Kind::Started, ..answer }, b"")?;
+        }
+        let reply = match self.tasks.get(header.task as usize).copied() {
+            None => Reply::Codec(CodecError::UnknownTask(format!("the worker has no task number {}", header.task))),
+            Some(task) => {
+                let current = Arc::new(Current {
+                    name: task.name,
+                    header: answer,
+                    cancelled: AtomicBool::new(false),
+                    wakers: Mutex::new(Vec::new()),
+                    reported: Mutex::new(None),
+                    channel: self.channel.clone(),
+                });
+                *self.current.lock() = Some(current.clone());
+                let shape = if header.flags & wire::CHUNK != 0 { Shape::Chunk } else { Shape::One };
+                let reply = self.execute(task, payload, shape, &current);
+                self.current.lock().take();
+                current.cancelled.store(true, Ordering::Release);
+                reply
+            }
+        };
+        if header.sequence != wire::INITIALIZER {
+            // Before the reply: from here on, nobody has a reason to kill this worker for the sake of this call.
+            self.claims.finish(slot, header.sequence);
+        }
+        self.answer(answer, reply)?;
+        if self.read.is_empty() && self.read.capacity() > 1024 * 1024 {
+            self.read = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, task: &Registration, payload: Bytes, shape: Shape, current: &Arc<Current>) -> Reply {
+        let execution = {
+            let _entered = context::enter(current.clone(), u32::from(current.header.attempt));
+            (task.execute)(&payload, shape)
+        };
+        // The arguments have been decoded; the memory of their encoded form is not kept while the task runs on.
+        drop(payload);
+        let mut future = match execution {
+            Execution::Done(reply) => return reply,
+            Execution::Future(future) => Some(future),
+        };
+        let runtime = match self.runtime.take() {
+            Some(runtime) => runtime,
+            None => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let message = format!("the worker has no runtime for asynchronous tasks: {error}");
+                    return Reply::Panicked(PanicReport { message: Some(message), location: None });
+                }
+            },
+        };
+        let reply = runtime.block_on(std::future::poll_fn(|cx| {
+            let _entered = context::enter(current.clone(), u32::from(current.header.attempt));
+            if current.poll_stopped(0, cx).is_ready() {
+                // Stopped at an await. Nobody reads this reply; it says that the worker is free again.
+                let _ = panic::catch(|| drop(future.take()));
+                return Poll::Ready(Reply::Panicked(PanicReport::default()));
+            }
+            match &mut future {
+                Some(running) => running.as_mut().poll(cx),
+                None => Poll::Ready(Reply::Panicked(PanicReport::default())),
+            }
+        }));
+        let _ = panic::catch(|| drop(future.take()));
+        self.runtime = Some(runtime);
+        reply
+    }
+
+    fn answer(&self, header: Header, reply: Reply) -> io::Result<()> {
+        let reply = match reply {
+            Reply::Value(bytes) if bytes.len() as u64 > self.limit => Reply::Codec(CodecError::TooLarge {
+                what: "result".to_owned(),
+                size: bytes.len() as u64,
+                limit: self.limit,
+            }),
+            reply => reply,
+        };
+        match reply {
+            Reply::Value(bytes) => self.channel.write(Header { kind: Kind::Value, ..header }, &bytes),
+            Reply::Panicked(mut report) => {
+                if let Some(message) = &mut report.message {
+                    cut(message);
+                }
+                let report = codec::encode(&report).map_err(invalid)?;
+                self.channel.write(Header { kind: Kind::Panicked, ..header }, &report)
+            }
+            Reply::Codec(mut error) => {
+                if let CodecError::DecodeArgument(message) | CodecError::EncodeResult(message) = &mut error {
+                    cut(message);
+                }
+                let error = codec::encode(&error).map_err(invalid)?;
+                self.channel.write(Header { kind: Kind::Codec, ..header }, &error)
+            }
+        }
+    }
+}
+
+/// Keeps a message within what a frame may be longer than the limit.
+fn cut(message: &mut String) {
+    const MOST: usize = (wire::SLACK / 2) as usize;
+    if message.len() > MOST {
+        let end = (0..=MOST).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+}
+
+/// The watcher: cancels the current call when told so, and ends the process when the parent has gone.
+fn watch(mut control: UnixStream, current: &Mutex<Option<Arc<Current>>>) {
+    let mut message = [0; wire::CANCEL];
+    while control.read_exact(&mut message).is_ok() {
+        let sequence = u64::from_le_bytes(message);
+        let running = current.lock().clone();
+        if let Some(running) = running.filter(|running| running.header.sequence == sequence) {
+            running.cancelled.store(true, Ordering::Release);
+            let wakers = std::mem::take(&mut *running.wakers.lock());
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+    polypool_ipc::die_now();
+}
+
+/// The call that is being made.
+struct Current {
+    name: &'static str,
+    header: Header,
+    cancelled: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+    /// When progress was last reported.
+    reported: Mutex<Option<Instant>>,
+    channel: Arc<Channel>,
+}
+
+impl ContextSource for Current {
+    fn id(&self) -> TaskId {
+        TaskId(self.header.sequence)
+    }
+
+    fn name(&self) -> Cow<'static, str> {
+        Cow::Borrowed(self.name)
+    }
+
+    fn has_stopped(&self, _attempt: u32) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn poll_stopped(&self, _attempt: u32, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        let mut wakers = self.wakers.lock();
+        // Looked at under the lock that the watcher takes after it has set the mark: no wake-up is lost.
+        if self.has_stopped(0) {
+            return Poll::Ready(());
+        }
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn report_progress(&self, _attempt: u32, progress: Progress) {
+        let mut reported = self.reported.lock();
+        let now = Instant::now();
+        let is_last = progress.done == progress.total;
+        if self.has_stopped(0) || !is_last && reported.is_some_and(|at| now.duration_since(at) < PROGRESS_INTERVAL) {
+            return;
+        }
+        *reported = Some(now);
+        if let Ok(payload) = codec::encode(&progress) {
+            // If the parent has gone, the watcher ends the process.
+            let _ = self.channel.write(Header { kind: Kind::Progress, ..self.header }, &payload);
+        }
+    }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

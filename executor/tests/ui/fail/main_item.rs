@@ -1,0 +1,4 @@
+#[polypool::main]
+struct Program;
+
+fn main() {}

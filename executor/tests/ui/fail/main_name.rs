@@ -1,0 +1,4 @@
+#[polypool::main]
+async fn start() {}
+
+fn main() {}

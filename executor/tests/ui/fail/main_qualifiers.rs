@@ -1,0 +1,2 @@
+#[polypool::main]
+const extern "C" fn main() {}

@@ -1,0 +1,3 @@
+#[polypool::main]
+#[tokio::main]
+async fn main() {}

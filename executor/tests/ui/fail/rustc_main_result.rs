@@ -1,0 +1,4 @@
+#[polypool::main]
+async fn main() -> u64 {
+    "seven"
+}

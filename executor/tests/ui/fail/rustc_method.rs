@@ -1,0 +1,10 @@
+struct Images;
+
+impl Images {
+    #[polypool::task]
+    fn resize(width: u32) -> u32 {
+        width / 2
+    }
+}
+
+fn main() {}

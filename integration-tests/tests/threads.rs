@@ -1,0 +1,4 @@
+//! x
+fn main() -> std::process::ExitCode {
+    integration_tests::Suite::new("threads").run()
+}
