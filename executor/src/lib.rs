@@ -1,4 +1,51 @@
-//! The same task on threads and on processes.
+//! The same task on threads and on processes: typed, async-native, crash-proof.
+//!
+//! A few nouns, and then how they work together:
+//!
+//! * A **task** is a call as a value. [`#[task]`](macro@task) on a function `fn resize(..)` adds a struct `resize { .. }`
+//!   of its arguments, which any executor can run.
+//! * An **executor** runs tasks: [`ThreadPool`] on threads of this process, [`ProcessPool`] on worker processes. Both
+//!   implement [`Executor`], whose documentation is the contract, and have the calls of [`ExecutorExt`]: `submit`,
+//!   `map` and so on.
+//! * A [`TaskFuture`] is what a submit returns. Await it under any runtime, or [`wait`](TaskFuture::wait) for it with
+//!   none; cancel it; have it call you back.
+//! * The [`context()`] of a running task says whether it is to stop, and takes reports of progress.
+//! * [`futures_ext`] has what is done with many futures: `as_completed`, `wait`, timeouts, progress bars.
+//!
+//! ```
+//! # polypool::worker_hook!();
+//! use std::sync::Arc;
+//! use polypool::{Executor, ExecutorExt, ProcessPool, TaskError, ThreadPool};
+//!
+//! #[polypool::task]
+//! fn checked_div(a: i64, b: i64) -> i64 {
+//!     a / b
+//! }
+//!
+//! #[polypool::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let pools: [Arc<dyn Executor>; 2] = [Arc::new(ThreadPool::new()?), Arc::new(ProcessPool::new()?)];
+//!     for pool in pools {
+//!         assert_eq!(pool.submit(checked_div { a: 42, b: 6 }).await?, 7);
+//!         // A panic is an error of that task alone, wherever it ran.
+//!         let error = pool.submit(checked_div { a: 1, b: 0 }).await.unwrap_err();
+//!         assert!(matches!(error, TaskError::Panicked(_)));
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Workers and `main`
+//!
+//! A worker process is the program started again. [`#[main]`](macro@main) or [`init()`] on the first line of `main` is
+//! where it turns off and becomes a worker; test binaries use [`worker_hook!`]. A program that has none of them can use
+//! threads, and is told so when it builds a [`ProcessPool`].
+//!
+//! # Features of the platform
+//!
+//! Linux is first class. On other Unix systems the process pool uses portable means; on Windows its builder returns
+//! [`BuildError::Unsupported`], and everything else works.
+
 #![forbid(unsafe_code)]
 
 // The macros name this crate by its name, also in its own code.
@@ -51,3 +98,8 @@ pub mod __private {
     pub use serde;
     pub use serde_bytes;
 }
+
+/// The examples of the README are compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -203,10 +203,8 @@ fn execute<T: Task>(payload: &[u8], shape: Shape) -> Execution {
         },
         Shape::Chunk => match decode_argument::<Vec<T>>(payload) {
             Err(reply) => Execution::Done(reply),
-            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_result(Elements::<T>(&run_each(tasks)))),
-            Ok(tasks) => {
-                Execution::Future(Box::pin(async move { encode_result(Elements::<T>(&run_each_async(tasks).await)) }))
-            }
+            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_chunk::<T>(run_each(tasks))),
+            Ok(tasks) => Execution::Future(Box::pin(async move { encode_chunk::<T>(run_each_async(tasks).await) })),
         },
     }
 }
@@ -224,6 +222,23 @@ fn encode_result<R: Serialize>(result: R) -> Reply {
         Ok(Ok(bytes)) => Reply::Value(bytes.into()),
         Ok(Err(message)) => Reply::Codec(CodecError::EncodeResult(message)),
         Err(report) => Reply::Codec(CodecError::EncodeResult(format!("its encoder panicked{report}"))),
+    }
+}
+
+/// Encodes the results of a chunk. One that can't be encoded is an error in its own place.
+fn encode_chunk<T: Task>(mut outcomes: Vec<Outcome<T::Output>>) -> Reply {
+    match encode_result(Elements::<T>(&outcomes)) {
+        Reply::Codec(_) => {
+            for outcome in &mut outcomes {
+                if let Ok(output) = outcome
+                    && let Reply::Codec(error) = encode_result(OutputOf::<T>(output))
+                {
+                    *outcome = Err(error.into());
+                }
+            }
+            encode_result(Elements::<T>(&outcomes))
+        }
+        reply => reply,
     }
 }
 
@@ -278,7 +293,7 @@ pub(crate) fn decode_outputs<T: Task>(bytes: &[u8]) -> Result<Vec<Outcome<T::Out
         .map(|element| match element {
             Element::Value(output) => Ok(output.0),
             Element::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
-            Element::Failed(message) => Err(CodecError::DecodeResult(message).into()),
+            Element::Failed(error) => Err(error.into()),
         })
         .collect())
 }
@@ -295,7 +310,7 @@ fn decode_reply<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, CodecError> {
 enum Element<O> {
     Value(O),
     Panicked(PanicReport),
-    Failed(String),
+    Failed(CodecError),
 }
 
 /// A result that is encoded the way its task says.
@@ -325,7 +340,8 @@ impl<T: Task> Serialize for Elements<'_, T> {
             elements.serialize_element(&match outcome {
                 Ok(output) => Element::Value(OutputOf::<T>(output)),
                 Err(TaskError::Panicked(report)) => Element::Panicked((**report).clone()),
-                Err(error) => Element::Failed(error.to_string()),
+                Err(TaskError::Codec(error)) => Element::Failed((**error).clone()),
+                Err(error) => Element::Failed(CodecError::EncodeResult(error.to_string())),
             })?;
         }
         elements.end()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use polypool::{BuildError, Executor, ThreadPool};
+use polypool::{BuildError, Executor, ProcessPool, StartMethod, ThreadPool};
 
 use crate::gate::Traces;
 use crate::tasks::{self, Whereabouts};
@@ -11,7 +11,12 @@ use crate::tasks::{self, Whereabouts};
 pub type Pool = Arc<dyn Executor>;
 
 /// All of them. One more executor is one more line.
-pub const EXECUTORS: &[&'static dyn Fixture] = &[&Threads];
+pub const EXECUTORS: &[&'static dyn Fixture] = &[
+    &Threads,
+    &Processes("processes-spawn", StartMethod::Spawn),
+    #[cfg(target_os = "linux")]
+    &Processes("processes-forkserver", StartMethod::ForkServer),
+];
 
 /// What a pool is to be like; what is `None` stays at the default of the pool.
 #[derive(Clone, Debug, Default)]
@@ -186,5 +191,39 @@ impl Fixture for Threads {
 
     fn default_workers(&self) -> usize {
         (cores() + 4).min(32)
+    }
+}
+
+#[derive(Debug)]
+struct Processes(&'static str, StartMethod);
+
+impl Fixture for Processes {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn try_build(&self, spec: Spec) -> Result<Pool, BuildError> {
+        let mut builder = ProcessPool::builder().start_method(self.1);
+        if let Some(workers) = spec.workers {
+            builder = builder.workers(workers);
+        }
+        if let Some(tasks) = spec.backlog {
+            builder = builder.backlog(tasks);
+        }
+        if let Some(prefix) = spec.name_prefix {
+            builder = builder.name_prefix(prefix);
+        }
+        if let Some(Initializer { traces, failure }) = spec.initializer {
+            builder = builder.initializer(tasks::initialize { traces, failure });
+        }
+        Ok(Arc::new(builder.build()?))
+    }
+
+    fn has_processes(&self) -> bool {
+        true
+    }
+
+    fn default_workers(&self) -> usize {
+        cores()
     }
 }

@@ -18,7 +18,7 @@ const ROWS: &[Row<fn()>] = rows![
 const PROGRAMS: &[Row<fn()>] = rows![program_hangs, program_panics, program_exits, program_forgets_a_child];
 
 fn main() -> ExitCode {
-    // polypool::init()
+    polypool::init();
     Suite::new("harness").tests(ROWS).programs(PROGRAMS).run()
 }
 

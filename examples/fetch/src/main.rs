@@ -9,6 +9,7 @@ mod demo;
 mod input;
 mod request;
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result};
 use futures_ext::{Bar, Progress, ProgressExt};
 use futures_util::StreamExt;
 use polypool::{Executor, ExecutorExt, Shutdown, TaskOptions, ThreadPool};
+use tokio::signal::ctrl_c;
 
 use crate::args::Args;
 use crate::request::{Record, get};
@@ -49,6 +51,13 @@ async fn run(args: Args) -> Result<ExitCode> {
     let pool = ThreadPool::builder().name_prefix("fetch").build()?;
     let total = source.count();
     let (urls, reading) = input::read(&pool, source);
+    let interrupted = Cell::new(false);
+    let interruption = async {
+        if ctrl_c().await.is_err() {
+            std::future::pending::<()>().await; // Without a handler, Ctrl-C ends the program by itself.
+        }
+        interrupted.set(true);
+    };
     let records = urls
         .enumerate()
         .map(|(index, url)| {
@@ -64,7 +73,7 @@ async fn run(args: Args) -> Result<ExitCode> {
             }
         })
         .buffer_unordered(args.concurrency)
-        .take_until(tokio::signal::ctrl_c());
+        .take_until(interruption);
 
     let mut progress = Progress::new().description("fetch").unit("url");
     if let Some(total) = total {
@@ -77,11 +86,11 @@ async fn run(args: Args) -> Result<ExitCode> {
         summary.count(&record);
         print_above(&bar, &serde_json::to_string(&record)?).context("can't write to standard output")?;
     }
-    let interrupted = records.get_ref().is_stopped();
     // What is left after Ctrl-C is dropped at its await, and removes its unfinished file. The reader may wait for input.
     pool.shutdown(Shutdown::Now).await;
-    eprintln!("{summary} in {:.2} s{}", start.elapsed().as_secs_f64(), if interrupted { ", interrupted" } else { "" });
-    if interrupted {
+    eprintln!("{summary} in {:.2} s", start.elapsed().as_secs_f64());
+    if interrupted.get() {
+        eprintln!("interrupted: the other URLs have no record");
         return Ok(ExitCode::from(130));
     }
     reading.await??;

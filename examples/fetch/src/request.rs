@@ -72,42 +72,53 @@ pub(crate) struct Settings {
 #[polypool::task]
 pub(crate) async fn get(url: String, number: usize, settings: Settings) -> Record {
     let start = Instant::now();
+    let mut attempts = 0;
+    let outcome = match parse(&url) {
+        Ok(parsed) => persist(&parsed, number, &settings, &mut attempts).await,
+        Err(failure) => Err(failure),
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    match outcome {
+        Ok(Response { status, bytes, file }) => Record::Answered { url, status, bytes, seconds, attempts, file },
+        Err(error) => Record::Failed { url, error, bytes: 0, seconds, attempts },
+    }
+}
+
+struct Response {
+    status: u16,
+    bytes: u64,
+    file: Option<String>,
+}
+
+/// Tries until there is a response, or no sense in trying again.
+async fn persist(url: &Url, number: usize, settings: &Settings, attempts: &mut u64) -> Result<Response, Failure> {
     let mut delays = ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(100))
         .with_max_times(settings.retries)
         .with_jitter()
         .build();
-    let mut attempts = 0;
-    let outcome = loop {
-        attempts += 1;
-        // Who gives up on this task still wants to know how far it was.
-        polypool::context().report_progress(attempts, settings.retries as u64 + 1);
-        let outcome = attempt(&url, number, &settings).await;
-        match &outcome {
-            Err(failure) if matches!(failure.kind, Kind::Connect | Kind::Request) => match delays.next() {
-                Some(delay) => tokio::time::sleep(delay).await,
-                None => break outcome,
-            },
-            _ => break outcome,
+    loop {
+        *attempts += 1;
+        // For whoever gives up on this task before it ends.
+        polypool::context().report_progress(*attempts, settings.retries as u64 + 1);
+        let failure = match attempt(url, number, settings).await {
+            Ok(response) => return Ok(response),
+            Err(failure) => failure,
+        };
+        match delays.next() {
+            Some(delay) if matches!(failure.kind, Kind::Connect | Kind::Request) => tokio::time::sleep(delay).await,
+            _ => return Err(failure),
         }
-    };
-    let seconds = start.elapsed().as_secs_f64();
-    match outcome {
-        Ok((status, bytes, file)) => Record::Answered { url, status, bytes, seconds, attempts, file },
-        Err(error) => Record::Failed { url, error, bytes: 0, seconds, attempts },
     }
 }
 
-/// One attempt: the status, the size of the body, and where it is kept.
-async fn attempt(url: &str, number: usize, settings: &Settings) -> Result<(u16, u64, Option<String>), Failure> {
-    let url = parse(url)?;
+async fn attempt(url: &Url, number: usize, settings: &Settings) -> Result<Response, Failure> {
     let mut response = client(settings)?.get(url.clone()).timeout(settings.timeout).send().await?;
-    let mut body = Body::new(settings.output.as_deref(), number, &url).await?;
+    let mut body = Body::new(settings.output.as_deref(), number, url).await?;
     while let Some(chunk) = response.chunk().await? {
         body.write(&chunk).await?;
     }
-    let bytes = body.bytes();
-    Ok((response.status().as_u16(), bytes, body.keep().await?))
+    Ok(Response { status: response.status().as_u16(), bytes: body.bytes(), file: body.keep().await? })
 }
 
 /// The client of this process; all requests share its connections.

@@ -63,7 +63,7 @@ fn is_prime_by_trial_division(n: u64) -> bool {
     n >= 2
         && (2..n).step_by(STRIDE as usize).all(|from| {
             let to = from.saturating_add(STRIDE).min(n);
-            !context.is_cancelled() && (from..to).all(|d| n % d != 0)
+            !context.is_cancelled() && (from..to).all(|d| !n.is_multiple_of(d))
         })
 }
 

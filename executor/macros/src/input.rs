@@ -92,17 +92,15 @@ impl Setting {
 
     fn read(input: ParseStream<'_>) -> syn::Result<Self> {
         let key = input.call(Ident::parse_any)?;
-        if input.is_empty() {
-            // `flavor`, a word alone: its own refusal says more about it than "expected an equals sign".
-            return Ok(Setting { key, value: TokenStream::new() });
-        }
-        if !input.peek(Token![=]) {
-            // `flavor("…")` and `flavor: "…"`.
+        let value = if input.peek(Token![=]) {
+            input.parse::<Token![=]>()?;
+            input.parse()?
+        } else {
+            // `flavor` alone, `flavor("…")`, `flavor: "…"`: the key's refusal says how it is written.
             input.parse::<TokenStream>()?;
-            return Ok(Setting { key, value: TokenStream::new() });
-        }
-        input.parse::<Token![=]>()?;
-        Ok(Setting { key, value: input.parse()? })
+            TokenStream::new()
+        };
+        Ok(Setting { key, value })
     }
 
     /// Refuses this setting, at its value if it has one.

@@ -111,7 +111,7 @@ use proc_macro::TokenStream;
 /// ) -> f64 {
 ///     value.0 + 273.15
 /// }
-/// # let _ = kelvin { value: Celsius(kelvin(Celsius(0.0))) };
+/// # fn main() { let _ = kelvin { value: Celsius(kelvin(Celsius(0.0))) }; }
 /// ```
 ///
 /// Byte buffers are encoded as one block instead of byte by byte where the type is written `Vec<u8>` or
@@ -122,7 +122,7 @@ use proc_macro::TokenStream;
 ///
 /// For `is_prime`, shortened:
 ///
-/// ```ignore (an expansion, to be read)
+/// ```text
 /// fn is_prime(n: u64) -> bool { … }
 ///
 /// #[derive(Serialize, Deserialize)]

@@ -40,10 +40,8 @@ impl Role {
 /// [`#[polypool::main]`](macro@crate::main) does it for you.
 ///
 /// ```
-/// fn main() {
-///     polypool::init();
-///     // the program
-/// }
+/// polypool::init();
+/// // the rest of `main`
 /// ```
 ///
 /// In a worker it does not return: it runs tasks until the pool ends, and then ends the process. When two tasks of the

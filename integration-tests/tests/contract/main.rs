@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use integration_tests::Suite;
 
 fn main() -> ExitCode {
-    // polypool::init()
+    polypool::init();
     Suite::new("contract")
         .contract(cancel::ROWS)
         .contract(callbacks::ROWS)

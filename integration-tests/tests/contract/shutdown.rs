@@ -254,7 +254,8 @@ fn shutdown_in_a_callback_does_not_hang(executor: &'static dyn Fixture) {
         returned.recv_timeout(seconds(10)).expect("the shutdown in the callback returns");
         assert_eq!(running.wait().unwrap(), 7);
         match queued.wait() {
-            Ok(value) => assert_eq!((value, mode), (2, Shutdown::Drain)),
+            // A process goes on to the next task while the callback of the one before runs elsewhere.
+            Ok(value) => assert!(value == 2 && (mode == Shutdown::Drain || executor.has_processes()), "{mode:?}"),
             Err(error) => assert!(error.is_cancelled() && mode != Shutdown::Drain, "{mode:?}: {error}"),
         }
         pool.shutdown(Shutdown::Drain).wait();
@@ -300,7 +301,7 @@ fn shutdown_ends_the_asynchronous_tasks_too(executor: &'static dyn Fixture) {
     use integration_tests::tasks::{pass_async, wait_until_dropped};
     for mode in MODES {
         let board = Board::new();
-        let pool = executor.pool(1);
+        let pool = executor.pool(2);
         let task = pool.submit(pass_async { gate: board.gate("hold"), value: 4 });
         let stopped = pool.submit(wait_until_dropped { gate: board.gate("hold"), traces: board.traces() });
         board.gate("hold").wait_for_arrivals(2);
