@@ -393,6 +393,16 @@ impl Phase {
         self.broken.get_or_insert(reason);
     }
 
+    /// Why a call that was accepted before must not run any more, if that is so: a broken pool runs nothing, and a
+    /// shutdown that cancels what is queued also cancels what is put back.
+    pub(crate) fn refuses_again(&self) -> Option<TaskError> {
+        match (&self.broken, self.shutdown) {
+            (Some(reason), _) => Some(TaskError::Rejected(SubmitError::Broken(reason.clone()))),
+            (None, Some(mode)) if mode >= Shutdown::CancelQueued => Some(TaskError::cancelled()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.check().is_ok()
     }

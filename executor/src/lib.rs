@@ -85,6 +85,13 @@ pub use state::{Call, TaskId, TaskState};
 pub use task::{Run, Task};
 pub use thread::{MAX_EXTRA_WORKERS, ThreadPool, ThreadPoolBuilder};
 
+#[cfg(not(unix))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __no_hook {
+    ($function:path) => {};
+}
+
 /// What the macros write; not for use by hand.
 #[doc(hidden)]
 pub mod __private {
@@ -93,6 +100,9 @@ pub mod __private {
     pub use crate::result_bytes;
     pub use crate::task::{Registration, TASKS};
     pub use linkme;
+    // Where there are no worker processes, the hook for test binaries has nothing to do.
+    #[cfg(not(unix))]
+    pub use crate::__no_hook as before_main;
     #[cfg(unix)]
     pub use polypool_ipc::before_main;
     pub use serde;

@@ -43,6 +43,9 @@ pub const WATCHDOG_VARIABLE: &str = "INTEGRATION_TESTS_WATCHDOG_MS";
 /// A test of something: its name, and the function.
 pub type Row<F> = (&'static str, F);
 
+/// A test of the contract: it is given an executor of the table.
+pub type ContractRow = Row<fn(&'static dyn Fixture)>;
+
 type Body = Arc<dyn Fn() + Send + Sync>;
 
 /// The trials of one test target.
@@ -69,7 +72,7 @@ impl Suite {
     }
 
     /// Adds tests of the contract: each once for each executor, as `executor::test`.
-    pub fn contract(mut self, rows: &[Row<fn(&'static dyn Fixture)>]) -> Self {
+    pub fn contract(mut self, rows: &[ContractRow]) -> Self {
         for &fixture in EXECUTORS {
             for &(name, test) in rows {
                 self.trials.push((format!("{}::{name}", fixture.name()), Arc::new(move || test(fixture))));

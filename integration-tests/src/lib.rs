@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use fixture::{EXECUTORS, Fixture, Initializer, Pool, Spec};
 pub use gate::{Board, Gate, Traces};
-pub use harness::{Row, Suite};
+pub use harness::{ContractRow, Row, Suite};
 pub use tracked::Tracked;
 pub use waiting::Waiting;
 

@@ -168,12 +168,12 @@ pub async fn wait_until_dropped(gate: Gate, traces: Traces) {
     traces.leave("went on");
 }
 
-/// Starts a future of its own that leaves the trace "saw it" when this task is cancelled, and waits at a gate.
+/// Starts a thread that leaves the trace "saw it" when this task is cancelled, and waits at a gate.
 #[polypool::task]
 pub async fn watch_for_cancellation(gate: Gate, traces: Traces) {
     let context = context();
-    tokio::spawn(async move {
-        context.cancelled().await;
+    std::thread::spawn(move || {
+        futures_ext::block_on(context.cancelled());
         traces.leave("saw it");
     });
     gate.pass_async().await;

@@ -86,7 +86,11 @@ fn p01_predicates_in_all_five_states() {
         (succeeded(), TaskState::Succeeded, [false, true, false]),
     ] {
         assert_eq!(future.state(), state);
-        assert_eq!([future.is_cancelled(), future.is_done(), future.is_running()], [cancelled, done, running], "{state:?}");
+        assert_eq!(
+            [future.is_cancelled(), future.is_done(), future.is_running()],
+            [cancelled, done, running],
+            "{state:?}"
+        );
         assert_eq!((future.handle().state(), future.handle().is_done(), state.is_done()), (state, done, done));
     }
 }
@@ -238,11 +242,9 @@ fn p05_cancel_in_every_state() {
 }
 
 fn p09_callback_sees_each_outcome() {
-    for (complete, state) in [
-        (Some(Ok(7)), TaskState::Succeeded),
-        (Some(Err(failure())), TaskState::Failed),
-        (None, TaskState::Cancelled),
-    ] {
+    for (complete, state) in
+        [(Some(Ok(7)), TaskState::Succeeded), (Some(Err(failure())), TaskState::Failed), (None, TaskState::Cancelled)]
+    {
         let (completer, future) = running();
         let (sender, seen) = mpsc::channel();
         let handle = future.handle();
@@ -300,7 +302,11 @@ fn p11_panicking_callback_stops_nothing_and_is_reported() {
         future.on_done(count());
         completer.complete(complete).unwrap();
         assert_eq!(calls.load(Ordering::SeqCst), 2, "the later ones run");
-        assert_eq!(REPORTS.lock().unwrap().drain(..).collect::<Vec<_>>(), ["on purpose, before"], "reported by the hook");
+        assert_eq!(
+            REPORTS.lock().unwrap().drain(..).collect::<Vec<_>>(),
+            ["on purpose, before"],
+            "reported by the hook"
+        );
 
         future.on_done(|_| panic!("on purpose, late"));
         future.on_done(count());

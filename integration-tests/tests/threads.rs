@@ -193,7 +193,10 @@ fn p13_zero_timeout_over_every_state_of_a_task() {
     door.open();
     assert!(eventually(seconds(5), || a.is_done() && b.is_done()));
     assert!(matches!(first.wait_timeout(Duration::ZERO), Ok(Err(TaskError::Panicked(_)))));
-    assert!(matches!(runtime.block_on(async { second.timeout(Duration::ZERO).await }), Ok(Err(TaskError::Panicked(_)))));
+    assert!(matches!(
+        runtime.block_on(async { second.timeout(Duration::ZERO).await }),
+        Ok(Err(TaskError::Panicked(_)))
+    ));
     assert_eq!(queued.wait_timeout(Duration::ZERO).unwrap().unwrap(), 1);
     assert_eq!(runtime.block_on(async { running.timeout(Duration::ZERO).await }).unwrap().unwrap(), 7);
 }
@@ -220,7 +223,10 @@ fn p15_timeout_of_the_task_is_not_the_timeout_of_the_wait() {
     let mut own = pool.spawn(|| Err::<(), Elapsed>(Elapsed::new(millis(1))));
     assert_eq!(own.wait_timeout(seconds(30)).unwrap().unwrap(), Err(Elapsed::new(millis(1))));
     let own = pool.spawn(|| Err::<(), _>(std::io::ErrorKind::TimedOut));
-    assert_eq!(runtime().block_on(async { own.timeout(seconds(30)).await }).unwrap().unwrap(), Err(std::io::ErrorKind::TimedOut));
+    assert_eq!(
+        runtime().block_on(async { own.timeout(seconds(30)).await }).unwrap().unwrap(),
+        Err(std::io::ErrorKind::TimedOut)
+    );
 
     // The task's running time is up.
     let options = || TaskOptions::new().timeout(millis(20));
@@ -744,6 +750,21 @@ fn context_travels_into_threads_and_futures() {
     assert!(task.cancel());
     assert!(seen.recv_timeout(seconds(5)).unwrap(), "although the closure itself is still blocked");
     door.open();
+
+    let (started, starts) = mpsc::channel();
+    let (sender, seen) = mpsc::channel();
+    let task = pool.spawn_async(async move {
+        let context = context();
+        tokio::spawn(async move {
+            started.send(()).unwrap();
+            context.cancelled().await;
+            sender.send(context.is_cancelled()).unwrap();
+        });
+        std::future::pending::<()>().await;
+    });
+    starts.recv().unwrap();
+    assert!(task.cancel());
+    assert!(seen.recv_timeout(seconds(5)).unwrap(), "a future that the task has started");
 }
 
 fn options_that_cannot_work_are_refused_by_threads() {

@@ -1,7 +1,8 @@
 //! The body of a response: counted, and kept in a file if that is wanted.
 //!
 //! It is written under a temporary name and renamed when it is whole. Whatever happens before, the temporary file is
-//! removed with the value.
+//! removed with the value. Bytes are written on tokio's own threads for that; to make and to rename a file is one system
+//! call each, done in place.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,6 @@ use reqwest::Url;
 use tempfile::TempPath;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
-use tokio::task::spawn_blocking;
 
 /// A body on its way.
 #[derive(Debug)]
@@ -28,19 +28,16 @@ struct Kept {
 
 impl Body {
     /// The body of `url`, to be kept in `directory`, if there is one.
-    pub(crate) async fn new(directory: Option<&Path>, number: usize, url: &Url) -> io::Result<Self> {
-        let Some(directory) = directory.map(Path::to_owned) else {
+    pub(crate) fn new(directory: Option<&Path>, number: usize, url: &Url) -> io::Result<Self> {
+        let Some(directory) = directory else {
             return Ok(Body { bytes: 0, kept: None });
         };
         let target = directory.join(name(number, url));
-        let temporary = spawn_blocking(move || {
-            let mut builder = tempfile::Builder::new();
-            // As any new file, within the umask; a temporary one would be for its owner alone.
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-            builder.prefix(".fetch-").suffix(".part").tempfile_in(directory)
-        });
-        let (file, temporary) = temporary.await??.into_parts();
+        let mut builder = tempfile::Builder::new();
+        // As any new file, within the umask; a temporary one would be for its owner alone.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let (file, temporary) = builder.prefix(".fetch-").suffix(".part").tempfile_in(directory)?.into_parts();
         Ok(Body { bytes: 0, kept: Some(Kept { file: File::from_std(file), temporary, target }) })
     }
 
@@ -63,9 +60,8 @@ impl Body {
         };
         file.flush().await?;
         drop(file.into_std().await);
-        let shown = target.display().to_string();
-        spawn_blocking(move || temporary.persist(target)).await??;
-        Ok(Some(shown))
+        temporary.persist(&target)?;
+        Ok(Some(target.display().to_string()))
     }
 }
 

@@ -57,10 +57,12 @@ impl Source {
     }
 }
 
-/// Reads the URLs on a worker of the pool, a few ahead of the stream: reading blocks, and the program must not wait for
-/// slow input while responses come in. The future says how the reading ended.
-pub(crate) fn read(pool: &ThreadPool, source: Source) -> (impl Stream<Item = String> + use<>, TaskFuture<Result<()>>) {
+/// Reads the URLs on a worker, a few ahead of the stream: reading blocks, and the program must not wait for slow input
+/// while responses come in. The future says how the reading ended.
+pub(crate) fn read(source: Source) -> Result<(impl Stream<Item = String>, TaskFuture<Result<()>>)> {
     const AHEAD: usize = 64;
+    // A pool of its own, so that nobody who ends the requests has to wait for input. Dropping it lets the reader finish.
+    let pool = ThreadPool::builder().workers(1).name_prefix("input").build()?;
     let (sender, mut receiver) = mpsc::channel(AHEAD);
     let reading = pool.spawn(move || {
         let (name, input): (String, Box<dyn Read>) = match source.lines {
@@ -76,7 +78,7 @@ pub(crate) fn read(pool: &ThreadPool, source: Source) -> (impl Stream<Item = Str
         }
         Ok(())
     });
-    (stream::poll_fn(move |cx| receiver.poll_recv(cx)), reading)
+    Ok((stream::poll_fn(move |cx| receiver.poll_recv(cx)), reading))
 }
 
 /// One URL a line. Blank lines and lines that start with `#` are no URLs. A line that is not UTF-8 becomes a bad URL.

@@ -12,12 +12,13 @@ mod request;
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use futures_ext::{Bar, Progress, ProgressExt};
-use futures_util::StreamExt;
+use futures_ext::{Bar, Progress, ProgressExt, ProgressStream};
+use futures_util::{Stream, StreamExt};
 use polypool::{Executor, ExecutorExt, Shutdown, TaskOptions, ThreadPool};
 use tokio::signal::ctrl_c;
 
@@ -50,7 +51,7 @@ async fn run(args: Args) -> Result<ExitCode> {
 
     let pool = ThreadPool::builder().name_prefix("fetch").build()?;
     let total = source.count();
-    let (urls, reading) = input::read(&pool, source);
+    let (urls, reading) = input::read(source)?;
     let interrupted = Cell::new(false);
     let interruption = async {
         if ctrl_c().await.is_err() {
@@ -79,15 +80,14 @@ async fn run(args: Args) -> Result<ExitCode> {
     if let Some(total) = total {
         progress = progress.total(total);
     }
-    let mut records = std::pin::pin!(records.progress(progress));
-    let bar = records.bar().clone();
+    let mut records = Box::pin(records.progress(progress));
     let mut summary = Summary::default();
-    while let Some(record) = records.next().await {
-        summary.count(&record);
-        print_above(&bar, &serde_json::to_string(&record)?).context("can't write to standard output")?;
-    }
-    // What is left after Ctrl-C is dropped at its await, and removes its unfinished file. The reader may wait for input.
-    pool.shutdown(Shutdown::Now).await;
+    let printed = print_all(&mut records, &mut summary).await;
+    // Cancels what is left after Ctrl-C or for want of a reader, and waits until its unfinished files are removed.
+    drop(records);
+    pool.shutdown(Shutdown::CancelQueued).await;
+    printed.context("can't write to standard output")?;
+
     eprintln!("{summary} in {:.2} s", start.elapsed().as_secs_f64());
     if interrupted.get() {
         eprintln!("interrupted: the other URLs have no record");
@@ -124,6 +124,19 @@ impl fmt::Display for Summary {
         let all = good + bad_status + failed;
         write!(f, "{all} URLs: {good} good, {bad_status} with status 400 or above, {failed} failed; {bytes} bytes")
     }
+}
+
+/// Prints the records as they come.
+async fn print_all<S>(records: &mut Pin<Box<ProgressStream<S>>>, summary: &mut Summary) -> io::Result<()>
+where
+    S: Stream<Item = Record>,
+{
+    let bar = records.bar().clone();
+    while let Some(record) = records.next().await {
+        summary.count(&record);
+        print_above(&bar, &serde_json::to_string(&record)?)?;
+    }
+    Ok(())
 }
 
 /// Prints a line to standard output. When the progress bar is on the same terminal, the line goes above it.

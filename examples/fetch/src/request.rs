@@ -114,7 +114,7 @@ async fn persist(url: &Url, number: usize, settings: &Settings, attempts: &mut u
 
 async fn attempt(url: &Url, number: usize, settings: &Settings) -> Result<Response, Failure> {
     let mut response = client(settings)?.get(url.clone()).timeout(settings.timeout).send().await?;
-    let mut body = Body::new(settings.output.as_deref(), number, url).await?;
+    let mut body = Body::new(settings.output.as_deref(), number, url)?;
     while let Some(chunk) = response.chunk().await? {
         body.write(&chunk).await?;
     }

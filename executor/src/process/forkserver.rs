@@ -10,9 +10,11 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::future::Future as _;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -238,7 +240,7 @@ impl ForkServer {
                 state.exits.insert(pid, sender);
             }
         }
-        let forked = Forked { end: End::new(pidfd)?, exit: RefCell::new(Some(exit)) };
+        let forked = Forked { end: End::new(pidfd)?, exit: RefCell::new(exit) };
         let (claims, control) = match start::greet(config, name, &channel) {
             Ok(greeted) => greeted,
             Err(error) => {
@@ -314,7 +316,7 @@ impl ForkServer {
 /// A worker that the server has forked.
 pub(super) struct Forked {
     end: End,
-    exit: RefCell<Option<oneshot::Receiver<WorkerExit>>>,
+    exit: RefCell<oneshot::Receiver<WorkerExit>>,
 }
 
 impl Forked {
@@ -323,16 +325,17 @@ impl Forked {
     }
 
     /// Waits until it has ended and the server has said how.
+    ///
+    /// # Cancellation safety
+    /// Can be dropped and called again, until it has returned.
     pub(super) async fn wait(&self) -> WorkerExit {
         self.end.wait().await;
-        let exit = self.exit.borrow_mut().take();
-        match exit {
-            // The server reports at once; if it is dead itself, nobody will.
-            Some(exit) => match tokio::time::timeout(Duration::from_secs(1), exit).await {
-                Ok(Ok(exit)) => exit,
-                _ => WorkerExit::Unknown,
-            },
-            None => WorkerExit::Unknown,
+        // The server reports at once; if it is dead itself, nobody will. The receiver stays here, so that a wait that is
+        // dropped half-way loses nothing.
+        let exit = std::future::poll_fn(|cx| Pin::new(&mut *self.exit.borrow_mut()).poll(cx));
+        match tokio::time::timeout(Duration::from_secs(1), exit).await {
+            Ok(Ok(exit)) => exit,
+            _ => WorkerExit::Unknown,
         }
     }
 }

@@ -215,17 +215,10 @@ impl Pool {
     /// accepted before, so only a cancelling shutdown or a broken pool stops them.
     pub(super) fn put_back(&self, calls: Vec<Call>) {
         let mut state = self.state.lock();
-        if let Err(error) = state.phase.check()
-            && (state.phase.is_broken() || state.phase.mode() >= Some(Shutdown::CancelQueued))
-        {
+        if let Some(end) = state.phase.refuses_again() {
             drop(state);
             for call in calls {
-                match &error {
-                    SubmitError::Broken(_) => call.reject(error.clone()),
-                    _ => {
-                        call.into_cell().stop(TaskError::cancelled());
-                    }
-                }
+                call.into_cell().stop(end.clone());
             }
             return;
         }

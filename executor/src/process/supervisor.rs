@@ -425,7 +425,12 @@ impl Supervisor {
             match self.pool.config.start_method {
                 StartMethod::Spawn => {
                     let started = start::spawn(&self.pool.config, &name);
+                    let failed = started.is_err();
                     self.started(index, name, started);
+                    if failed && !self.workers.is_empty() {
+                        // Those that are there go on; the next turn tries again.
+                        return;
+                    }
                 }
                 #[cfg(target_os = "linux")]
                 StartMethod::ForkServer => self.fork(index, name),
@@ -477,6 +482,10 @@ impl Supervisor {
     }
 
     fn start_failed(&mut self, why: &str) {
+        if self.workers.values().any(|worker| worker.has_worked) {
+            // The program can be a worker; what it lacks now, memory or processes, may come back.
+            return;
+        }
         self.failed_starts += 1;
         if self.failed_starts >= MOST_FAILED_STARTS {
             let reason =

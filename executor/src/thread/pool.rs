@@ -291,9 +291,9 @@ impl Pool {
     fn again(&self, call: Call) {
         self.retried.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
-        if state.phase.is_broken() || state.phase.mode() >= Some(Shutdown::CancelQueued) {
+        if let Some(end) = state.phase.refuses_again() {
             drop(state);
-            call.into_cell().stop(TaskError::cancelled());
+            call.into_cell().stop(end);
             return;
         }
         self.push(state, call, false);

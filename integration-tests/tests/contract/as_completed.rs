@@ -9,10 +9,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FusedStream;
 use integration_tests::tasks::{double, leave, panic_with_literal, pass, take_time};
 use integration_tests::waiting::runtime;
-use integration_tests::{Board, Fixture, Pool, Row, Waiting, millis, rows, seconds};
+use integration_tests::{Board, ContractRow, Fixture, Pool, Waiting, millis, rows, seconds};
 use polypool::{ExecutorExt, Outcome, TaskFuture};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
+pub(crate) const ROWS: &[ContractRow] = rows![
     p17_as_completed_yields_all,
     p18_as_completed_times_out_after_the_finished_ones,
     p19_as_completed_takes_any_iterator_and_yields_each_once,

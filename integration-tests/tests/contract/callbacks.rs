@@ -3,10 +3,10 @@
 use std::sync::mpsc;
 
 use integration_tests::tasks::{double, panic_with_literal, pass};
-use integration_tests::{Board, Fixture, Row, Waiting, millis, rows, within};
+use integration_tests::{Board, ContractRow, Fixture, Waiting, millis, rows, within};
 use polypool::{ExecutorExt, TaskError, TaskState};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
+pub(crate) const ROWS: &[ContractRow] = rows![
     p09_callback_sees_the_finished_task,
     callbacks_run_in_order_and_before_the_waiters,
     callback_that_panics_changes_nothing_else,

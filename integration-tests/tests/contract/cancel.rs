@@ -7,10 +7,10 @@ use integration_tests::tasks::{
     double, hold_tracked, leave, pass, pass_and_leave, pass_async, run_until_cancelled, wait_until_dropped,
     watch_for_cancellation,
 };
-use integration_tests::{Board, Fixture, Row, Tracked, Waiting, eventually, millis, rows, seconds, within};
+use integration_tests::{Board, ContractRow, Fixture, Tracked, Waiting, eventually, millis, rows, seconds, within};
 use polypool::{ExecutorExt, Shutdown, TaskError, TaskState};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
+pub(crate) const ROWS: &[ContractRow] = rows![
     p06_cancelled_queued_task_never_runs,
     p07_waiter_is_released_by_a_cancel_elsewhere,
     p08_submit_cancel_shutdown_never_hangs,

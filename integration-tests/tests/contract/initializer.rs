@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use integration_tests::tasks::{double, initialized};
-use integration_tests::{Board, Fixture, Initializer, Pool, Row, Spec, Waiting, rows, seconds};
+use integration_tests::{Board, ContractRow, Fixture, Initializer, Pool, Spec, Waiting, rows, seconds};
 use polypool::{ExecutorExt, Shutdown, SubmitError, TaskError, TaskFuture};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] =
+pub(crate) const ROWS: &[ContractRow] =
     rows![p43_initializer_runs_once_in_each_worker_before_its_first_task, p44_failing_initializer_breaks_the_pool];
 
 fn p43_initializer_runs_once_in_each_worker_before_its_first_task(executor: &'static dyn Fixture) {

@@ -8,10 +8,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FusedStream;
 use integration_tests::tasks::{add, all_but, double, leave, make_tracked, panic_with_literal, pass, take_time};
 use integration_tests::waiting::runtime;
-use integration_tests::{Board, Fixture, Row, Tracked, Waiting, eventually, millis, rows, seconds};
+use integration_tests::{Board, ContractRow, Fixture, Tracked, Waiting, eventually, millis, rows, seconds};
 use polypool::{ExecutorExt, Outcome, Priority, Shutdown, TaskError, TaskOptions};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
+pub(crate) const ROWS: &[ContractRow] = rows![
     p28_map_equals_the_sequential_map,
     p28_chunk_size_0_is_refused_before_any_task_runs,
     p29_failure_comes_in_its_place,

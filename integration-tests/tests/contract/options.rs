@@ -6,10 +6,10 @@ use integration_tests::tasks::{
     double, leave, overstay_at_first, own_name, own_name_async, panic_at_first, panic_with_literal, pass, pass_async,
     report, run_until_cancelled,
 };
-use integration_tests::{Board, Fixture, Row, Waiting, eventually, millis, rows, seconds, within};
+use integration_tests::{Board, ContractRow, Fixture, Waiting, eventually, millis, rows, seconds, within};
 use polypool::{ExecutorExt, Progress, Shutdown, TaskError, TaskOptions, TaskState, context};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
+pub(crate) const ROWS: &[ContractRow] = rows![
     retries_run_a_task_again_after_a_panic,
     retries_that_are_used_up_give_the_last_failure,
     retries_run_a_task_again_after_its_timeout,

@@ -1,10 +1,10 @@
 //! Outcomes: values, failures, and what their texts say.
 
 use integration_tests::tasks::{double, panic_with_literal, panic_with_number, panic_with_text, return_error};
-use integration_tests::{Fixture, Row, Waiting, rows, seconds};
+use integration_tests::{ContractRow, Fixture, Waiting, rows, seconds};
 use polypool::{ExecutorExt, PanicReport, TaskError, TaskState};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] =
+pub(crate) const ROWS: &[ContractRow] =
     rows![p14_returned_error_is_a_value_and_a_panic_a_failure, outcome_is_handed_out_once,];
 
 fn report(error: &TaskError) -> &PanicReport {

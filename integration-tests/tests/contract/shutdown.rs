@@ -7,10 +7,10 @@ use integration_tests::tasks::{
     double, hold_tracked, leave, pass, run_until_cancelled, start_and_take_time, take_time,
 };
 use integration_tests::waiting::runtime;
-use integration_tests::{Board, Fixture, Pool, Row, Spec, Tracked, eventually, millis, rows, seconds, within};
+use integration_tests::{Board, ContractRow, Fixture, Pool, Spec, Tracked, eventually, millis, rows, seconds, within};
 use polypool::{ExecutorExt, Shutdown, SubmitError, TaskError, TaskFuture, TaskState};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
+pub(crate) const ROWS: &[ContractRow] = rows![
     p36_submit_after_shutdown_is_refused,
     p37_drain_runs_all_queued_work,
     p37_drain_right_after_the_submits,
@@ -18,6 +18,7 @@ pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
     p39_shutdown_without_waiting_returns_at_once,
     p40_dropping_the_pool_still_computes,
     p40_dropping_the_pool_with_a_map_outstanding,
+    map_that_has_ended_does_not_keep_the_pool,
     p41_no_worker_is_left_after_shutdown,
     p41_shutdown_is_idempotent_and_concurrent,
     now_resolves_everything_at_once,
@@ -117,7 +118,7 @@ fn p39_shutdown_without_waiting_returns_at_once(executor: &'static dyn Fixture) 
     let values: Vec<_> = tasks.into_iter().map(|task| task.wait().unwrap()).collect();
     assert_eq!(values, [0, 1, 2, 3, 4]);
     assert!(eventually(seconds(5), || pool.stats().workers.is_empty()));
-    assert!(eventually(seconds(5), || executor.os_workers(&prefix).is_none_or(|names| names.is_empty())));
+    assert!(none_left(executor, &prefix));
 }
 
 fn p40_dropping_the_pool_still_computes(executor: &'static dyn Fixture) {
@@ -131,18 +132,30 @@ fn p40_dropping_the_pool_still_computes(executor: &'static dyn Fixture) {
     gate.open();
     let values: Vec<_> = tasks.into_iter().map(|task| task.wait().unwrap()).collect();
     assert_eq!(values, [0, 1, 2, 3, 4]);
-    assert!(eventually(seconds(5), || executor.os_workers(&prefix).is_none_or(|names| names.is_empty())));
+    assert!(none_left(executor, &prefix));
+}
+
+fn none_left(executor: &'static dyn Fixture, prefix: &str) -> bool {
+    eventually(seconds(5), || executor.os_workers(prefix).is_none_or(|names| names.is_empty()))
 }
 
 fn p40_dropping_the_pool_with_a_map_outstanding(executor: &'static dyn Fixture) {
     let prefix = own_prefix();
     let pool = executor.build(Spec::workers(2).name_prefix(&prefix));
-    let mut map = pool.map((0..3_000).map(|n| double { n })).start().blocking();
+    let map = pool.map((0..3_000).map(|n| double { n })).start();
     drop(pool);
-    let values: Vec<_> = map.by_ref().map(Result::unwrap).collect();
+    let values: Vec<_> = map.blocking().map(Result::unwrap).collect();
     assert_eq!(values, (0..3_000).map(double).collect::<Vec<_>>(), "more than the map had started, and all available");
-    let none_left = || executor.os_workers(&prefix).is_none_or(|names| names.is_empty());
-    assert!(eventually(seconds(5), none_left), "the map has ended, and keeps the pool no longer");
+    assert!(none_left(executor, &prefix));
+}
+
+fn map_that_has_ended_does_not_keep_the_pool(executor: &'static dyn Fixture) {
+    let prefix = own_prefix();
+    let pool = executor.build(Spec::workers(2).name_prefix(&prefix));
+    let mut map = pool.map((0..10).map(|n| double { n })).start().blocking();
+    drop(pool);
+    assert_eq!(map.by_ref().map(Result::unwrap).sum::<u64>(), 90);
+    assert!(none_left(executor, &prefix), "although the map itself is still there");
     drop(map);
 }
 
@@ -294,7 +307,7 @@ fn dropping_the_pool_in_a_callback_does_not_hang(executor: &'static dyn Fixture)
     board.gate("hold").open();
     assert_eq!(running.wait().unwrap(), 7);
     assert_eq!(queued.wait().unwrap(), 2);
-    assert!(eventually(seconds(5), || executor.os_workers(&prefix).is_none_or(|names| names.is_empty())));
+    assert!(none_left(executor, &prefix));
 }
 
 fn shutdown_ends_the_asynchronous_tasks_too(executor: &'static dyn Fixture) {

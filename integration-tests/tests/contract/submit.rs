@@ -6,12 +6,12 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 use integration_tests::tasks::{double, hold_tracked, leave, pass};
 use integration_tests::waiting::runtime;
-use integration_tests::{Board, Fixture, Row, Spec, Tracked, eventually, rows, seconds};
+use integration_tests::{Board, ContractRow, Fixture, Spec, Tracked, eventually, rows, seconds};
 use polypool::{
     Executor, ExecutorExt, Priority, Shutdown, SubmitError, TaskError, TaskFuture, TaskOptions, TrySubmitError,
 };
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
+pub(crate) const ROWS: &[ContractRow] = rows![
     p27_many_threads_share_one_executor,
     p35_one_worker_keeps_the_order,
     p35_flood_of_tiny_tasks,

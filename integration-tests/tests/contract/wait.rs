@@ -5,10 +5,10 @@ use std::time::Instant;
 use futures_ext::{All, FirstCompleted, FirstFailure};
 use futures_util::FutureExt as _;
 use integration_tests::tasks::{double, panic_with_literal, pass};
-use integration_tests::{Board, Fixture, Gate, Pool, Row, Waiting, eventually, millis, rows, seconds, within};
+use integration_tests::{Board, ContractRow, Fixture, Gate, Pool, Waiting, eventually, millis, rows, seconds, within};
 use polypool::{ExecutorExt, TaskFuture};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] =
+pub(crate) const ROWS: &[ContractRow] =
     rows![p22_wait_for_all, p23_wait_for_the_first, p24_wait_for_the_first_failure, p25_timeout_of_a_wait_splits,];
 
 /// A task that holds at a gate of its own, and that gate.

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use integration_tests::fixture::own_prefix;
 use integration_tests::tasks::{pass, whereabouts};
-use integration_tests::{Board, Fixture, Row, Spec, millis, rows};
+use integration_tests::{Board, ContractRow, Fixture, Spec, millis, rows};
 use polypool::{BuildError, ExecutorExt};
 
-pub(crate) const ROWS: &[Row<fn(&'static dyn Fixture)>] = rows![
+pub(crate) const ROWS: &[ContractRow] = rows![
     p57_size_0_is_refused,
     p57_default_size_is_the_documented_one,
     p57_workers_carry_readable_names,
