@@ -3,12 +3,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::future::after;
+use crate::panic;
 use crate::state::{Call, Callable, Ended, Expiry};
 
 /// Below this many timers, those of finished tasks are not worth looking for.
@@ -23,8 +25,19 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     thread_name: String,
+    /// Tasks that are being ended just now, and may come back into the backlog.
+    ending: AtomicUsize,
+    owner: Box<dyn Owner>,
+}
+
+/// The pool that a clock is of.
+pub(crate) trait Owner: Send + Sync {
+    /// Makes the clock's thread one of the pool's: callbacks of tasks that run out of time are called there.
+    fn enter(&self);
     /// Puts a task back that has a retry left.
-    again: Box<dyn Fn(Call) + Send + Sync>,
+    fn again(&self, call: Call);
+    /// Nothing of what was being ended will come back any more: perhaps the pool is over.
+    fn is_quiet(&self);
 }
 
 struct State {
@@ -41,7 +54,7 @@ struct Timer {
 }
 
 impl Clock {
-    pub(crate) fn new(thread_name: String, again: impl Fn(Call) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(thread_name: String, owner: impl Owner + 'static) -> Self {
         Clock {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
@@ -52,9 +65,15 @@ impl Clock {
                 }),
                 changed: Condvar::new(),
                 thread_name,
-                again: Box::new(again),
+                ending: AtomicUsize::new(0),
+                owner: Box::new(owner),
             }),
         }
+    }
+
+    /// Whether a task is being ended that may come back into the backlog; the owner is told when that is over.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.shared.ending.load(Ordering::SeqCst) > 0
     }
 
     /// Ends the task at that time, if it has not ended by then. An error means that the timer could not be set,
@@ -85,7 +104,9 @@ impl Clock {
             state.running = true;
         }
         drop(state);
-        drop(kept);
+        for cell in kept {
+            let _ = panic::catch(move || drop(cell));
+        }
         if first {
             self.shared.changed.notify_one();
         }
@@ -102,6 +123,7 @@ impl Drop for Clock {
 
 impl Shared {
     fn run(&self) {
+        self.owner.enter();
         let mut state = self.state.lock();
         while !state.closed {
             let Some(Reverse(next)) = state.timers.peek() else {
@@ -117,9 +139,16 @@ impl Shared {
             drop(state);
             if let Some(Reverse(timer)) = due
                 && let Some(cell) = timer.cell.upgrade()
-                && cell.expire(timer.expiry) == Ended::Again
             {
-                (self.again)(Call::new(cell));
+                self.ending.fetch_add(1, Ordering::SeqCst);
+                if cell.expire(timer.expiry) == Ended::Again {
+                    self.owner.again(Call::new(cell));
+                } else {
+                    // Perhaps the last owner: dropping a value is user code and may panic.
+                    let _ = panic::catch(move || drop(cell));
+                }
+                self.ending.fetch_sub(1, Ordering::SeqCst);
+                self.owner.is_quiet();
             }
             state = self.state.lock();
         }

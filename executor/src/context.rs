@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::task::Poll;
+
+use futures_ext::CancellationToken;
 
 use crate::state::TaskId;
 
@@ -24,7 +25,8 @@ pub(crate) trait ContextSource: Send + Sync {
     fn name(&self) -> Cow<'static, str>;
     /// Whether nobody waits for this run any more.
     fn has_stopped(&self, attempt: u32) -> bool;
-    fn poll_stopped(&self, attempt: u32, cx: &mut std::task::Context<'_>) -> Poll<()>;
+    /// Cancelled when nobody waits for this run any more.
+    fn stop_token(&self, attempt: u32) -> CancellationToken;
     fn report_progress(&self, attempt: u32, progress: Progress);
 }
 
@@ -76,7 +78,7 @@ impl Context {
     pub async fn cancelled(&self) {
         match &self.source {
             None => std::future::pending().await,
-            Some((cell, attempt)) => std::future::poll_fn(|cx| cell.poll_stopped(*attempt, cx)).await,
+            Some((cell, attempt)) => cell.stop_token(*attempt).cancelled().await,
         }
     }
 
@@ -89,7 +91,8 @@ impl Context {
     }
 
     /// Says how far the task is; [`TaskFuture::progress`](crate::TaskFuture::progress) shows it. The newest report
-    /// counts. From a worker process, reports that follow each other closely are thinned out.
+    /// counts. From a worker process, of reports that follow each other closely only the newest is sent, up to 20
+    /// milliseconds later.
     pub fn report_progress(&self, done: u64, total: u64) {
         if let Some((cell, attempt)) = &self.source {
             cell.report_progress(*attempt, Progress { done, total });

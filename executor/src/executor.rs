@@ -39,7 +39,9 @@ use crate::task::Task;
 /// a `Result` has succeeded with that value, be it `Err`. A panic is [`TaskError::Panicked`], with message, file and
 /// line; the worker lives on.
 ///
-/// **Order.** Tasks of one priority start in the order they were submitted. With one worker, they also end in it.
+/// **Order.** Tasks of one priority leave the backlog in the order they were submitted. With one worker, they start and
+/// end in it. A process pool sends short tasks ahead to its workers in portions, so with several workers the order of
+/// their starts is that of the submits only roughly; what was sent ahead has left the backlog.
 ///
 /// **Happens-before.** What a thread did before `submit` happens before the task starts; what the task did happens
 /// before its callbacks, and these before its waiters go on.

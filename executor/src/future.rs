@@ -94,7 +94,8 @@ impl<T: Send + 'static> TaskFuture<T> {
     ///
     /// A callback that panics is reported by the panic hook (which prints it, unless the program has set another one);
     /// the next callbacks and the outcome are not affected. Callbacks should be short: they keep a worker or the
-    /// supervisor. One that blocks on another task of its own process pool panics, because it would wait for itself.
+    /// supervisor. On the supervisor of a process pool, a callback that blocks with a wait of this library panics,
+    /// because it would stop the whole pool.
     pub fn on_done(&self, callback: impl FnOnce(&Outcome<T>) + Send + 'static) {
         self.cell.on_done(Box::new(callback));
     }
@@ -321,10 +322,9 @@ impl<T> Completer<T> {
         self.cell().is_cancelled()
     }
 
-    /// Completes when the future has its outcome by somebody else's doing, such as a cancellation. Returns at once
-    /// unless [`start`](Completer::start) was called.
+    /// Completes when the future has its outcome, by somebody else's doing such as a cancellation.
     pub async fn cancelled(&self) {
-        std::future::poll_fn(|cx| self.cell().poll_stopped(0, cx)).await;
+        self.cell().stop_token(0).cancelled().await;
     }
 }
 

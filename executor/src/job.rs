@@ -117,7 +117,7 @@ impl<T: Task> Job for Single<T> {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        crate::codec::decode(bytes).map(Single).map_err(CodecError::DecodeArgument)
+        task::decode_argument(bytes).map(Single)
     }
 
     fn decode_output(bytes: &[u8]) -> Result<T::Output, CodecError> {
@@ -156,7 +156,7 @@ impl<T: Task> Job for Chunk<T> {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        crate::codec::decode(bytes).map(Chunk).map_err(CodecError::DecodeArgument)
+        task::decode_argument(bytes).map(Chunk)
     }
 
     fn decode_output(bytes: &[u8]) -> Result<Self::Output, CodecError> {

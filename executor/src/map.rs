@@ -52,7 +52,8 @@ where
     I::Item: Task,
     W: Window,
 {
-    executor: Arc<dyn Executor>,
+    /// `None` when everything has been submitted, so that a map that is only read keeps no pool alive.
+    executor: Option<Arc<dyn Executor>>,
     tasks: I,
     chunk_size: usize,
     buffer: usize,
@@ -64,7 +65,7 @@ where
     /// The rest of a chunk that has come back.
     ready: VecDeque<Outcome<Output<I>>>,
     /// Pulled, but no room in the executor's backlog yet.
-    waiting: Option<(Vec<I::Item>, Reserve)>,
+    waiting: Option<(Vec<I::Item>, Option<Reserve>)>,
     /// Elements pulled and not delivered.
     ahead: usize,
     delivered: usize,
@@ -91,6 +92,8 @@ enum Timeout {
     /// Of this length, from the start.
     Of(Duration),
     At(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// The time is up: what is ready is still delivered, and nothing new begins.
+    Up,
 }
 
 impl<I, W> Map<I, W>
@@ -101,7 +104,7 @@ where
 {
     pub(crate) fn new(executor: Arc<dyn Executor>, tasks: I) -> Self {
         Map {
-            executor,
+            executor: Some(executor),
             tasks,
             chunk_size: 1,
             buffer: DEFAULT_MAP_BUFFER,
@@ -117,7 +120,7 @@ where
     }
 
     /// How many elements travel to a worker together, at least 1, which is the default. Larger chunks cost less for
-    /// short tasks; the death of a worker then fails the whole chunk. With 0 the stream has one element, an error, and
+    /// short tasks; the death of a worker, and an argument that can't be encoded, then fail the whole chunk. With 0 the stream has one element, an error, and
     /// no task runs.
     pub fn chunk_size(mut self, elements: usize) -> Self {
         self.chunk_size = elements;
@@ -168,6 +171,7 @@ where
             self.ready.push_back(Err(TaskError::InvalidOption(what)));
             self.ahead = 1;
             self.phase = Phase::Exhausted;
+            self.let_go();
             return;
         }
         self.phase = Phase::Pulling;
@@ -192,24 +196,46 @@ where
                 break;
             }
             self.ahead += tasks.len();
-            match self.executor.try_reserve_slot() {
-                Err(SubmitError::Full { .. }) => {
-                    let executor = self.executor.clone();
-                    self.waiting = Some((tasks, Box::pin(async move { executor.reserve_slot().await })));
-                }
+            let Some(executor) = self.executor.clone() else { break };
+            match executor.try_reserve_slot() {
+                Err(SubmitError::Full { .. }) => self.waiting = Some((tasks, None)),
                 reserved => self.submit(tasks, reserved.ok()),
             }
         }
+        self.let_go();
+    }
+
+    /// Forgets the executor when there is nothing more to submit.
+    fn let_go(&mut self) {
+        if self.phase == Phase::Over || self.phase == Phase::Exhausted && self.waiting.is_none() {
+            self.executor = None;
+        }
+    }
+
+    /// Submits what waits for room, as soon as there is some. `true`: something was submitted.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> bool {
+        let (Some((_, reserve)), Some(executor)) = (&mut self.waiting, &self.executor) else { return false };
+        let reserve = reserve.get_or_insert_with(|| {
+            let executor = executor.clone();
+            Box::pin(async move { executor.reserve_slot().await })
+        });
+        let Poll::Ready(reserved) = reserve.as_mut().poll(cx) else { return false };
+        if let Some((tasks, _)) = self.waiting.take() {
+            self.submit(tasks, reserved.ok());
+        }
+        self.pull();
+        true
     }
 
     fn submit(&mut self, mut tasks: Vec<I::Item>, slot: Option<Slot>) {
+        let Some(executor) = self.executor.clone() else { return };
         let options = self.options.clone();
         let piece = if self.chunk_size == 1 {
             let task = tasks.pop().expect("a chunk of 1 has 1 element");
-            Piece::One(submit_job(&*self.executor, Single(task), options, slot))
+            Piece::One(submit_job(&*executor, Single(task), options, slot))
         } else {
             let len = tasks.len();
-            Piece::Many(submit_job(&*self.executor, Chunk(tasks), options, slot), len)
+            Piece::Many(submit_job(&*executor, Chunk(tasks), options, slot), len)
         };
         W::push(&mut self.window, piece);
     }
@@ -220,12 +246,7 @@ where
             if let Some(outcome) = self.ready.pop_front() {
                 return Poll::Ready(Some(outcome));
             }
-            if let Some((_, reserve)) = &mut self.waiting
-                && let Poll::Ready(reserved) = reserve.as_mut().poll(cx)
-                && let Some((tasks, _)) = self.waiting.take()
-            {
-                self.submit(tasks, reserved.ok());
-                self.pull();
+            if !matches!(self.timeout, Timeout::Up) && self.poll_room(cx) {
                 continue;
             }
             match W::poll_next(&mut self.window, cx) {
@@ -245,6 +266,7 @@ where
         W::cancel_all(&mut self.window);
         self.waiting = None;
         self.phase = Phase::Over;
+        self.let_go();
         error
     }
 }
@@ -267,25 +289,36 @@ where
         if this.phase == Phase::Over {
             return Poll::Ready(None);
         }
+        let time_is_up = match &mut this.timeout {
+            Timeout::Of(_) | Timeout::None => false,
+            Timeout::Up => true,
+            Timeout::At(time) => time.as_mut().poll(cx).is_ready(),
+        };
+        if time_is_up {
+            // What is there comes first; nothing new is begun.
+            this.timeout = Timeout::Up;
+            this.waiting = this.waiting.take().map(|(tasks, _)| (tasks, None));
+        }
         match this.poll_outcome(cx) {
             Poll::Ready(Some(outcome)) => {
                 this.ahead -= 1;
                 this.delivered += 1;
-                this.pull();
+                if !time_is_up {
+                    this.pull();
+                }
+                if let Some((_, reserve)) = &mut this.waiting {
+                    // A place in the queue for room must not be held while nobody polls: others stand behind it.
+                    *reserve = None;
+                }
                 Poll::Ready(Some(outcome))
             }
-            Poll::Ready(None) => {
+            Poll::Ready(None) if this.phase == Phase::Exhausted || !time_is_up => {
                 this.phase = Phase::Over;
+                this.let_go();
                 Poll::Ready(None)
             }
-            Poll::Pending => {
-                if let Timeout::At(time) = &mut this.timeout
-                    && time.as_mut().poll(cx).is_ready()
-                {
-                    return Poll::Ready(Some(Err(this.give_up())));
-                }
-                Poll::Pending
-            }
+            Poll::Ready(None) | Poll::Pending if time_is_up => Poll::Ready(Some(Err(this.give_up()))),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 

@@ -57,23 +57,23 @@ impl TaskOptions {
         Self::default()
     }
 
-    /// The name in errors, in `Debug` and in `stats()`; by default the name of the task.
+    /// The name in errors, in `Debug` and in `context().name()`; by default the name of the task.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// How long the task may *run*; waiting in the backlog does not count. After that it is stopped as by `cancel()`,
+    /// How long the task may *run* (`None`: for ever); waiting in the backlog does not count. After that it is stopped as by `cancel()`,
     /// and its outcome is [`TaskError::TimedOut`](crate::TaskError::TimedOut).
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
         self
     }
 
-    /// The instant by which the task must have ended, waiting included. After that it is stopped as by `cancel()`,
+    /// The instant by which the task must have ended, waiting included (`None`: there is none). After that it is stopped as by `cancel()`,
     /// and its outcome is [`TaskError::DeadlineExceeded`](crate::TaskError::DeadlineExceeded).
-    pub fn deadline(mut self, deadline: Instant) -> Self {
-        self.deadline = Some(deadline);
+    pub fn deadline(mut self, deadline: impl Into<Option<Instant>>) -> Self {
+        self.deadline = deadline.into();
         self
     }
 

@@ -43,6 +43,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_ext::CancellationToken;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -142,6 +143,9 @@ pub(crate) enum Ended {
     Late,
 }
 
+/// A worker, and which of its calls it is.
+type Link = (Arc<dyn WorkerLink>, Ticket);
+
 type Callback<T> = Box<dyn FnOnce(&Outcome<T>) + Send>;
 
 enum Stage<J: Job> {
@@ -149,9 +153,11 @@ enum Stage<J: Job> {
     Queued(Option<J>),
     Sent,
     Running,
+    /// `published`: it had been done before, and a late callback has the outcome for a moment.
     Settling {
         verdict: TaskState,
         by: ThreadId,
+        published: bool,
     },
     Done(Outcome<J::Output>),
     Taken(TaskState),
@@ -161,10 +167,11 @@ enum Stage<J: Job> {
 struct Extras<T> {
     options: TaskOptions,
     encoded: Option<Bytes>,
-    link: Option<(Arc<dyn WorkerLink>, Ticket)>,
+    link: Option<Link>,
     permit: Option<OwnedSemaphorePermit>,
     progress: Option<Progress>,
-    stop_wakers: Vec<Waker>,
+    /// Cancelled when this run is over, if somebody wants to know.
+    stop: Option<CancellationToken>,
     callbacks: Vec<Callback<T>>,
 }
 
@@ -176,7 +183,7 @@ impl<T> Default for Extras<T> {
             link: None,
             permit: None,
             progress: None,
-            stop_wakers: Vec::new(),
+            stop: None,
             callbacks: Vec::new(),
         }
     }
@@ -236,6 +243,8 @@ pub(crate) trait Callable: AnyCell {
     fn hold_permit(&self, permit: OwnedSemaphorePermit);
     /// Whether it still waits; what was cancelled in the backlog does not.
     fn is_queued(&self) -> bool;
+    /// Whether it has a value that nobody has taken.
+    fn holds_value(&self) -> bool;
 
     /// Makes the encoded form, if it is needed: to leave the process, or to run again.
     fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError>;
@@ -262,9 +271,12 @@ pub(crate) trait Callable: AnyCell {
 }
 
 /// How a call looks to a worker process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wire {
+    pub(crate) id: TaskId,
     pub(crate) name: &'static str,
+    /// The name in the options, if there is one.
+    pub(crate) own_name: Option<Cow<'static, str>>,
     pub(crate) signature: &'static str,
     pub(crate) shape: Shape,
     /// Which run this is.
@@ -283,26 +295,29 @@ impl<J: Job> Cell<J> {
         })
     }
 
-    /// Queued, Sent or Running to Done, by way of Settling. The caller has checked that it is one of the three.
+    /// Queued, Sent or Running to Done, by way of Settling. The caller has checked that it is one of the three. `link`
+    /// is told that the call is settled without it.
     fn settle<'a>(
         &'a self,
         mut inner: MutexGuard<'a, Inner<J>>,
         outcome: Outcome<J::Output>,
+        link: Option<Link>,
         about_to_publish: Option<&dyn RunObserver>,
     ) {
         let verdict = TaskState::of(&outcome);
-        let before = std::mem::replace(&mut inner.stage, Stage::Settling { verdict, by: thread::current().id() });
+        let settling = Stage::Settling { verdict, by: thread::current().id(), published: false };
+        let before = std::mem::replace(&mut inner.stage, settling);
         let mut callbacks = Vec::new();
         if let Some(extras) = inner.extras.as_deref_mut() {
             callbacks = std::mem::take(&mut extras.callbacks);
-            let wakers = std::mem::take(&mut extras.stop_wakers);
-            let link = extras.link.take();
-            let encoded = extras.encoded.take();
-            let permit = extras.permit.take();
-            if link.is_some() || encoded.is_some() || permit.is_some() || !wakers.is_empty() || !callbacks.is_empty() {
+            let stop = extras.stop.take();
+            let rest = (extras.link.take(), extras.encoded.take(), extras.permit.take());
+            if link.is_some() || rest.0.is_some() || rest.1.is_some() || rest.2.is_some() || stop.is_some() {
                 drop(inner);
-                drop((link, encoded, permit));
-                wakers.into_iter().for_each(Waker::wake);
+                drop(rest);
+                // First of all, so that no callback can delay the end of the work itself.
+                abandon(link);
+                stop.as_ref().map(tell);
                 inner = self.inner.lock();
             }
         }
@@ -312,12 +327,29 @@ impl<J: Job> Cell<J> {
             let _ = panic::catch(move || drop(before));
             inner = self.inner.lock();
         }
+        let mut inner = self.call_back(inner, callbacks, &outcome);
+        if let Some(observer) = about_to_publish {
+            observer.about_to_publish();
+        }
+        inner.stage = Stage::Done(outcome);
+        let waker = inner.waker.take();
+        drop(inner);
+        waker.map(wake);
+    }
+
+    /// Runs callbacks, and those that are registered meanwhile, until there are none.
+    fn call_back<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner<J>>,
+        mut callbacks: Vec<Callback<J::Output>>,
+        outcome: &Outcome<J::Output>,
+    ) -> MutexGuard<'a, Inner<J>> {
         loop {
             if !callbacks.is_empty() {
                 drop(inner);
                 for callback in callbacks {
                     // The panic hook has reported it; the other callbacks and the outcome stay as they are.
-                    let _ = panic::catch(|| callback(&outcome));
+                    let _ = panic::catch(|| callback(outcome));
                 }
                 inner = self.inner.lock();
             }
@@ -326,17 +358,8 @@ impl<J: Job> Cell<J> {
                 None => Vec::new(),
             };
             if callbacks.is_empty() {
-                break;
+                return inner;
             }
-        }
-        if let Some(observer) = about_to_publish {
-            observer.about_to_publish();
-        }
-        inner.stage = Stage::Done(outcome);
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
         }
     }
 
@@ -345,6 +368,7 @@ impl<J: Job> Cell<J> {
         &'a self,
         mut inner: MutexGuard<'a, Inner<J>>,
         error: TaskError,
+        link: Option<Link>,
         observer: Option<&dyn RunObserver>,
     ) -> Ended {
         if error.is_retryable()
@@ -353,21 +377,37 @@ impl<J: Job> Cell<J> {
             && extras.encoded.is_some()
         {
             extras.options.retries -= 1;
-            extras.link = None;
-            let wakers = std::mem::take(&mut extras.stop_wakers);
+            let own = extras.link.take();
+            let stop = extras.stop.take();
             inner.attempt += 1;
             inner.stage = Stage::Queued(None);
             drop(inner);
-            wakers.into_iter().for_each(Waker::wake);
+            drop(own);
+            abandon(link);
+            stop.as_ref().map(tell);
             return Ended::Again;
         }
-        self.settle(inner, Err(error), observer);
+        self.settle(inner, Err(error), link, observer);
         Ended::Settled
+    }
+
+    /// Whether it waits and its deadline has passed, although the clock has not said so yet: it must not start.
+    fn is_past_its_deadline(inner: &Inner<J>) -> bool {
+        matches!(inner.stage, Stage::Queued(_))
+            && inner
+                .extras
+                .as_deref()
+                .and_then(|extras| extras.options.deadline)
+                .is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// Queued to Running, on the thread that will run it.
     fn begin(self: &Arc<Self>, observer: &dyn RunObserver) -> Option<(Result<J, CodecError>, u32)> {
         let mut inner = self.inner.lock();
+        if Self::is_past_its_deadline(&inner) {
+            self.settle(inner, Err(TaskError::DeadlineExceeded), None, Some(observer));
+            return None;
+        }
         let Stage::Queued(job) = &mut inner.stage else {
             return None;
         };
@@ -407,10 +447,10 @@ impl<J: Job> Cell<J> {
         }
         match outcome {
             Ok(value) => {
-                self.settle(inner, Ok(value), Some(observer));
+                self.settle(inner, Ok(value), None, Some(observer));
                 Ended::Settled
             }
-            Err(error) => self.fail(inner, error, Some(observer)),
+            Err(error) => self.fail(inner, error, None, Some(observer)),
         }
     }
 
@@ -421,18 +461,30 @@ impl<J: Job> Cell<J> {
     }
 }
 
-/// Detaches the link before an outsider ends the task, so that the supervisor hears of it afterwards.
+/// Detaches the link before an outsider ends the task, and tells it.
 fn outsider_ends<'a, J: Job>(cell: &'a Cell<J>, mut inner: MutexGuard<'a, Inner<J>>, error: TaskError) -> Ended {
     let link = inner.extras.as_deref_mut().and_then(|extras| extras.link.take());
     if let (Stage::Sent, Some((link, ticket))) = (&inner.stage, &link) {
         // Whichever way the race with the worker goes, the supervisor finds out from the claim word.
         link.revoke(*ticket);
     }
-    let ended = cell.fail(inner, error, None);
+    cell.fail(inner, error, link, None)
+}
+
+fn abandon(link: Option<Link>) {
     if let Some((link, ticket)) = link {
         link.abandoned(ticket);
     }
-    ended
+}
+
+/// Tells those who wait for a task to be stopped. What they do at once is user code.
+fn tell(stop: &CancellationToken) {
+    let _ = panic::catch(|| stop.cancel());
+}
+
+/// Wakes a waiter. A waker that panics must not take a worker with it.
+fn wake(waker: Waker) {
+    let _ = panic::catch(move || waker.wake());
 }
 
 impl<J: Job> ContextSource for Cell<J> {
@@ -453,16 +505,15 @@ impl<J: Job> ContextSource for Cell<J> {
         !self.inner.lock().is_running(attempt)
     }
 
-    fn poll_stopped(&self, attempt: u32, cx: &mut TaskContext<'_>) -> Poll<()> {
+    fn stop_token(&self, attempt: u32) -> CancellationToken {
         let mut inner = self.inner.lock();
-        if !inner.is_running(attempt) {
-            return Poll::Ready(());
+        if inner.attempt == attempt && matches!(inner.stage, Stage::Queued(_) | Stage::Sent | Stage::Running) {
+            return inner.extras().stop.get_or_insert_with(CancellationToken::new).clone();
         }
-        let wakers = &mut inner.extras().stop_wakers;
-        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
-        }
-        Poll::Pending
+        drop(inner);
+        let over = CancellationToken::new();
+        over.cancel();
+        over
     }
 
     fn report_progress(&self, attempt: u32, progress: Progress) {
@@ -483,7 +534,7 @@ impl<J: Job> AnyCell for Cell<J> {
                 _ => TaskState::Queued,
             },
             Stage::Running => TaskState::Running,
-            Stage::Settling { verdict, by } if *by == thread::current().id() => *verdict,
+            Stage::Settling { verdict, by, published } if *published || *by == thread::current().id() => *verdict,
             Stage::Settling { .. } => TaskState::Running,
             Stage::Done(outcome) => TaskState::of(outcome),
             Stage::Taken(verdict) => *verdict,
@@ -513,23 +564,31 @@ impl<J: Job> AnyCell for Cell<J> {
 
 impl<J: Job> Observed<J::Output> for Cell<J> {
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<J::Output>> {
-        let mut inner = self.inner.lock();
-        match &mut inner.stage {
-            Stage::Done(outcome) => {
-                let verdict = TaskState::of(outcome);
-                let Stage::Done(outcome) = std::mem::replace(&mut inner.stage, Stage::Taken(verdict)) else {
+        // Cloning and dropping a waker is user code, so neither happens under the lock.
+        let mut new = None;
+        loop {
+            let mut inner = self.inner.lock();
+            if matches!(inner.stage, Stage::Taken(_)) {
+                return Poll::Ready(Err(TaskError::OutcomeTaken));
+            }
+            if let Stage::Done(outcome) = &inner.stage {
+                let taken = Stage::Taken(TaskState::of(outcome));
+                let Stage::Done(outcome) = std::mem::replace(&mut inner.stage, taken) else {
                     unreachable!("the stage was matched under the same lock")
                 };
-                Poll::Ready(outcome)
+                return Poll::Ready(outcome);
             }
-            Stage::Taken(_) => Poll::Ready(Err(TaskError::OutcomeTaken)),
-            _ => {
-                match &mut inner.waker {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    empty => *empty = Some(cx.waker().clone()),
-                }
-                Poll::Pending
+            if inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return Poll::Pending;
             }
+            if let Some(waker) = new.take() {
+                let old = inner.waker.replace(waker);
+                drop(inner);
+                drop(old);
+                return Poll::Pending;
+            }
+            drop(inner);
+            new = Some(cx.waker().clone());
         }
     }
 
@@ -538,7 +597,7 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
         let outcome = match &mut inner.stage {
             Stage::Done(outcome) => {
                 let verdict = TaskState::of(outcome);
-                let settling = Stage::Settling { verdict, by: thread::current().id() };
+                let settling = Stage::Settling { verdict, by: thread::current().id(), published: true };
                 let Stage::Done(outcome) = std::mem::replace(&mut inner.stage, settling) else {
                     unreachable!("the stage was matched under the same lock")
                 };
@@ -555,27 +614,11 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
             }
         };
         // Done already: the callback runs here and now, with the outcome out of everybody's reach for as long.
-        let mut callbacks = vec![callback];
-        loop {
-            drop(inner);
-            for callback in callbacks {
-                let _ = panic::catch(|| callback(&outcome));
-            }
-            inner = self.inner.lock();
-            callbacks = match inner.extras.as_deref_mut() {
-                Some(extras) => std::mem::take(&mut extras.callbacks),
-                None => Vec::new(),
-            };
-            if callbacks.is_empty() {
-                break;
-            }
-        }
+        let mut inner = self.call_back(inner, vec![callback], &outcome);
         inner.stage = Stage::Done(outcome);
         let waker = inner.waker.take();
         drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.map(wake);
     }
 }
 
@@ -593,7 +636,7 @@ impl<J: Job> Promised<J::Output> for Cell<J> {
         let inner = self.inner.lock();
         match inner.stage {
             Stage::Queued(_) | Stage::Running => {
-                self.settle(inner, outcome, None);
+                self.settle(inner, outcome, None, None);
                 Ok(())
             }
             _ => Err(outcome),
@@ -617,7 +660,9 @@ impl<J: Job> Callable for Cell<J> {
     fn wire(&self) -> Wire {
         let inner = self.inner.lock();
         Wire {
+            id: self.id,
             name: J::name(),
+            own_name: inner.extras.as_deref().and_then(|extras| extras.options.name.clone()),
             signature: J::signature(),
             shape: J::shape(),
             attempt: inner.attempt,
@@ -634,6 +679,10 @@ impl<J: Job> Callable for Cell<J> {
 
     fn is_queued(&self) -> bool {
         matches!(self.inner.lock().stage, Stage::Queued(_))
+    }
+
+    fn holds_value(&self) -> bool {
+        matches!(self.inner.lock().stage, Stage::Done(Ok(_)))
     }
 
     fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError> {
@@ -721,9 +770,10 @@ impl<J: Job> Callable for Cell<J> {
                 }
                 Ok(Ok(Run::Future(future))) => Some(future),
             };
+            let mut stop = std::pin::pin!(self.stop_token(attempt).cancelled_owned());
             let outcome = std::future::poll_fn(|cx| {
                 let _entered = context::enter(self.clone(), attempt);
-                let stopped = self.poll_stopped(attempt, cx).is_ready();
+                let stopped = stop.as_mut().poll(cx).is_ready();
                 let Some(running) = future.as_mut().filter(|_| !stopped) else {
                     // Stopped at an await: what the future holds is dropped here, inside its context.
                     let _ = panic::catch(|| drop(future.take()));
@@ -748,7 +798,8 @@ impl<J: Job> Callable for Cell<J> {
 
     fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Bytes> {
         let mut inner = self.inner.lock();
-        if !matches!(inner.stage, Stage::Queued(_)) {
+        // Past its deadline, it is left to the clock, which is about to end it.
+        if !matches!(inner.stage, Stage::Queued(_)) || Self::is_past_its_deadline(&inner) {
             return None;
         }
         let extras = inner.extras();
@@ -806,10 +857,10 @@ impl<J: Job> Callable for Cell<J> {
         }
         match outcome {
             Ok(value) => {
-                self.settle(inner, Ok(value), None);
+                self.settle(inner, Ok(value), None, None);
                 Ended::Settled
             }
-            Err(error) => self.fail(inner, error, None),
+            Err(error) => self.fail(inner, error, None, None),
         }
     }
 
@@ -818,7 +869,7 @@ impl<J: Job> Callable for Cell<J> {
         if !Self::holds(&inner, ticket) {
             return Ended::Late;
         }
-        self.fail(inner, error, None)
+        self.fail(inner, error, None, None)
     }
 
     fn expire(&self, expiry: Expiry) -> Ended {

@@ -189,7 +189,7 @@ pub(crate) enum Execution {
 fn execute<T: Task>(payload: &[u8], shape: Shape) -> Execution {
     match shape {
         Shape::One => match decode_argument::<T>(payload) {
-            Err(reply) => Execution::Done(reply),
+            Err(error) => Execution::Done(Reply::Codec(error)),
             Ok(task) => match panic::catch(|| task.run()) {
                 Err(report) => Execution::Done(Reply::Panicked(report)),
                 Ok(Run::Ready(output)) => Execution::Done(encode_result(OutputOf::<T>(&output))),
@@ -202,18 +202,18 @@ fn execute<T: Task>(payload: &[u8], shape: Shape) -> Execution {
             },
         },
         Shape::Chunk => match decode_argument::<Vec<T>>(payload) {
-            Err(reply) => Execution::Done(reply),
+            Err(error) => Execution::Done(Reply::Codec(error)),
             Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_chunk::<T>(run_each(tasks))),
             Ok(tasks) => Execution::Future(Box::pin(async move { encode_chunk::<T>(run_each_async(tasks).await) })),
         },
     }
 }
 
-fn decode_argument<A: DeserializeOwned>(payload: &[u8]) -> Result<A, Reply> {
+/// Decodes one argument.
+pub(crate) fn decode_argument<A: DeserializeOwned>(payload: &[u8]) -> Result<A, CodecError> {
     match panic::catch(|| codec::decode::<A>(payload)) {
-        Ok(Ok(argument)) => Ok(argument),
-        Ok(Err(message)) => Err(Reply::Codec(CodecError::DecodeArgument(message))),
-        Err(report) => Err(Reply::Codec(CodecError::DecodeArgument(format!("its decoder panicked{report}")))),
+        Ok(result) => result.map_err(CodecError::DecodeArgument),
+        Err(report) => Err(CodecError::DecodeArgument(format!("its decoder panicked{report}"))),
     }
 }
 

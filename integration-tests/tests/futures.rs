@@ -34,6 +34,7 @@ const ROWS: &[Row<fn()>] = rows![
     completer_hears_of_a_cancel,
     callback_registered_in_a_callback_is_called,
     as_completed_is_linear_on_a_tokio_worker,
+    as_completed_is_linear_when_the_budget_runs_out,
     as_completed_of_finished_futures_polls_each_once,
 ];
 
@@ -497,10 +498,11 @@ fn callback_registered_in_a_callback_is_called() {
     }
 }
 
-/// A future of a task that counts its polls.
+/// A future of a task that counts its polls, and may take from tokio's cooperative budget, as tokio's own futures do.
 struct Counted {
     future: TaskFuture<u32>,
     polls: Arc<AtomicUsize>,
+    budgeted: bool,
 }
 
 impl Future for Counted {
@@ -508,17 +510,25 @@ impl Future for Counted {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.polls.fetch_add(1, Ordering::Relaxed);
-        Pin::new(&mut self.future).poll(cx)
+        if !self.budgeted {
+            return Pin::new(&mut self.future).poll(cx);
+        }
+        let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
+        let poll = Pin::new(&mut self.future).poll(cx);
+        if poll.is_ready() {
+            budget.made_progress();
+        }
+        poll
     }
 }
 
 /// Collects `count` futures on a tokio worker while others complete them from another thread; the number of polls.
-fn polls_for(count: usize) -> usize {
+fn polls_for(count: usize, budgeted: bool) -> usize {
     let polls = Arc::new(AtomicUsize::new(0));
     let (completers, futures): (Vec<_>, Vec<_>) = (0..count)
         .map(|_| {
             let (completer, future) = TaskFuture::pair();
-            (completer, Counted { future, polls: polls.clone() })
+            (completer, Counted { future, polls: polls.clone(), budgeted })
         })
         .unzip();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
@@ -543,18 +553,29 @@ fn polls_for(count: usize) -> usize {
 
 fn as_completed_is_linear_on_a_tokio_worker() {
     for count in [1_000, 100_000, 1_000_000] {
-        let polls = polls_for(count);
+        let polls = polls_for(count, false);
         // Each is polled once to begin with and once when it has finished.
         assert!(polls >= count && polls <= 2 * count, "{polls} polls of {count} futures");
     }
 }
 
+fn as_completed_is_linear_when_the_budget_runs_out() {
+    // After 128 of these in one poll, tokio makes every further one answer "pending".
+    for count in [1_000, 100_000] {
+        let polls = polls_for(count, true);
+        assert!(polls >= count && polls <= 2 * count, "{polls} polls of {count} futures");
+    }
+}
+
 fn as_completed_of_finished_futures_polls_each_once() {
-    let polls = Arc::new(AtomicUsize::new(0));
-    let futures: Vec<_> = (0..100_000).map(|_| Counted { future: succeeded().1, polls: polls.clone() }).collect();
-    let collected = runtime().block_on(async {
-        // On a worker, where the cooperative budget is in force.
-        tokio::spawn(async move { as_completed(futures).count().await }).await.unwrap()
-    });
-    assert_eq!((collected, polls.load(Ordering::Relaxed)), (100_000, 100_000));
+    for budgeted in [false, true] {
+        let polls = Arc::new(AtomicUsize::new(0));
+        let counted = |_| Counted { future: succeeded().1, polls: polls.clone(), budgeted };
+        let futures: Vec<_> = (0..100_000).map(counted).collect();
+        let collected = runtime().block_on(async {
+            // On a worker, where the cooperative budget is in force.
+            tokio::spawn(async move { as_completed(futures).count().await }).await.unwrap()
+        });
+        assert_eq!((collected, polls.load(Ordering::Relaxed)), (100_000, 100_000));
+    }
 }

@@ -674,7 +674,15 @@ fn panic_in_a_drop_does_not_kill_the_worker() {
     }
     let pool = pool(1);
     // As a value that nobody reads, as an argument of a queued task that is cancelled, and as the payload of a panic.
-    pool.spawn(|| Bad).detach();
+    // (Whoever is the last owner of a value drops it; for the worker to be that, the future must have gone before.)
+    let detached = Door::default();
+    let gate = detached.clone();
+    pool.spawn(move || {
+        gate.pass();
+        Bad
+    })
+    .detach();
+    detached.open();
     let (held_pool, door, busy) = held();
     let bad = Bad;
     let queued = held_pool.spawn(move || {

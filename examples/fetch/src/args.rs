@@ -52,7 +52,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
-    /// Starts a server on this machine and fetches from it; see the README for its paths
+    /// Starts a server on this machine and fetches from it: /status/404 has that status, /bytes/1000 so many bytes, any
+    /// other path a greeting, and ?sleep=50 takes so many milliseconds
     #[arg(long)]
     pub(crate) demo: bool,
 }

@@ -76,7 +76,7 @@ async fn run(args: Args) -> Result<ExitCode> {
         .buffer_unordered(args.concurrency)
         .take_until(interruption);
 
-    let mut progress = Progress::new().description("fetch").unit("url");
+    let mut progress = Progress::new().description("fetch").unit("url").leave(false);
     if let Some(total) = total {
         progress = progress.total(total);
     }

@@ -45,7 +45,7 @@ fn run(args: &Args, numbers: &[BigUint]) -> Result<bool> {
     let pool = args.pool.build(args.workers())?;
     let mut all_well = true;
     let mut checks = check::all(pool.as_deref(), numbers, args.method, &options)
-        .progress(Progress::new().description("primes").unit("number"));
+        .progress(Progress::new().description("primes").unit("number").leave(false));
     let bar = checks.bar().clone();
     for (n, outcome) in &mut checks {
         all_well &= outcome.is_ok();

@@ -49,7 +49,7 @@ impl Role {
 pub fn init() {
     HAS_ENTRY.store(true, Ordering::SeqCst);
     if let Ok(value) = std::env::var(VARIABLE) {
-        become_worker(&value);
+        become_worker(&value, TasksOn::ThisThread);
     }
     if let Err(error) = crate::task::registry() {
         eprintln!("polypool: {error}");
@@ -62,21 +62,38 @@ pub fn init() {
 pub fn init_before_main() {
     HAS_ENTRY.store(true, Ordering::SeqCst);
     if let Ok(value) = std::env::var(VARIABLE) {
-        // Before `main`, this is not a thread that Rust's runtime has set up (name, guard page), so tasks get their own.
-        let worker =
-            std::thread::Builder::new().name("polypool-worker".to_owned()).spawn(move || become_worker(&value));
-        match worker {
-            Ok(thread) => {
-                let _ = thread.join();
-            }
-            Err(error) => eprintln!("polypool: the worker's thread could not be started: {error}"),
-        }
-        std::process::exit(2);
+        become_worker(&value, TasksOn::TheirOwnThread);
     }
 }
 
+/// Where a worker runs its tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TasksOn {
+    /// In `main`.
+    ThisThread,
+    /// Before `main`, where this is not a thread that Rust's runtime has set up (name, guard page). It is started only when
+    /// everything is done that needs a process with a single thread.
+    TheirOwnThread,
+}
+
+/// Serves the calls of a worker's channel, and ends the process.
 #[cfg(unix)]
-fn become_worker(value: &str) -> ! {
+pub(super) fn serve(channel: std::os::unix::net::UnixStream, tasks_on: TasksOn) -> ! {
+    if tasks_on == TasksOn::ThisThread {
+        super::worker::serve(channel);
+    }
+    let thread = std::thread::Builder::new().name("polypool-worker".to_owned());
+    match thread.spawn(move || super::worker::serve(channel)) {
+        Ok(thread) => {
+            let _ = thread.join();
+        }
+        Err(error) => eprintln!("polypool: the worker's thread could not be started: {error}"),
+    }
+    std::process::exit(2)
+}
+
+#[cfg(unix)]
+fn become_worker(value: &str, tasks_on: TasksOn) -> ! {
     // The children of this worker are not workers of this pool.
     let _ = polypool_ipc::remove_env(VARIABLE);
     let mut words = value.split(' ');
@@ -103,16 +120,16 @@ fn become_worker(value: &str) -> ! {
     let _ = polypool_ipc::close_inherited(&[std::os::fd::AsFd::as_fd(&channel)]);
     polypool_ipc::ignore_sigpipe();
     match role {
-        Role::Worker => super::worker::serve(channel.into()),
+        Role::Worker => serve(channel.into(), tasks_on),
         #[cfg(target_os = "linux")]
-        Role::ForkServer => super::forkserver::serve(channel.into()),
+        Role::ForkServer => super::forkserver::serve(channel.into(), tasks_on),
         #[cfg(not(target_os = "linux"))]
         Role::ForkServer => std::process::exit(2),
     }
 }
 
 #[cfg(not(unix))]
-fn become_worker(_value: &str) -> ! {
+fn become_worker(_value: &str, _tasks_on: TasksOn) -> ! {
     eprintln!("polypool: process pools are not supported on this platform");
     std::process::exit(2);
 }

@@ -25,7 +25,7 @@ use tokio::io::Interest;
 use tokio::sync::oneshot;
 
 use super::Config;
-use super::entry::Role;
+use super::entry::{Role, TasksOn};
 use super::pool::Pool;
 use super::start::{self, Started};
 use super::sys::{End, Process};
@@ -54,14 +54,16 @@ fn read_message(bytes: &[u8; MESSAGE]) -> (i32, i32, i32) {
 // ---- The server ----------------------------------------------------------------------------------------------------
 
 /// Forks workers until the channel ends, and then ends the process.
-pub(super) fn serve(channel: UnixStream) -> ! {
+pub(super) fn serve(channel: UnixStream, tasks_on: TasksOn) -> ! {
     polypool_ipc::set_process_name("polypool-fork");
     let code = match Server::run(&channel) {
         Ok(Next::Ended) => 0,
         Ok(Next::Worker(worker)) => {
             drop(channel);
-            super::worker::serve(worker)
+            super::entry::serve(worker, tasks_on)
         }
+        // The parent has gone, and had not read everything.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => 0,
         Err(error) => {
             eprintln!("polypool: the fork server ends: {error}");
             2
@@ -156,7 +158,8 @@ struct State {
     exits: HashMap<i32, oneshot::Sender<WorkerExit>>,
     /// Exits that were reported before the one who will wait for them had its turn.
     early: HashMap<i32, WorkerExit>,
-    gone: bool,
+    /// Why there is no server any more.
+    gone: Option<String>,
 }
 
 impl ForkServer {
@@ -179,13 +182,19 @@ impl ForkServer {
         tokio::task::spawn_local(async move {
             let end = reading.read().await;
             reading.process.kill();
-            reading.process.wait().await;
+            let exit = reading.process.wait().await;
             let mut state = reading.state.borrow_mut();
-            state.gone = true;
-            let why = end.err().map_or_else(|| "it went away".to_owned(), |error| error.to_string());
+            let why = match end {
+                Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+                    format!("the fork server was killed, because its message could not be read: {error}")
+                }
+                // Its channel has ended; how it has itself says more.
+                _ => format!("the fork server {exit}: does its program call polypool::init() first of all?"),
+            };
             for request in state.requests.drain(..) {
-                let _ = request.send(Err(io::Error::other(format!("the fork server ended: {why}"))));
+                let _ = request.send(Err(io::Error::other(why.clone())));
             }
+            state.gone = Some(why);
             // Dropping the senders says "unknown" to those who wait for an exit.
             state.exits.clear();
             drop(state);
@@ -197,7 +206,7 @@ impl ForkServer {
 
     /// Whether the server has ended, so that another one must be started.
     pub(super) fn is_gone(&self) -> bool {
-        self.state.borrow().gone
+        self.state.borrow().gone.is_some()
     }
 
     pub(super) fn kill(&self) {
@@ -209,7 +218,6 @@ impl ForkServer {
         let (channel, theirs) = UnixStream::pair()?;
         let (stderr, their_stderr) = io::pipe()?;
         let (sender, receiver) = oneshot::channel();
-        self.state.borrow_mut().requests.push_back(sender);
         loop {
             self.channel.writable().await?;
             let sent = self.channel.try_io(Interest::WRITABLE, || {
@@ -217,11 +225,19 @@ impl ForkServer {
             });
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // It has ended; `read` is about to tell those who wait how.
+                Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    break;
+                }
                 result => break result?,
             }
         }
+        if let Some(why) = &self.state.borrow().gone {
+            return Err(io::Error::other(why.clone()));
+        }
+        // Only now, and with no await in between: the answers come in the order in which the requests were sent.
+        self.state.borrow_mut().requests.push_back(sender);
         drop((theirs, their_stderr));
-        let gone = || io::Error::other("the fork server ended");
         let (pid, pidfd) = tokio::time::timeout(config.handshake_timeout, receiver)
             .await
             .map_err(|_| {
@@ -230,13 +246,13 @@ impl ForkServer {
                     config.handshake_timeout
                 ))
             })?
-            .map_err(|_| gone())??;
+            .map_err(|_| io::Error::other("the fork server ended"))??;
         let (sender, exit) = oneshot::channel();
         {
             let mut state = self.state.borrow_mut();
             if let Some(exit) = state.early.remove(&pid) {
                 let _ = sender.send(exit);
-            } else if !state.gone {
+            } else if state.gone.is_none() {
                 state.exits.insert(pid, sender);
             }
         }
@@ -245,6 +261,8 @@ impl ForkServer {
             Ok(greeted) => greeted,
             Err(error) => {
                 forked.kill();
+                // Until the server has reaped it.
+                forked.wait().await;
                 return Err(error);
             }
         };

@@ -77,6 +77,15 @@ pub(super) struct Flight {
     pub(super) ticket: Ticket,
 }
 
+/// What came of sending a call.
+pub(super) enum Sent {
+    Yes,
+    /// It had its outcome before, and nothing was sent.
+    WasSettled,
+    /// The worker does not know the task.
+    Unknown(Call, CodecError),
+}
+
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) info: Arc<WorkerInfo>,
@@ -158,8 +167,8 @@ impl Worker {
         self.stage == Stage::Ready && self.left == Some(0) && self.flights.is_empty()
     }
 
-    /// Puts a call on its way; `flush` writes it. `false`: it was settled before, and nothing was sent.
-    pub(super) fn send(&mut self, call: Call) -> bool {
+    /// Puts a call on its way; `flush` writes it.
+    pub(super) fn send(&mut self, call: Call) -> Sent {
         let wire = call.cell().wire();
         let task = match self.tasks.get(wire.name) {
             Some((task, signature)) if signature == wire.signature => *task,
@@ -175,8 +184,7 @@ impl Worker {
                         wire.name, wire.signature
                     ),
                 };
-                call.into_cell().stop(CodecError::UnknownTask(what).into());
-                return true;
+                return Sent::Unknown(call, CodecError::UnknownTask(what));
             }
         };
         let Some(slot) = self.free.pop() else {
@@ -189,7 +197,7 @@ impl Worker {
         let Some(payload) = cell.send(self.shared.clone(), ticket) else {
             // The worker hears nothing of it, so the slot can be used again.
             self.free.push(slot);
-            return false;
+            return Sent::WasSettled;
         };
         if self.flights.is_empty() {
             self.busy_since = Instant::now();
@@ -211,11 +219,15 @@ impl Worker {
             slot: slot as u32,
             task,
             sequence: ticket.sequence,
+            id: wire.id.0,
             ..Header::new(Kind::Call)
         };
         self.flights.insert(slot, Flight { cell, ticket });
+        if let Some(name) = wire.own_name {
+            self.put(Header { kind: Kind::Name, ..header }, Bytes::from(name.into_owned()));
+        }
         self.put(header, payload);
-        true
+        Sent::Yes
     }
 
     /// Sends the call of the initialiser.
@@ -261,6 +273,11 @@ impl Worker {
         let ahead = AHEAD.as_nanos() / each.as_nanos().max(1);
         // Grows by doubling, so that one lucky measurement does not put a thousand calls before a slow one; shrinks at once.
         self.window = (1 + usize::try_from(ahead).unwrap_or(WINDOW)).min(self.window * 2).min(WINDOW);
+    }
+
+    /// How many calls it is to have at most.
+    pub(super) fn window(&self) -> usize {
+        self.window
     }
 
     pub(super) fn claim_state(&self, ticket: Ticket) -> ClaimState {

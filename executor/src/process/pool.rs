@@ -11,12 +11,16 @@ use tokio::sync::Notify;
 
 use super::{Config, supervisor};
 use crate::backlog::{Lanes, Room};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::error::{SubmitError, TaskError};
 use crate::executor::inside::PoolId;
 use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
 use crate::future::Terminated;
 use crate::state::{Call, Callable, Expiry, RunObserver, Ticket};
+
+/// The stack of the supervisor, which decodes results: the codec allows values that are nested 1,024 deep, and in a
+/// build without optimisation each level takes some kilobytes.
+const STACK: usize = 16 * 1024 * 1024;
 
 pub(super) struct Pool {
     pub(super) id: PoolId,
@@ -28,7 +32,7 @@ pub(super) struct Pool {
     pub(super) inbox: Mutex<Vec<Abandoned>>,
     /// Wakes the supervisor.
     pub(super) notify: Notify,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub(super) ended: CancellationToken,
     pub(super) completed: AtomicU64,
     pub(super) skipped: AtomicU64,
@@ -62,9 +66,9 @@ pub(super) struct Abandoned {
 impl Pool {
     pub(super) fn new(config: Config) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Pool>| {
-            let again = this.clone();
+            let id = PoolId::new();
             Pool {
-                id: PoolId::new(),
+                id,
                 this: this.clone(),
                 room: Room::new(config.backlog),
                 state: Mutex::new(State {
@@ -76,13 +80,7 @@ impl Pool {
                 }),
                 inbox: Mutex::new(Vec::new()),
                 notify: Notify::new(),
-                clock: Clock::new(format!("{}-clock", config.prefix), move |call| {
-                    if let Some(pool) = again.upgrade() {
-                        pool.retried.fetch_add(1, Ordering::Relaxed);
-                        pool.put_back(vec![call]);
-                        pool.notify.notify_one();
-                    }
-                }),
+                clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),
                 ended: CancellationToken::new(),
                 completed: AtomicU64::new(0),
                 skipped: AtomicU64::new(0),
@@ -142,7 +140,8 @@ impl Pool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
             .name(format!("{}-supervisor", self.config.prefix))
-            .spawn(move || supervisor::run(&runtime, pool))?;
+            .stack_size(STACK)
+            .spawn(move || supervisor::run(runtime, pool))?;
         Ok(())
     }
 
@@ -237,6 +236,31 @@ impl Pool {
         self.room.close();
         for call in pending {
             call.reject(SubmitError::Broken(reason.clone()));
+        }
+    }
+}
+
+/// The pool, as its clock knows it.
+struct ClockOwner {
+    id: PoolId,
+    pool: Weak<Pool>,
+}
+
+impl clock::Owner for ClockOwner {
+    fn enter(&self) {
+        supervisor::enter(self.id);
+    }
+
+    fn again(&self, call: Call) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.retried.fetch_add(1, Ordering::Relaxed);
+            pool.put_back(vec![call]);
+        }
+    }
+
+    fn is_quiet(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.notify.notify_one();
         }
     }
 }

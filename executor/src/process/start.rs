@@ -89,7 +89,7 @@ pub(super) fn spawn(config: &Config, name: &str) -> io::Result<Started> {
             Ok(Started { pid, process: Handle::Child(process), channel, control, claims, stderr })
         }
         (greeted, _) => {
-            process.kill();
+            process.end();
             Err(greeted.err().unwrap_or_else(|| io::Error::other("the worker's stderr is missing")))
         }
     }
@@ -120,7 +120,11 @@ pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Re
     let mut frame = Vec::new();
     wire::put(&mut frame, Header::new(Kind::Hello), &crate::codec::encode(&hello).map_err(io::Error::other)?);
     // The channel is fresh and the frame small: this does not block.
-    polypool_ipc::send_with_fds(channel, &frame, &[table.as_fd(), theirs.as_fd()])?;
+    match polypool_ipc::send_with_fds(channel, &frame, &[table.as_fd(), theirs.as_fd()]) {
+        // It has ended already. How, and its last words, are told when its end is looked after like any other.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+        result => result?,
+    }
     control.set_nonblocking(true)?;
     channel.set_nonblocking(true)?;
     Ok((claims, control))

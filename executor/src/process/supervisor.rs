@@ -33,18 +33,20 @@ use bytes::Bytes;
 use futures_ext::{BlockingObserver, set_blocking_observer};
 use polypool_ipc::ClaimState;
 use tokio::runtime::Runtime;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::StartMethod;
-use super::link::{Stage, Worker};
+use super::link::{Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
 use super::wire::{self, Header, Kind, Ready};
 use crate::codec;
 use crate::context::Progress;
-use crate::error::{TaskError, WorkerExit, WorkerLost};
+use crate::error::{CodecError, TaskError, WorkerExit, WorkerLost};
 use crate::executor::Shutdown;
+use crate::executor::inside::PoolId;
+use crate::panic;
 use crate::state::{Call, Callable, Ended, Ticket};
 use crate::task::Reply;
 
@@ -61,11 +63,10 @@ const RETIRE_GRACE: Duration = Duration::from_secs(5);
 const READ_AT_ONCE: usize = 8 * 1024 * 1024;
 
 /// The life of the supervisor's thread.
-pub(super) fn run(runtime: &Runtime, pool: Arc<Pool>) {
-    pool.id.enter();
-    set_blocking_observer(Some(Rc::new(NoBlocking)));
+pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
+    enter(pool.id);
     let ended = pool.ended.clone();
-    LocalSet::new().block_on(runtime, async {
+    LocalSet::new().block_on(&runtime, async {
         let supervisor: Cast = Rc::new(RefCell::new(Supervisor::new(pool.clone())));
         loop {
             pool.notify.notified().await;
@@ -74,7 +75,15 @@ pub(super) fn run(runtime: &Runtime, pool: Arc<Pool>) {
             }
         }
     });
+    // Without waiting for a thread that can't get rid of a worker's words.
+    runtime.shutdown_background();
     ended.cancel();
+}
+
+/// Makes this thread one of the pool's own, which call callbacks: it must not wait for the pool.
+pub(super) fn enter(id: PoolId) {
+    id.enter();
+    set_blocking_observer(Some(Rc::new(NoBlocking)));
 }
 
 type Cast = Rc<RefCell<Supervisor>>;
@@ -116,6 +125,9 @@ enum Settlement {
     Lost(Arc<dyn Callable>, Ticket, TaskError),
     Cancel(Arc<dyn Callable>),
     TakeBack(Arc<dyn Callable>, Ticket),
+    /// The worker executable does not know the task.
+    Unknown(Call, CodecError),
+    PutBack(Vec<Call>),
     BreakDown(String),
 }
 
@@ -176,6 +188,14 @@ fn settle(pool: &Arc<Pool>, settlements: Vec<Settlement>) {
                 }
                 continue;
             }
+            Settlement::Unknown(call, error) => {
+                call.into_cell().stop(error.into());
+                continue;
+            }
+            Settlement::PutBack(calls) => {
+                back.extend(calls);
+                continue;
+            }
             Settlement::BreakDown(reason) => {
                 pool.break_down(&reason);
                 continue;
@@ -184,6 +204,9 @@ fn settle(pool: &Arc<Pool>, settlements: Vec<Settlement>) {
         if ended == Ended::Again {
             pool.retried.fetch_add(1, Ordering::Relaxed);
             back.push(Call::new(cell));
+        } else {
+            // Perhaps the last owner: dropping a value is user code and may panic.
+            let _ = panic::catch(move || drop(cell));
         }
     }
     if !back.is_empty() {
@@ -214,7 +237,8 @@ impl Supervisor {
             && state.lanes.is_empty()
             && self.workers.is_empty()
             && self.being_started == 0
-            && self.settlements.is_empty();
+            && self.settlements.is_empty()
+            && !self.pool.clock.is_ending();
         drop(state);
         #[cfg(target_os = "linux")]
         if over && let Some(server) = &self.fork_server {
@@ -235,9 +259,10 @@ impl Supervisor {
                 continue;
             };
             match worker.claim_state(item.ticket) {
-                // Its reply is on the way, or the worker is dying of it.
-                ClaimState::Finished => {}
-                ClaimState::Started | ClaimState::Unknown => self.stop_running(item.worker, item.ticket),
+                // Of a finished one, the reply is on the way; if it does not come, the worker is of no use.
+                ClaimState::Started | ClaimState::Finished | ClaimState::Unknown => {
+                    self.stop_running(item.worker, item.ticket);
+                }
                 ClaimState::Sent | ClaimState::Revoked => {
                     // The canceller has revoked it; if not, nobody can have started it and it is revoked now.
                     worker.revoke(item.ticket);
@@ -287,6 +312,11 @@ impl Supervisor {
                 }
             }
             Some(Shutdown::Now) => {
+                #[cfg(target_os = "linux")]
+                if let Some(server) = &self.fork_server {
+                    // Whoever waits for a fork is told that it has ended.
+                    server.kill();
+                }
                 for worker in self.workers.values_mut() {
                     worker.kill(None);
                     let all = worker.take_all();
@@ -324,7 +354,7 @@ impl Supervisor {
             };
             // Each gets its share of what waits, as far as it has room.
             let share = waiting.div_ceil(ready.max(1)).max(1);
-            let Some(worker) = self.workers.get_mut(&index) else { break };
+            let Some(mut worker) = self.workers.get_mut(&index) else { break };
             let mut count = share.min(worker.room());
             if idle.is_some() && worker.in_flight() == 0 {
                 count = count.max(1);
@@ -332,9 +362,10 @@ impl Supervisor {
             for _ in 0..count {
                 let call = self.pool.state.lock().lanes.pop();
                 let Some(call) = call else { break };
-                if !worker.send(call) {
-                    self.pool.skipped.fetch_add(1, Ordering::Relaxed);
-                }
+                let sent = worker.send(call);
+                self.note(sent);
+                let Some(next) = self.workers.get_mut(&index) else { break };
+                worker = next;
             }
         }
         self.share_out();
@@ -344,6 +375,17 @@ impl Supervisor {
             }
         }
         self.let_go();
+    }
+
+    /// What came of sending a call.
+    fn note(&mut self, sent: Sent) {
+        match sent {
+            Sent::Yes => {}
+            Sent::WasSettled => {
+                self.pool.skipped.fetch_add(1, Ordering::Relaxed);
+            }
+            Sent::Unknown(call, error) => self.settlements.push(Settlement::Unknown(call, error)),
+        }
     }
 
     /// Idle workers take over half of what was sent ahead to the busiest one.
@@ -374,14 +416,11 @@ impl Supervisor {
             let Some(worker) = self.workers.get_mut(&idle) else { return };
             let room = worker.room();
             let mut calls = calls.into_iter();
-            for call in calls.by_ref().take(room) {
-                if !worker.send(call) {
-                    self.pool.skipped.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+            let sent: Vec<Sent> = calls.by_ref().take(room).map(|call| worker.send(call)).collect();
+            sent.into_iter().for_each(|sent| self.note(sent));
             let rest: Vec<Call> = calls.collect();
             if !rest.is_empty() {
-                self.pool.put_back(rest);
+                self.settlements.push(Settlement::PutBack(rest));
                 return;
             }
         }
@@ -390,7 +429,7 @@ impl Supervisor {
     /// Ends the workers when there is nothing more to come.
     fn let_go(&mut self) {
         let state = self.pool.state.lock();
-        let over = !state.phase.is_open() && state.lanes.is_empty();
+        let over = !state.phase.is_open() && state.lanes.is_empty() && !self.pool.clock.is_ending();
         drop(state);
         // What is about to be put back must find its workers.
         if !over || self.settlements.iter().any(|next| !matches!(next, Settlement::Cancel(_))) {
@@ -482,7 +521,7 @@ impl Supervisor {
     }
 
     fn start_failed(&mut self, why: &str) {
-        if self.workers.values().any(|worker| worker.has_worked) {
+        if self.workers.values().any(|worker| worker.has_worked || worker.in_flight() > 0) {
             // The program can be a worker; what it lacks now, memory or processes, may come back.
             return;
         }
@@ -542,12 +581,16 @@ impl Supervisor {
             }
         };
         if let Some(worker) = self.workers.get_mut(&index) {
+            let mut too_much = Vec::new();
             if answers > 0 {
                 worker.adapt(answers);
+                // Where tasks have become longer, what was sent ahead for short ones comes back.
+                too_much = worker.take_back(worker.in_flight().saturating_sub(worker.window()));
             }
             if worker.read.is_empty() && worker.read.capacity() > 1024 * 1024 {
                 worker.read = bytes::BytesMut::new();
             }
+            self.give_back(too_much);
         }
         open
     }
@@ -705,10 +748,10 @@ fn still_running(this: &std::rc::Weak<RefCell<Supervisor>>, index: usize, ticket
         if worker.stage != Stage::Stopping(ticket) || !worker.has(ticket) {
             return;
         }
-        if last || worker.claim_state(ticket) != ClaimState::Finished {
+        if worker.claim_state(ticket) == ClaimState::Started || last && worker.in_flight() == 1 {
             worker.kill(None);
         } else {
-            again = true;
+            again = !last;
         }
     });
     again
@@ -740,7 +783,8 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
             _ => None,
         };
         tokio::select! {
-            exit = process.wait() => break exit,
+            // Where there is no pidfd, the exit is asked for when the channel has ended, and not before.
+            exit = process.wait(), if cfg!(target_os = "linux") => break exit,
             result = stream.readable() => {
                 let mut open = result.is_ok();
                 turn(&supervisor, |supervisor| open = open && supervisor.readable(index));
@@ -797,10 +841,14 @@ async fn listen(stderr: OwnedFd, tail: Rc<RefCell<Vec<u8>>>) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
             Err(_) => return,
         };
-        let _ = std::io::stderr().write_all(&buffer[..count]);
-        let mut tail = tail.borrow_mut();
-        tail.extend_from_slice(&buffer[..count]);
-        let extra = tail.len().saturating_sub(TAIL);
-        tail.drain(..extra);
+        {
+            let mut tail = tail.borrow_mut();
+            tail.extend_from_slice(&buffer[..count]);
+            let extra = tail.len().saturating_sub(TAIL);
+            tail.drain(..extra);
+        }
+        // On another thread: whoever holds our stderr, or does not read it, stops this worker's words and nothing else.
+        let words = buffer[..count].to_vec();
+        let _ = spawn_blocking(move || std::io::stderr().write_all(&words)).await;
     }
 }

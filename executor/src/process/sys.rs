@@ -69,6 +69,12 @@ impl Process {
         let _ = self.child.borrow_mut().kill();
     }
 
+    /// Kills and reaps it, for a start that has failed.
+    pub(super) fn end(&self) {
+        self.kill();
+        let _ = self.child.borrow_mut().wait();
+    }
+
     /// Waits until it has ended, and reaps it.
     ///
     /// # Cancellation safety

@@ -1,8 +1,8 @@
 //! What crosses the border between the supervisor and a worker process: frames on one private stream socket.
 //!
 //! ```text
-//!  0        4      5       6         8        12       16               24
-//!  | length | kind | flags | attempt |  slot  |  task  |    sequence    | payload, `length` bytes |
+//!  0        4      5       6         8        12       16         24    32
+//!  | length | kind | flags | attempt |  slot  |  task  | sequence | id | payload, `length` bytes |
 //! ```
 //!
 //! All numbers are little-endian. Which call a frame is about stands in the header, outside of the payload, so that a
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// The version of this protocol; both sides must have the same.
 pub(super) const PROTOCOL: u32 = 1;
 
-pub(super) const HEADER: usize = 24;
+pub(super) const HEADER: usize = 32;
 
 /// How much longer than the limit on messages a frame may be: room for reports of panics and errors.
 pub(super) const SLACK: u64 = 1 << 20;
@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Call = 2,
     /// To the worker: there is nothing more to come.
     Exit = 3,
+    /// To the worker: the name, by its options, of the call in the next frame.
+    Name = 4,
     /// From the worker: [`Ready`].
     Ready = 16,
     /// From the worker: a call whose start was to be announced has begun.
@@ -52,6 +54,7 @@ impl Kind {
             Kind::Hello,
             Kind::Call,
             Kind::Exit,
+            Kind::Name,
             Kind::Ready,
             Kind::Started,
             Kind::Value,
@@ -81,11 +84,13 @@ pub(super) struct Header {
     /// The place of the task in the worker's registry.
     pub(super) task: u32,
     pub(super) sequence: u64,
+    /// The task's id in the parent.
+    pub(super) id: u64,
 }
 
 impl Header {
     pub(super) fn new(kind: Kind) -> Self {
-        Header { length: 0, kind, flags: 0, attempt: 0, slot: 0, task: 0, sequence: 0 }
+        Header { length: 0, kind, flags: 0, attempt: 0, slot: 0, task: 0, sequence: 0, id: 0 }
     }
 
     pub(super) fn to_bytes(self) -> [u8; HEADER] {
@@ -97,6 +102,7 @@ impl Header {
         bytes[8..12].copy_from_slice(&self.slot.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.task.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.id.to_le_bytes());
         bytes
     }
 
@@ -111,6 +117,7 @@ impl Header {
             slot: bytes.get_u32_le(),
             task: bytes.get_u32_le(),
             sequence: bytes.get_u64_le(),
+            id: bytes.get_u64_le(),
         })
     }
 }
@@ -170,8 +177,16 @@ mod tests {
 
     #[test]
     fn a_frame_comes_back_however_it_is_cut() {
-        let header =
-            Header { length: 0, kind: Kind::Call, flags: CHUNK, attempt: 3, slot: 7, task: 9, sequence: 1 << 40 };
+        let header = Header {
+            length: 0,
+            kind: Kind::Call,
+            flags: CHUNK,
+            attempt: 3,
+            slot: 7,
+            task: 9,
+            sequence: 1 << 40,
+            id: 5,
+        };
         let mut bytes = Vec::new();
         put(&mut bytes, header, b"payload");
         put(&mut bytes, Header::new(Kind::Exit), b"");

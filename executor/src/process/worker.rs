@@ -7,15 +7,17 @@
 //! once, be the main thread as busy as it may.
 
 use std::borrow::Cow;
+use std::future::Future as _;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
+use futures_ext::CancellationToken;
+use parking_lot::{Condvar, Mutex};
 use polypool_ipc::Claims;
 use tokio::runtime::Runtime;
 
@@ -50,6 +52,9 @@ struct Worker {
     limit: u64,
     tasks: Vec<&'static Registration>,
     current: Arc<Mutex<Option<Arc<Current>>>>,
+    /// The name of the next call, if it has one of its own.
+    name: Option<String>,
+    reports: Arc<Reports>,
     /// For asynchronous tasks; made with the first one.
     runtime: Option<Runtime>,
     read: BytesMut,
@@ -128,6 +133,8 @@ impl Worker {
             limit: hello.max_message_size,
             tasks,
             current,
+            name: None,
+            reports: Arc::default(),
             runtime: None,
             read,
         })
@@ -136,6 +143,7 @@ impl Worker {
     fn work(mut self) -> io::Result<()> {
         while let Some((header, payload)) = self.next_frame()? {
             match header.kind {
+                Kind::Name => self.name = Some(String::from_utf8_lossy(&payload).into_owned()),
                 Kind::Call => self.call(header, payload)?,
                 Kind::Exit => return Ok(()),
                 other => return Err(invalid(format!("a frame {other:?} is not for a worker"))),
@@ -167,6 +175,7 @@ impl Worker {
 
     fn call(&mut self, header: Header, payload: Bytes) -> io::Result<()> {
         let slot = header.slot as usize;
+        let name = self.name.take();
         if header.sequence != wire::INITIALIZER && !self.claims.start(slot, header.sequence) {
             return Ok(());
         }
@@ -178,18 +187,18 @@ impl Worker {
             None => Reply::Codec(CodecError::UnknownTask(format!("the worker has no task number {}", header.task))),
             Some(task) => {
                 let current = Arc::new(Current {
-                    name: task.name,
+                    name: name.map_or(Cow::Borrowed(task.name), Cow::Owned),
                     header: answer,
                     cancelled: AtomicBool::new(false),
-                    wakers: Mutex::new(Vec::new()),
-                    reported: Mutex::new(None),
+                    stop: OnceLock::new(),
+                    reports: self.reports.clone(),
                     channel: self.channel.clone(),
                 });
                 *self.current.lock() = Some(current.clone());
                 let shape = if header.flags & wire::CHUNK != 0 { Shape::Chunk } else { Shape::One };
                 let reply = self.execute(task, payload, shape, &current);
                 self.current.lock().take();
-                current.cancelled.store(true, Ordering::Release);
+                current.stop();
                 reply
             }
         };
@@ -225,18 +234,21 @@ impl Worker {
                 }
             },
         };
-        let reply = runtime.block_on(std::future::poll_fn(|cx| {
-            let _entered = context::enter(current.clone(), u32::from(current.header.attempt));
-            if current.poll_stopped(0, cx).is_ready() {
-                // Stopped at an await. Nobody reads this reply; it says that the worker is free again.
-                let _ = panic::catch(|| drop(future.take()));
-                return Poll::Ready(Reply::Panicked(PanicReport::default()));
-            }
-            match &mut future {
-                Some(running) => running.as_mut().poll(cx),
-                None => Poll::Ready(Reply::Panicked(PanicReport::default())),
-            }
-        }));
+        let reply = runtime.block_on(async {
+            let mut stop = std::pin::pin!(current.stop_token(0).cancelled_owned());
+            std::future::poll_fn(|cx| {
+                let _entered = context::enter(current.clone(), u32::from(current.header.attempt));
+                match &mut future {
+                    Some(running) if stop.as_mut().poll(cx).is_pending() => running.as_mut().poll(cx),
+                    _ => {
+                        // Stopped at an await. Nobody reads this reply; it says that the worker is free again.
+                        let _ = panic::catch(|| drop(future.take()));
+                        Poll::Ready(Reply::Panicked(PanicReport::default()))
+                    }
+                }
+            })
+            .await
+        });
         let _ = panic::catch(|| drop(future.take()));
         self.runtime = Some(runtime);
         reply
@@ -288,9 +300,7 @@ fn watch(mut control: UnixStream, current: &Mutex<Option<Arc<Current>>>) {
         let sequence = u64::from_le_bytes(message);
         let running = current.lock().clone();
         if let Some(running) = running.filter(|running| running.header.sequence == sequence) {
-            running.cancelled.store(true, Ordering::Release);
-            let wakers = std::mem::take(&mut *running.wakers.lock());
-            wakers.into_iter().for_each(Waker::wake);
+            running.stop();
         }
     }
     polypool_ipc::die_now();
@@ -298,52 +308,116 @@ fn watch(mut control: UnixStream, current: &Mutex<Option<Arc<Current>>>) {
 
 /// The call that is being made.
 struct Current {
-    name: &'static str,
+    name: Cow<'static, str>,
     header: Header,
     cancelled: AtomicBool,
-    wakers: Mutex<Vec<Waker>>,
-    /// When progress was last reported.
-    reported: Mutex<Option<Instant>>,
+    /// Made when somebody awaits the cancellation.
+    stop: OnceLock<CancellationToken>,
+    reports: Arc<Reports>,
     channel: Arc<Channel>,
+}
+
+impl Current {
+    /// Nobody waits for the call any more, because it was cancelled or has ended: whoever awaits that goes on.
+    fn stop(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        if let Some(stop) = self.stop.get() {
+            // Wakers are user code; one that panics must not take the watcher with it.
+            let _ = panic::catch(|| stop.cancel());
+        }
+    }
 }
 
 impl ContextSource for Current {
     fn id(&self) -> TaskId {
-        TaskId(self.header.sequence)
+        TaskId(self.header.id)
     }
 
     fn name(&self) -> Cow<'static, str> {
-        Cow::Borrowed(self.name)
+        self.name.clone()
     }
 
     fn has_stopped(&self, _attempt: u32) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+        self.cancelled.load(Ordering::SeqCst)
     }
 
-    fn poll_stopped(&self, _attempt: u32, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        let mut wakers = self.wakers.lock();
-        // Looked at under the lock that the watcher takes after it has set the mark: no wake-up is lost.
+    fn stop_token(&self, _attempt: u32) -> CancellationToken {
+        let token = self.stop.get_or_init(CancellationToken::new).clone();
+        // Either `stop` finds the token that was made, or this finds the mark that it has set before.
         if self.has_stopped(0) {
-            return Poll::Ready(());
+            token.cancel();
         }
-        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
-        }
-        Poll::Pending
+        token
     }
 
     fn report_progress(&self, _attempt: u32, progress: Progress) {
-        let mut reported = self.reported.lock();
+        if !self.has_stopped(0) {
+            self.reports.report(&self.channel, self.header, progress);
+        }
+    }
+}
+
+/// Reports of progress on their way to the parent. Of reports that follow each other closely, the newest is sent when
+/// [`PROGRESS_INTERVAL`] has passed, by a thread that the first such report starts.
+#[derive(Default)]
+struct Reports {
+    state: Mutex<ReportsState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct ReportsState {
+    last: Option<Instant>,
+    held_back: Option<(Header, Progress)>,
+    has_thread: bool,
+}
+
+impl Reports {
+    fn report(self: &Arc<Self>, channel: &Arc<Channel>, header: Header, progress: Progress) {
+        let mut state = self.state.lock();
         let now = Instant::now();
-        let is_last = progress.done == progress.total;
-        if self.has_stopped(0) || !is_last && reported.is_some_and(|at| now.duration_since(at) < PROGRESS_INTERVAL) {
+        let is_early = state.last.is_some_and(|last| now.duration_since(last) < PROGRESS_INTERVAL);
+        if !is_early || progress.done == progress.total {
+            state.last = Some(now);
+            state.held_back = None;
+            send_progress(channel, header, progress);
             return;
         }
-        *reported = Some(now);
-        if let Ok(payload) = codec::encode(&progress) {
-            // If the parent has gone, the watcher ends the process.
-            let _ = self.channel.write(Header { kind: Kind::Progress, ..self.header }, &payload);
+        state.held_back = Some((header, progress));
+        if state.has_thread {
+            self.changed.notify_one();
+            return;
         }
+        let (reports, channel) = (self.clone(), channel.clone());
+        // Without the thread, the newest report goes with the next one.
+        state.has_thread = std::thread::Builder::new()
+            .name("polypool-report".to_owned())
+            .spawn(move || reports.send_held_back(&channel))
+            .is_ok();
+    }
+
+    fn send_held_back(&self, channel: &Channel) {
+        let mut state = self.state.lock();
+        loop {
+            match (state.held_back, state.last) {
+                (None, _) => self.changed.wait(&mut state),
+                (Some(_), Some(last)) if last.elapsed() < PROGRESS_INTERVAL => {
+                    self.changed.wait_until(&mut state, last + PROGRESS_INTERVAL);
+                }
+                (Some((header, progress)), _) => {
+                    state.last = Some(Instant::now());
+                    state.held_back = None;
+                    send_progress(channel, header, progress);
+                }
+            }
+        }
+    }
+}
+
+fn send_progress(channel: &Channel, header: Header, progress: Progress) {
+    if let Ok(payload) = codec::encode(&progress) {
+        // If the parent has gone, the watcher ends the process.
+        let _ = channel.write(Header { kind: Kind::Progress, ..header }, &payload);
     }
 }
 

@@ -1,8 +1,9 @@
 //! The asynchronous side of a thread pool: a tokio runtime on threads of its own, started with the first asynchronous
 //! task. One thread by default: for work that waits it beats several, because nothing crosses between cores.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,10 +18,7 @@ pub(super) struct Driver {
 impl Driver {
     /// Starts the threads. `enter` is called on each of them first.
     pub(super) fn start(threads: usize, name: &str, enter: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
-        let enter = Arc::new(move || {
-            enter();
-            set_blocking_observer(Some(Rc::new(NoBlocking)));
-        });
+        let enter = Arc::new(enter);
         let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
         let on_start = enter.clone();
         let runtime = builder
@@ -41,7 +39,18 @@ impl Driver {
     }
 
     pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(future);
+        self.runtime.spawn(async move {
+            let mut future = pin!(future);
+            // For each poll and not for the thread: tokio's own blocking threads, where waiting is right, belong to the
+            // runtime as well.
+            poll_fn(|cx| {
+                let before = set_blocking_observer(Some(NO_BLOCKING.with(Rc::clone)));
+                let poll = future.as_mut().poll(cx);
+                set_blocking_observer(before);
+                poll
+            })
+            .await;
+        });
     }
 }
 
@@ -49,6 +58,10 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+thread_local! {
+    static NO_BLOCKING: Rc<dyn BlockingObserver> = Rc::new(NoBlocking);
 }
 
 /// An asynchronous task that blocks on another one would wait for itself; it fails loudly instead.

@@ -31,7 +31,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::MAX_EXTRA_WORKERS;
 use super::driver::Driver;
 use crate::backlog::{Lanes, Room};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::error::{SubmitError, TaskError};
 use crate::executor::inside::PoolId;
 use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
@@ -138,9 +138,9 @@ enum Wake {
 impl Pool {
     pub(super) fn new(config: Config) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Pool>| {
-            let again = this.clone();
+            let id = PoolId::new();
             Pool {
-                id: PoolId::new(),
+                id,
                 this: this.clone(),
                 room: Room::new(config.backlog),
                 state: Mutex::new(State {
@@ -156,11 +156,7 @@ impl Pool {
                 }),
                 searching: AtomicUsize::new(0),
                 waiting: AtomicUsize::new(0),
-                clock: Clock::new(format!("{}-clock", config.prefix), move |call| {
-                    if let Some(pool) = again.upgrade() {
-                        pool.again(call);
-                    }
-                }),
+                clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),
                 driver: Mutex::new(None),
                 ended: CancellationToken::new(),
                 completed: AtomicU64::new(0),
@@ -241,10 +237,6 @@ impl Pool {
             cell.stop(TaskError::cancelled());
         }
         idle.iter().for_each(|worker| worker.unpark());
-        if mode == Shutdown::Now {
-            // A blocking closure can't be stopped; its future has ended, and its thread ends with it.
-            self.ended.cancel();
-        }
         self.end_if_over();
     }
 
@@ -403,8 +395,14 @@ impl Pool {
     /// Says that the pool has ended, if it has.
     fn end_if_over(&self) {
         let state = self.state.lock();
+        // A blocking closure can't be stopped; after a shutdown "now" its future has ended, and its thread ends with it.
+        let workers_are_over = match state.phase.mode() {
+            Some(Shutdown::Now) => state.workers.values().all(|worker| worker.busy.load(Ordering::SeqCst)),
+            _ => state.workers.is_empty(),
+        };
         let over = !state.phase.is_open()
-            && state.workers.is_empty()
+            && workers_are_over
+            && !self.clock.is_ending()
             && state.lanes.is_empty()
             && state.async_lanes.is_empty()
             && state.async_running.is_empty();
@@ -461,6 +459,11 @@ impl Pool {
             if call.is_some() || over {
                 self.waiting.store(state.lanes.len(), Ordering::Relaxed);
                 self.searching.fetch_sub(1, Ordering::SeqCst);
+                if let Some(call) = &call {
+                    // Under the lock: whoever shuts the pool down finds a task either in the backlog or here.
+                    worker.busy.store(true, Ordering::SeqCst);
+                    *worker.current.lock() = Some(call.cell().clone());
+                }
                 if surplus {
                     state.workers.remove(&worker.index);
                 }
@@ -501,8 +504,6 @@ impl Pool {
 
     fn run(&self, worker: &Arc<Worker>, call: Call) {
         let cell = call.into_cell();
-        worker.busy.store(true, Ordering::Relaxed);
-        *worker.current.lock() = Some(cell.clone());
         let observer = Running { pool: self, worker, published: std::cell::Cell::new(false) };
         let ended = cell.clone().run(&observer);
         if !observer.published.get() {
@@ -522,7 +523,7 @@ impl Pool {
                 }
             }
         }
-        if Arc::strong_count(&cell) == 1 {
+        if Arc::strong_count(&cell) == 1 && cell.holds_value() {
             // Nobody waits: the value goes here, and its `Drop` may take its time. Somebody else must search then.
             self.searching.fetch_sub(1, Ordering::SeqCst);
             let mut state = self.state.lock();
@@ -531,6 +532,8 @@ impl Pool {
             self.wake(wake);
             let _ = panic::catch(move || drop(cell));
             self.searching.fetch_add(1, Ordering::SeqCst);
+        } else {
+            let _ = panic::catch(move || drop(cell));
         }
     }
 
@@ -554,8 +557,8 @@ impl Pool {
                 Err(error) => {
                     drop(driver);
                     let reason = format!("the asynchronous side could not be started: {error}");
-                    Call::new(cell).reject(SubmitError::Broken(reason.into()));
-                    self.end_async(id, None);
+                    Call::new(cell.clone()).reject(SubmitError::Broken(reason.into()));
+                    self.end_async(cell, None);
                     return;
                 }
             }
@@ -564,28 +567,39 @@ impl Pool {
             let observer = Arc::new(AsyncRunning { pool: pool.clone() });
             driver.spawn(async move {
                 let ended = cell.clone().drive(observer).await;
-                pool.end_async(id, ended);
-                if ended == Some(Ended::Again) {
-                    pool.again(Call::new(cell));
-                }
+                pool.end_async(cell, ended);
             });
         }
     }
 
-    fn end_async(&self, id: TaskId, ended: Option<Ended>) {
+    fn end_async(&self, cell: Arc<dyn Callable>, ended: Option<Ended>) {
         match ended {
             None => &self.skipped,
             Some(_) => &self.completed,
         }
         .fetch_add(1, Ordering::Relaxed);
+        let mut refused = None;
         let mut state = self.state.lock();
-        let own = state.async_running.remove(&id);
+        let own = state.async_running.remove(&cell.id());
+        if ended == Some(Ended::Again) {
+            self.retried.fetch_add(1, Ordering::Relaxed);
+            let call = Call::new(cell.clone());
+            match state.phase.refuses_again() {
+                // In the same breath as it leaves, so that the pool is not over in between.
+                None => state.async_lanes.push_front(call),
+                Some(end) => refused = Some((call, end)),
+            }
+        }
         let next = if state.async_running.len() < self.config.async_limit { state.async_lanes.pop() } else { None };
         match next {
             Some(call) => self.start_async(state, call),
             None => drop(state),
         }
-        drop(own);
+        if let Some((call, end)) = refused {
+            call.into_cell().stop(end);
+        }
+        // Perhaps the last owners: dropping a value is user code and may panic.
+        let _ = panic::catch(move || drop((own, cell)));
         self.end_if_over();
     }
 }
@@ -618,6 +632,30 @@ impl Worker {
     }
 }
 
+/// The pool, as its clock knows it.
+struct ClockOwner {
+    id: PoolId,
+    pool: Weak<Pool>,
+}
+
+impl clock::Owner for ClockOwner {
+    fn enter(&self) {
+        self.id.enter();
+    }
+
+    fn again(&self, call: Call) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.again(call);
+        }
+    }
+
+    fn is_quiet(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.end_if_over();
+        }
+    }
+}
+
 /// A run on a worker thread.
 struct Running<'a> {
     pool: &'a Pool,
@@ -632,7 +670,7 @@ impl RunObserver for Running<'_> {
 
     fn about_to_publish(&self) {
         self.published.set(true);
-        self.worker.busy.store(false, Ordering::Relaxed);
+        self.worker.busy.store(false, Ordering::SeqCst);
         self.pool.searching.fetch_add(1, Ordering::SeqCst);
     }
 }

@@ -29,6 +29,7 @@ pub(crate) const ROWS: &[Row<fn()>] = both![
     everything_serde_describes_travels,
     byte_buffers_travel_as_one_block,
     context_in_a_worker,
+    await_of_the_cancellation_ends_with_the_task,
     progress_crosses_the_border,
     input_of_a_worker_is_empty,
 ];
@@ -350,6 +351,30 @@ fn context_in_a_worker(method: StartMethod) {
     assert!(id.is_some());
     assert!(name.is_some_and(|name| name.ends_with("what_the_context_says")));
     assert_eq!((attempt, cancelled), (0, false));
+}
+
+/// Starts a thread that waits until nobody waits for this task any more, and ends.
+#[polypool::task]
+fn leave_a_waiter_behind(traces: Traces) {
+    let context = context();
+    let (sender, waits) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut cancelled = std::pin::pin!(context.cancelled());
+        futures_ext::block_on(std::future::poll_fn(|cx| {
+            let poll = cancelled.as_mut().poll(cx);
+            let _ = sender.send(poll.is_pending());
+            poll
+        }));
+        traces.leave("went on");
+    });
+    assert!(waits.recv().expect("it polls"), "it waits, as nobody has cancelled");
+}
+
+fn await_of_the_cancellation_ends_with_the_task(method: StartMethod) {
+    let board = Board::new();
+    let pool = pool(method, 1);
+    soon(pool.submit(leave_a_waiter_behind { traces: board.traces() })).unwrap();
+    assert_eq!(board.traces().wait_for(1), ["went on"]);
 }
 
 /// Reports a thousand times in a row, and waits at a gate.

@@ -78,6 +78,7 @@ pub(crate) fn no_process_is_left(limit: Duration) {
 }
 
 /// Many small calls, one after another in flight: afterwards the pool sends calls ahead.
+#[allow(dead_code)]
 pub(crate) fn warm_up(pool: &ProcessPool) {
     let tasks: Vec<_> = (0..2_000).map(|n| pool.submit(double { n })).collect();
     for task in tasks {
@@ -327,6 +328,7 @@ pub(crate) fn fail_with_faulty(fault: Fault) -> Result<u64, Faulty> {
 }
 
 /// How often each text was left.
+#[allow(dead_code)]
 pub(crate) fn counted(traces: &Traces) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for text in traces.all() {

@@ -57,10 +57,7 @@ fn p45_killed_worker_fails_only_its_task(method: StartMethod) {
 }
 
 /// The outcome of a task that died, or, of one that did not, after its gate is open.
-fn soon_or_held(
-    mut task: polypool::TaskFuture<u32>,
-    gate: &Gate,
-) -> Result<u32, TaskError> {
+fn soon_or_held(mut task: polypool::TaskFuture<u32>, gate: &Gate) -> Result<u32, TaskError> {
     match task.wait_timeout(millis(500)) {
         Ok(outcome) => outcome,
         Err(_) => {

@@ -1,0 +1,213 @@
+//! A worker that speaks the protocol by hand, and wrongly. How is in the variable `HOSTILE`.
+//!
+//! If `MARKER` names a file, it is hostile once, makes that file, and is an honest worker from then on.
+#![forbid(unsafe_code)]
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use integration_tests::tasks::double;
+use polypool::Task;
+use polypool_ipc::Claims;
+use serde::{Deserialize, Serialize};
+
+const READY: u8 = 16;
+const STARTED: u8 = 17;
+const VALUE: u8 = 18;
+const PANICKED: u8 = 19;
+
+/// Neither MessagePack nor a frame.
+const GARBAGE: [u8; 64] = [0xC1; 64];
+
+#[derive(Deserialize)]
+struct Hello {
+    slots: usize,
+}
+
+#[derive(Serialize)]
+struct Ready {
+    protocol: u32,
+    pid: u32,
+    tasks: Vec<(String, String)>,
+}
+
+fn main() {
+    // The linker keeps the tasks of a library that is used.
+    assert_eq!(double(2), 4);
+    if let Some(marker) = std::env::var_os("MARKER")
+        && OpenOptions::new().write(true).create_new(true).open(marker).is_err()
+    {
+        polypool::init();
+    }
+    let mode = std::env::var("HOSTILE").unwrap_or_default();
+    let channel = UnixStream::from(polypool_ipc::take_stdin().expect("a channel"));
+    if std::env::var("POLYPOOL_WORKER").is_ok_and(|role| role.starts_with("forkserver")) {
+        serve_as_fork_server(&mode, channel);
+    } else {
+        Worker::start(&mode, channel).work(&mode);
+    }
+}
+
+struct Worker {
+    channel: UnixStream,
+    claims: Claims,
+    /// The descriptor of the claims, to write into past the rules.
+    table: OwnedFd,
+    _control: OwnedFd,
+}
+
+/// A call that came.
+struct Call {
+    slot: u32,
+    sequence: u64,
+    payload: Vec<u8>,
+}
+
+impl Worker {
+    /// The handshake, unless it is the point of the mode to spoil it.
+    fn start(mode: &str, mut channel: UnixStream) -> Self {
+        let mut buffer = [0; 4096];
+        let (count, descriptors) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 2).expect("a greeting");
+        let [table, control] = <[_; 2]>::try_from(descriptors).expect("two descriptors");
+        let hello: Hello = rmp_serde::from_slice(&buffer[24..count]).expect("a greeting");
+        let claims = Claims::open(&table, hello.slots).expect("claims");
+        let mut worker = Worker { channel: channel.try_clone().expect("a copy"), claims, table, _control: control };
+        match mode {
+            "garbage first" => channel.write_all(&GARBAGE).expect("written"),
+            "answer first" => worker.send(VALUE, 0, 1, &[1]),
+            _ => {}
+        }
+        let ready = Ready {
+            protocol: if mode == "other protocol" { 99 } else { 1 },
+            pid: std::process::id(),
+            tasks: vec![(<double as Task>::NAME.to_owned(), <double as Task>::SIGNATURE.to_owned())],
+        };
+        let ready = rmp_serde::to_vec_named(&ready).expect("encodable");
+        let mut frame = header(u32::try_from(ready.len()).expect("a small payload"), READY, 0, 0).to_vec();
+        frame.extend_from_slice(&ready);
+        // Twice in one piece, so that no call comes in between.
+        worker.raw(&frame.repeat(if mode == "ready twice" { 2 } else { 1 }));
+        worker
+    }
+
+    fn work(&mut self, mode: &str) {
+        loop {
+            if mode == "deaf" {
+                linger();
+            }
+            let Some(Call { slot, sequence, payload }) = self.receive() else { return };
+            // An honest start, so that it is this worker's doing what becomes of the call.
+            let _ = self.claims.start(slot as usize, sequence);
+            match mode {
+                "truncated" => {
+                    self.raw(&header(100, VALUE, slot, sequence));
+                    self.raw(&GARBAGE[..10]);
+                    return;
+                }
+                "huge" => self.raw(&header(u32::MAX, VALUE, slot, sequence)),
+                "unknown kind" => self.send(99, slot, sequence, &[]),
+                "call" => self.send(2, slot, sequence, &payload),
+                "wrong call" => self.send(VALUE, slot, sequence + 1_000, &[1]),
+                "twice" => {
+                    self.answer(slot, sequence, &payload);
+                    self.answer(slot, sequence, &payload);
+                }
+                "undecodable" => self.send(VALUE, slot, sequence, &GARBAGE),
+                "undecodable report" => self.send(PANICKED, slot, sequence, &GARBAGE),
+                "claims, answer" => {
+                    self.spoil_claims();
+                    self.answer(slot, sequence, &payload);
+                }
+                "claims, exit" => {
+                    self.spoil_claims();
+                    std::process::exit(7);
+                }
+                "claims, silence" => self.spoil_claims(),
+                "silence" => self.send(STARTED, slot, sequence, &[]),
+                "half" => {
+                    // As much as it may be, of which less comes.
+                    self.raw(&header(2 << 20, VALUE, slot, sequence));
+                    self.raw(&vec![0; 1 << 20]);
+                    return;
+                }
+                _ => self.answer(slot, sequence, &payload),
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Option<Call> {
+        let mut head = [0; 24];
+        self.channel.read_exact(&mut head).ok()?;
+        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let mut payload = vec![0; number(0) as usize];
+        self.channel.read_exact(&mut payload).ok()?;
+        let sequence = u64::from(number(16)) | u64::from(number(20)) << 32;
+        (head[4] == 2).then_some(Call { slot: number(8), sequence, payload })
+    }
+
+    /// The right answer.
+    fn answer(&mut self, slot: u32, sequence: u64, payload: &[u8]) {
+        let argument: double = rmp_serde::from_slice(payload).expect("an argument");
+        self.claims.finish(slot as usize, sequence);
+        self.send(VALUE, slot, sequence, &rmp_serde::to_vec(&double(argument.n)).expect("encodable"));
+    }
+
+    fn spoil_claims(&self) {
+        for at in 0..64 {
+            rustix::io::pwrite(&self.table, &GARBAGE, at * 64).expect("written");
+        }
+    }
+
+    fn send(&mut self, kind: u8, slot: u32, sequence: u64, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).expect("a small payload");
+        let mut frame = header(length, kind, slot, sequence).to_vec();
+        frame.extend_from_slice(payload);
+        self.raw(&frame);
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        // The parent may have had enough of it.
+        let _ = self.channel.write_all(bytes);
+    }
+}
+
+fn header(length: u32, kind: u8, slot: u32, sequence: u64) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[0..4].copy_from_slice(&length.to_le_bytes());
+    bytes[4] = kind;
+    bytes[8..12].copy_from_slice(&slot.to_le_bytes());
+    bytes[16..24].copy_from_slice(&sequence.to_le_bytes());
+    bytes
+}
+
+/// Answers each request to fork wrongly.
+fn serve_as_fork_server(mode: &str, mut channel: UnixStream) {
+    let mut byte = [0];
+    while let Ok((1, _descriptors)) = polypool_ipc::recv_with_fds(channel.as_fd(), &mut byte, 2) {
+        let written = match mode {
+            "server without a process" => channel.write_all(&message(1, 1, 0)),
+            "server that fails" => channel.write_all(&message(2, 0, 0)),
+            "server that is silent" => Ok(()),
+            _ => channel.write_all(&GARBAGE),
+        };
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+fn message(kind: i32, pid: i32, number: i32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    for (place, number) in bytes.chunks_exact_mut(4).zip([kind, pid, number]) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    bytes
+}
+
+fn linger() -> ! {
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,252 @@
+//! Workers that break the protocol. Each costs itself and the call that it has, and never the parent.
+//!
+//! The program `hostile` plays them, the first time it is started; afterwards, when it is to be so, it is honest.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use integration_tests::tasks::double;
+use integration_tests::{Row, eventually, millis, rows, seconds};
+use polypool::{
+    CodecError, Executor, ExecutorExt, ProcessPool, ProcessPoolBuilder, Shutdown, StartMethod, SubmitError, TaskError,
+    TaskOptions, WorkerExit,
+};
+
+use crate::common::{builder, descriptors_and_threads, ends_clean, goes_on, lost, peak_memory, pids, soon};
+
+pub(crate) const ONCE: &[Row<fn()>] = rows![
+    hostile_frame_that_ends_too_early,
+    hostile_frame_of_4_gib,
+    hostile_frame_of_an_unknown_kind,
+    hostile_frame_that_is_not_for_the_parent,
+    hostile_answer_to_a_call_it_was_not_given,
+    hostile_answer_that_comes_twice,
+    hostile_answer_that_cannot_be_decoded_fails_that_call_only,
+    hostile_report_that_cannot_be_decoded,
+    hostile_garbage_before_the_handshake,
+    hostile_answer_before_the_handshake,
+    hostile_other_protocol,
+    hostile_handshake_that_comes_twice,
+    hostile_claims_with_an_answer,
+    hostile_claims_without_an_answer,
+    hostile_claims_and_a_cancel,
+    hostile_silence_ends_with_the_timeout,
+    hostile_deafness_ends_with_the_deadline,
+    hostile_half_of_a_large_frame,
+    hostile_always_breaks_the_pool_and_says_why,
+    hostile_fork_server_breaks_the_pool_and_says_why,
+];
+
+/// A folder for the marker by which the program knows that it has been hostile.
+struct Once(tempfile::TempDir);
+
+impl Once {
+    fn new() -> Self {
+        Once(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.0.path().join("was hostile")
+    }
+}
+
+fn hostile(mode: &str, marker: Option<&Path>) -> ProcessPoolBuilder {
+    let builder = builder(StartMethod::Spawn, 1)
+        .worker_executable(env!("CARGO_BIN_EXE_hostile"))
+        .max_message_size(1 << 20)
+        .handshake_timeout(seconds(5))
+        .env("HOSTILE", mode);
+    match marker {
+        Some(marker) => builder.env("MARKER", marker),
+        None => builder,
+    }
+}
+
+/// A pool whose first worker is hostile; then `test`; then the parent must be as well as before.
+fn first(mode: &str, test: impl FnOnce(&ProcessPool)) {
+    let once = Once::new();
+    let (before, memory) = (descriptors_and_threads(), peak_memory());
+    let pool = hostile(mode, Some(&once.marker())).build().unwrap();
+    test(&pool);
+    assert!(once.marker().exists(), "it was hostile");
+    goes_on(&pool);
+    ends_clean(&pool, Shutdown::Drain);
+    drop(pool);
+    assert!(peak_memory() < memory + 32, "from {memory} to {} MiB", peak_memory());
+    let same = eventually(seconds(5), || descriptors_and_threads() == before);
+    assert!(same, "from {before:?} to {:?}", descriptors_and_threads());
+}
+
+/// The task of the hostile worker is lost, and the error says that the protocol was broken, in these words.
+fn breaks_the_protocol(mode: &str, words: &str) {
+    first(mode, |pool| {
+        let outcome = soon(pool.submit(double { n: 1 }));
+        let text = outcome.as_ref().unwrap_err().to_string();
+        match lost(outcome).exit {
+            WorkerExit::Protocol(what) => assert!(what.contains(words), "{what}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(text.contains("broke the protocol") && text.contains(words), "{text}");
+        assert_eq!(pool.stats().workers_lost, 1);
+    });
+}
+
+/// Nobody notices the hostile worker, because it had no call yet or had not begun with it.
+fn goes_unnoticed(mode: &str) {
+    first(mode, |pool| {
+        assert_eq!(soon(pool.submit(double { n: 4 })).unwrap(), 8);
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1), "it is replaced");
+    });
+}
+
+fn hostile_frame_that_ends_too_early() {
+    first("truncated", |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
+    });
+}
+
+fn hostile_frame_of_4_gib() {
+    breaks_the_protocol("huge", "4294967295 bytes");
+}
+
+fn hostile_frame_of_an_unknown_kind() {
+    breaks_the_protocol("unknown kind", "unknown kind 99");
+}
+
+fn hostile_frame_that_is_not_for_the_parent() {
+    breaks_the_protocol("call", "not expected");
+}
+
+fn hostile_answer_to_a_call_it_was_not_given() {
+    breaks_the_protocol("wrong call", "a call that it does not have");
+}
+
+fn hostile_answer_that_comes_twice() {
+    // The first one counts; the second one costs the worker, but no task.
+    goes_unnoticed("twice");
+}
+
+fn hostile_answer_that_cannot_be_decoded_fails_that_call_only() {
+    first("undecodable", |pool| {
+        for _ in 0..3 {
+            match soon(pool.submit(double { n: 1 })) {
+                Err(TaskError::Codec(error)) => assert!(matches!(*error, CodecError::DecodeResult(_)), "{error:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((pool.stats().workers_lost, pool.stats().workers[0].completed), (0, 3), "the same worker");
+        pids(pool).into_iter().for_each(|pid| crate::common::signal(pid, rustix::process::Signal::KILL));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1));
+    });
+}
+
+fn hostile_report_that_cannot_be_decoded() {
+    first("undecodable report", |pool| {
+        let outcome = soon(pool.submit(double { n: 1 }));
+        assert!(matches!(lost(outcome).exit, WorkerExit::Protocol(_)));
+    });
+}
+
+fn hostile_garbage_before_the_handshake() {
+    goes_unnoticed("garbage first");
+}
+
+fn hostile_answer_before_the_handshake() {
+    goes_unnoticed("answer first");
+}
+
+fn hostile_other_protocol() {
+    goes_unnoticed("other protocol");
+}
+
+fn hostile_handshake_that_comes_twice() {
+    goes_unnoticed("ready twice");
+}
+
+fn hostile_claims_with_an_answer() {
+    first("claims, answer", |pool| {
+        for n in 0..3 {
+            assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n, "what it says counts, not what it claims");
+        }
+        pids(pool).into_iter().for_each(|pid| crate::common::signal(pid, rustix::process::Signal::KILL));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1));
+    });
+}
+
+fn hostile_claims_without_an_answer() {
+    first("claims, exit", |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(7));
+    });
+}
+
+fn hostile_claims_and_a_cancel() {
+    first("claims, silence", |pool| {
+        let options = TaskOptions::new().deadline(Instant::now() + millis(800));
+        let task = pool.submit_with(double { n: 1 }, options);
+        assert!(matches!(soon(task), Err(TaskError::DeadlineExceeded)));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1), "it is killed");
+    });
+}
+
+fn hostile_silence_ends_with_the_timeout() {
+    first("silence", |pool| {
+        let task = pool.submit_with(double { n: 1 }, TaskOptions::new().timeout(millis(300)));
+        assert!(matches!(soon(task), Err(TaskError::TimedOut { .. })));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1), "it is killed");
+    });
+}
+
+fn hostile_deafness_ends_with_the_deadline() {
+    first("deaf", |pool| {
+        let task = pool.submit_with(double { n: 1 }, TaskOptions::new().deadline(Instant::now() + millis(800)));
+        assert!(matches!(soon(task), Err(TaskError::DeadlineExceeded)));
+        pids(pool).into_iter().for_each(|pid| crate::common::signal(pid, rustix::process::Signal::KILL));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1));
+    });
+}
+
+fn hostile_half_of_a_large_frame() {
+    first("half", |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
+    });
+}
+
+fn hostile_always_breaks_the_pool_and_says_why() {
+    for (mode, words) in [
+        ("garbage first", "broke the protocol"),
+        ("other protocol", "version 99"),
+        ("answer first", "does not have"),
+        ("ready twice", "not expected"),
+    ] {
+        let pool = hostile(mode, None).build().unwrap();
+        match soon(pool.submit(double { n: 1 })) {
+            Err(TaskError::Rejected(SubmitError::Broken(reason))) => {
+                assert!(reason.contains(words), "{mode}: {reason}");
+            }
+            other => panic!("{mode}: {other:?}"),
+        }
+        ends_clean(&pool, Shutdown::Drain);
+    }
+}
+
+fn hostile_fork_server_breaks_the_pool_and_says_why() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    for (mode, words) in [
+        ("garbage first", "unknown kind"),
+        ("server without a process", "no pidfd"),
+        ("server that fails", "fork server"),
+        ("server that is silent", "did not answer"),
+    ] {
+        let pool = hostile(mode, None).start_method(StartMethod::ForkServer).handshake_timeout(millis(300));
+        let pool = pool.build().unwrap();
+        match soon(pool.submit(double { n: 1 })) {
+            Err(TaskError::Rejected(SubmitError::Broken(reason))) => {
+                assert!(reason.contains(words), "{mode}: {reason}");
+            }
+            other => panic!("{mode}: {other:?}"),
+        }
+        ends_clean(&pool, Shutdown::Drain);
+    }
+}
