@@ -334,7 +334,7 @@ impl<J: Job> Cell<J> {
         inner.stage = Stage::Done(outcome);
         let waker = inner.waker.take();
         drop(inner);
-        waker.map(wake);
+        wake(waker);
     }
 
     /// Runs callbacks, and those that are registered meanwhile, until there are none.
@@ -483,8 +483,8 @@ fn tell(stop: &CancellationToken) {
 }
 
 /// Wakes a waiter. A waker that panics must not take a worker with it.
-fn wake(waker: Waker) {
-    let _ = panic::catch(move || waker.wake());
+fn wake(waker: Option<Waker>) {
+    let _ = panic::catch(move || waker.map(Waker::wake));
 }
 
 impl<J: Job> ContextSource for Cell<J> {
@@ -618,7 +618,7 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
         inner.stage = Stage::Done(outcome);
         let waker = inner.waker.take();
         drop(inner);
-        waker.map(wake);
+        wake(waker);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking::{block_on, block_on_deadline};
-use crate::{Cancellable, Elapsed, OnDone, Tagged, Timeout};
+use crate::{Cancellable, Elapsed, Tagged, Timeout};
 
 /// Methods for every future.
 ///
@@ -16,7 +16,7 @@ use crate::{Cancellable, Elapsed, OnDone, Tagged, Timeout};
 /// use std::time::Duration;
 /// use futures_ext::FutureExt;
 ///
-/// let answer = async { 42 }.on_done(|n| println!("{n}")).tagged("answer").timeout(Duration::from_secs(1));
+/// let answer = async { 42 }.tagged("answer").timeout(Duration::from_secs(1));
 /// assert_eq!(answer.wait(), Ok(("answer", 42)));
 /// ```
 pub trait FutureExt: Future {
@@ -100,29 +100,6 @@ pub trait FutureExt: Future {
         Self: Sized,
     {
         Tagged::new(self, tag)
-    }
-
-    /// Calls `callback` with the output, by reference, just before the output is given out.
-    ///
-    /// The callback runs where the future is polled. It is dropped uncalled when the future is dropped before its end.
-    ///
-    /// # Panics
-    ///
-    /// A panic of the callback goes on to whoever polls; the output is dropped.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use futures_ext::FutureExt;
-    ///
-    /// assert_eq!(async { 1 }.on_done(|n| println!("got {n}")).wait(), 1);
-    /// ```
-    fn on_done<C>(self, callback: C) -> OnDone<Self, C>
-    where
-        Self: Sized,
-        C: FnOnce(&Self::Output),
-    {
-        OnDone::new(self, callback)
     }
 
     /// Stops the future when `token` is cancelled: it is never polled again, and dropped at once.

@@ -11,8 +11,8 @@
 //! - [`wait()`] collects many at once, until [`All`] are done, or the [`FirstCompleted`], or the [`FirstFailure`], and hands
 //!   back the futures that are still pending.
 //! - [`FutureExt`] adds [`timeout`](FutureExt::timeout), [`deadline`](FutureExt::deadline),
-//!   [`tagged`](FutureExt::tagged), [`on_done`](FutureExt::on_done) and [`cancellable`](FutureExt::cancellable) to a single
-//!   future, and [`wait`](FutureExt::wait) and [`wait_timeout`](FutureExt::wait_timeout) for threads with no runtime.
+//!   [`tagged`](FutureExt::tagged) and [`cancellable`](FutureExt::cancellable) to a single future ([`on_done()`] is a
+//!   function beside it), and [`wait`](FutureExt::wait) and [`wait_timeout`](FutureExt::wait_timeout) for threads with no runtime.
 //! - [`ProgressExt`] puts a progress bar on any stream, [`ProgressIteratorExt`] on any iterator.
 //! - [`block_on`] is what every blocking wait here stands on. A [`BlockingObserver`] lets a thread pool learn that one of
 //!   its threads is about to sit idle.
@@ -63,7 +63,7 @@ pub use as_completed::{AsCompleted, AsCompletedTimeout, Blocking, IntoPending, U
 pub use blocking::{BlockingObserver, block_on, block_on_deadline, set_blocking_observer};
 pub use cancellable::{Cancellable, Cancelled};
 pub use ext::FutureExt;
-pub use on_done::OnDone;
+pub use on_done::{OnDone, on_done};
 pub use progress::{Bar, Progress, ProgressExt, ProgressIter, ProgressIteratorExt, ProgressStream};
 pub use tagged::Tagged;
 pub use timeout::{Elapsed, Timeout};

@@ -5,7 +5,33 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// The future made by [`FutureExt::on_done`](crate::FutureExt::on_done).
+/// Calls `callback` with the output of `future`, by reference, just before the output is given out.
+///
+/// The callback runs where the future is polled. It is dropped uncalled when the future is dropped before its end.
+///
+/// It is a function and not a method of [`FutureExt`](crate::FutureExt), because a method that takes the future by value
+/// would hide the `on_done(&self)` of futures that have one of their own, such as polypool's.
+///
+/// # Panics
+///
+/// A panic of the callback goes on to whoever polls; the output is dropped.
+///
+/// # Examples
+///
+/// ```
+/// use futures_ext::{FutureExt, on_done};
+///
+/// assert_eq!(on_done(async { 1 }, |n| println!("got {n}")).wait(), 1);
+/// ```
+pub fn on_done<F, C>(future: F, callback: C) -> OnDone<F, C>
+where
+    F: Future,
+    C: FnOnce(&F::Output),
+{
+    OnDone { future, callback: Some(callback) }
+}
+
+/// The future made by [`on_done`].
 #[must_use = "a future does nothing until it is polled, and neither does its callback"]
 #[pin_project::pin_project]
 pub struct OnDone<F, C> {
@@ -15,16 +41,12 @@ pub struct OnDone<F, C> {
 }
 
 impl<F, C> OnDone<F, C> {
-    pub(crate) fn new(future: F, callback: C) -> Self {
-        Self { future, callback: Some(callback) }
-    }
-
     /// The future inside.
     ///
     /// ```
-    /// use futures_ext::FutureExt;
+    /// use futures_ext::on_done;
     ///
-    /// assert_eq!(std::future::ready(1).on_done(|_| ()).get_ref().clone().into_inner(), 1);
+    /// assert_eq!(on_done(std::future::ready(1), |_| ()).get_ref().clone().into_inner(), 1);
     /// ```
     pub fn get_ref(&self) -> &F {
         &self.future
@@ -33,9 +55,9 @@ impl<F, C> OnDone<F, C> {
     /// The future inside, to change it.
     ///
     /// ```
-    /// use futures_ext::FutureExt;
+    /// use futures_ext::{FutureExt, on_done};
     ///
-    /// let mut one = std::future::ready(1).on_done(|n| assert_eq!(*n, 2));
+    /// let mut one = on_done(std::future::ready(1), |n| assert_eq!(*n, 2));
     /// *one.get_mut() = std::future::ready(2);
     /// one.wait();
     /// ```
@@ -46,9 +68,9 @@ impl<F, C> OnDone<F, C> {
     /// The future inside; the callback is dropped uncalled.
     ///
     /// ```
-    /// use futures_ext::FutureExt;
+    /// use futures_ext::{FutureExt, on_done};
     ///
-    /// assert_eq!(async { 1 }.on_done(|_| unreachable!()).into_inner().wait(), 1);
+    /// assert_eq!(on_done(async { 1 }, |_| unreachable!()).into_inner().wait(), 1);
     /// ```
     pub fn into_inner(self) -> F {
         self.future

@@ -395,6 +395,18 @@ impl Bar {
         self.bar.set_prefix(spaced); // draws, too
     }
 
+    /// Runs `code` with the bar out of the way: for output to the same terminal, such as results on standard output.
+    ///
+    /// ```
+    /// use futures_ext::{Progress, ProgressIteratorExt};
+    ///
+    /// let items = [1, 2].into_iter().progress(Progress::new());
+    /// items.bar().suspend(|| println!("7 is prime"));
+    /// ```
+    pub fn suspend<R>(&self, code: impl FnOnce() -> R) -> R {
+        self.bar.suspend(code)
+    }
+
     /// Writes a line above the bar; to standard error, if the bar is hidden.
     ///
     /// ```

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use futures_ext::{Elapsed, FutureExt, block_on};
+use futures_ext::{Elapsed, FutureExt, block_on, on_done};
 use tokio::sync::oneshot;
 
 use common::{poll_once, watchdog};
@@ -112,7 +112,7 @@ fn callback_is_called_once_before_the_output_is_given_out() {
     let seen = Rc::new(Cell::new(0));
     let (sender, receiver) = oneshot::channel();
     let sees = Rc::clone(&seen);
-    let mut watched = receiver.on_done(move |output| sees.set(sees.get() + output.as_ref().unwrap()));
+    let mut watched = on_done(receiver, move |output| sees.set(sees.get() + output.as_ref().unwrap()));
     assert!(poll_once(&mut watched).is_pending());
     assert_eq!(seen.get(), 0);
     sender.send(7).unwrap();
@@ -126,7 +126,7 @@ fn callback_is_called_once_before_the_output_is_given_out() {
 
 #[test]
 fn callback_of_a_dropped_future_is_never_called() {
-    let mut watched = pending::<()>().on_done(|()| panic!("it has not finished"));
+    let mut watched = on_done(pending::<()>(), |()| panic!("it has not finished"));
     assert!(poll_once(&mut watched).is_pending());
     drop(watched);
 }
@@ -135,7 +135,7 @@ fn callback_of_a_dropped_future_is_never_called() {
 fn combinators_stay_unpin() {
     fn unpin<T: Unpin>(_: &T) {}
     let token = futures_ext::CancellationToken::new();
-    let all = ready(1).timeout(SHORT).tagged(1).on_done(|_| ()).cancellable(token);
+    let all = on_done(ready(1).timeout(SHORT).tagged(1), |_| ()).cancellable(token);
     unpin(&all);
     assert_eq!(all.wait(), Ok((1, Ok(1))));
 }

@@ -10,7 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_core::FusedFuture;
-use futures_ext::{All, Cancelled, FirstCompleted, FirstFailure, FutureExt, Outcome, Wait, Waited, block_on, wait};
+use futures_ext::{
+    All, Cancelled, FirstCompleted, FirstFailure, FutureExt, Outcome, Wait, Waited, block_on, on_done, wait,
+};
 use tokio::sync::{oneshot, watch};
 
 use common::{Restless, poll_once, watchdog};
@@ -251,7 +253,7 @@ fn tasks_released_together_are_all_seen() {
 
 #[test]
 fn debug_needs_nothing_of_the_futures() {
-    let waiting = wait([ready(1)].map(|future| future.on_done(|_| ())), All, None);
+    let waiting = wait([ready(1)].map(|future| on_done(future, |_| ())), All, None);
     assert_eq!(format!("{waiting:?}"), "Wait { done: 0, unfinished: 1, deadline: None, .. }");
     assert_eq!(format!("{:?}", waiting.blocking()), "Waited { done: [1], pending: 0 }");
 }

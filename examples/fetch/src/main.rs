@@ -11,13 +11,13 @@ mod request;
 
 use std::cell::Cell;
 use std::fmt;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use futures_ext::{Bar, Progress, ProgressExt, ProgressStream};
+use futures_ext::{Progress, ProgressExt, ProgressStream};
 use futures_util::{Stream, StreamExt};
 use polypool::{Executor, ExecutorExt, Shutdown, TaskOptions, ThreadPool};
 use tokio::signal::ctrl_c;
@@ -134,19 +134,10 @@ where
     let bar = records.bar().clone();
     while let Some(record) = records.next().await {
         summary.count(&record);
-        print_above(&bar, &serde_json::to_string(&record)?)?;
+        let line = serde_json::to_string(&record)?;
+        bar.suspend(|| writeln!(io::stdout(), "{line}"))?;
     }
     Ok(())
-}
-
-/// Prints a line to standard output. When the progress bar is on the same terminal, the line goes above it.
-fn print_above(bar: &Bar, line: &str) -> io::Result<()> {
-    if io::stdout().is_terminal() && io::stderr().is_terminal() {
-        bar.println(line);
-        Ok(())
-    } else {
-        writeln!(io::stdout(), "{line}")
-    }
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

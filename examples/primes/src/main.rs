@@ -7,11 +7,11 @@ mod args;
 mod check;
 mod compare;
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use futures_ext::{Bar, Progress, ProgressIteratorExt};
+use futures_ext::{Progress, ProgressIteratorExt};
 use num_bigint::BigUint;
 use polypool::{Outcome, Shutdown, TaskOptions};
 use serde::Serialize;
@@ -50,7 +50,7 @@ fn run(args: &Args, numbers: &[BigUint]) -> Result<bool> {
     for (n, outcome) in &mut checks {
         all_well &= outcome.is_ok();
         let line = if args.json { json(n, &outcome)? } else { text(n, &outcome) };
-        print_above(&bar, &line).context("can't write to standard output")?;
+        bar.suspend(|| writeln!(io::stdout(), "{line}")).context("can't write to standard output")?;
     }
     drop(checks);
     if let Some(pool) = pool {
@@ -83,16 +83,6 @@ fn json(n: &BigUint, outcome: &Outcome<Check>) -> serde_json::Result<String> {
         Ok(check) => Record::Checked { n, prime: check.prime, seconds: check.seconds, worker: check.worker() },
         Err(error) => Record::Failed { n, error: error.to_string() },
     })
-}
-
-/// Prints a line to standard output. When the progress bar is on the same terminal, the line goes above it.
-fn print_above(bar: &Bar, line: &str) -> io::Result<()> {
-    if io::stdout().is_terminal() && io::stderr().is_terminal() {
-        bar.println(line);
-        Ok(())
-    } else {
-        writeln!(io::stdout(), "{line}")
-    }
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
