@@ -8,7 +8,7 @@
 //! why the server becomes what it is before the program has started a thread, and why each fork checks that there is
 //! none.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::Future as _;
 use std::io::{self, Write as _};
@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polypool_ipc::{Exit, Fork, PidFd};
 use tokio::io::Interest;
@@ -33,6 +33,9 @@ use crate::error::WorkerExit;
 
 /// A message of the server: what, the process id, and a number.
 const MESSAGE: usize = 12;
+/// For how long a server that is no longer wanted waits for its workers.
+const REAP: Duration = Duration::from_millis(900);
+
 const FORKED: i32 = 1;
 const FAILED: i32 = 2;
 const EXITED: i32 = 3;
@@ -118,6 +121,7 @@ impl Server {
             let mut byte = [0; 1];
             let (count, descriptors) = polypool_ipc::recv_with_fds(channel, &mut byte, 2)?;
             if count == 0 {
+                Self::reap(&workers);
                 return Ok(Next::Ended);
             }
             let [worker, stderr] = <[OwnedFd; 2]>::try_from(descriptors)
@@ -141,12 +145,28 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Waits for the workers that are left: without the pool they end by themselves, and should find somebody who reaps
+    /// them. Not for ever, because one of them may be stopped.
+    fn reap(workers: &HashMap<i32, PidFd>) {
+        let until = Instant::now() + REAP;
+        for (pid, worker) in workers {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let _ = poll(&mut [PollFd::new(worker, PollFlags::IN)], Some(&left));
+            let _ = polypool_ipc::try_wait_pid(*pid);
+        }
+    }
+}
+
 // ---- The supervisor's side -----------------------------------------------------------------------------------------
 
 /// The fork server, as the supervisor sees it.
 pub(super) struct ForkServer {
     channel: tokio::net::UnixStream,
     process: Process,
+    is_ending: Cell<bool>,
     state: RefCell<State>,
 }
 
@@ -176,6 +196,7 @@ impl ForkServer {
         let server = Rc::new(ForkServer {
             channel: tokio::net::UnixStream::from_std(channel)?,
             process,
+            is_ending: Cell::new(false),
             state: RefCell::new(State::default()),
         });
         let (reading, pool) = (server.clone(), pool.clone());
@@ -209,8 +230,24 @@ impl ForkServer {
         self.state.borrow().gone.is_some()
     }
 
-    pub(super) fn kill(&self) {
-        self.process.kill();
+    /// Lets the server end: it reaps what it has forked, and goes. If it does not, it is killed.
+    pub(super) fn end(self: &Rc<Self>) {
+        if self.is_ending.replace(true) {
+            return;
+        }
+        let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Write);
+        let server = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(2 * REAP).await;
+            server.process.kill();
+        });
+    }
+
+    /// Waits for no more forks: whoever does is told so. The server itself goes on, because it has to reap its workers.
+    pub(super) fn give_up(&self) {
+        for request in self.state.borrow_mut().requests.drain(..) {
+            let _ = request.send(Err(io::Error::other("the pool is shut down")));
+        }
     }
 
     /// Forks a worker.

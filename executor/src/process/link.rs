@@ -103,6 +103,8 @@ pub(super) struct Worker {
     /// The place and signature of each task in its registry.
     pub(super) tasks: HashMap<String, (u32, String)>,
     window: usize,
+    /// How long a call takes, by its last ones.
+    each: Option<Duration>,
     /// Since when the calls that it answers next have kept it busy.
     busy_since: Instant,
     pub(super) read: BytesMut,
@@ -135,6 +137,7 @@ impl Worker {
             left: pool.config.max_tasks_per_worker,
             tasks: HashMap::new(),
             window: 1,
+            each: None,
             busy_since: Instant::now(),
             read: BytesMut::new(),
             out: VecDeque::new(),
@@ -270,7 +273,10 @@ impl Worker {
         let now = Instant::now();
         let each = now.duration_since(self.busy_since) / u32::try_from(answers.max(1)).unwrap_or(u32::MAX);
         self.busy_since = now;
-        let ahead = AHEAD.as_nanos() / each.as_nanos().max(1);
+        // The newest measurement counts a quarter: one hiccup of the machine does not end the sending ahead, and one long
+        // task among short ones does.
+        self.each = Some(self.each.map_or(each, |before| (before * 3 + each) / 4));
+        let ahead = AHEAD.as_nanos() / self.each.unwrap_or(each).as_nanos().max(1);
         // Grows by doubling, so that one lucky measurement does not put a thousand calls before a slow one; shrinks at once.
         self.window = (1 + usize::try_from(ahead).unwrap_or(WINDOW)).min(self.window * 2).min(WINDOW);
     }

@@ -243,7 +243,7 @@ impl Supervisor {
         #[cfg(target_os = "linux")]
         if over && let Some(server) = &self.fork_server {
             // Over when that has been reaped as well.
-            server.kill();
+            server.end();
             return server.is_gone();
         }
         over
@@ -314,8 +314,7 @@ impl Supervisor {
             Some(Shutdown::Now) => {
                 #[cfg(target_os = "linux")]
                 if let Some(server) = &self.fork_server {
-                    // Whoever waits for a fork is told that it has ended.
-                    server.kill();
+                    server.give_up();
                 }
                 for worker in self.workers.values_mut() {
                     worker.kill(None);

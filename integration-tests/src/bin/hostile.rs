@@ -71,7 +71,7 @@ impl Worker {
         let mut buffer = [0; 4096];
         let (count, descriptors) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 2).expect("a greeting");
         let [table, control] = <[_; 2]>::try_from(descriptors).expect("two descriptors");
-        let hello: Hello = rmp_serde::from_slice(&buffer[24..count]).expect("a greeting");
+        let hello: Hello = rmp_serde::from_slice(&buffer[HEADER..count]).expect("a greeting");
         let claims = Claims::open(&table, hello.slots).expect("claims");
         let mut worker = Worker { channel: channel.try_clone().expect("a copy"), claims, table, _control: control };
         match mode {
@@ -138,7 +138,7 @@ impl Worker {
     }
 
     fn receive(&mut self) -> Option<Call> {
-        let mut head = [0; 24];
+        let mut head = [0; HEADER];
         self.channel.read_exact(&mut head).ok()?;
         let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let mut payload = vec![0; number(0) as usize];
@@ -173,8 +173,11 @@ impl Worker {
     }
 }
 
-fn header(length: u32, kind: u8, slot: u32, sequence: u64) -> [u8; 24] {
-    let mut bytes = [0; 24];
+/// The length of the head of a frame.
+const HEADER: usize = 32;
+
+fn header(length: u32, kind: u8, slot: u32, sequence: u64) -> [u8; HEADER] {
+    let mut bytes = [0; HEADER];
     bytes[0..4].copy_from_slice(&length.to_le_bytes());
     bytes[4] = kind;
     bytes[8..12].copy_from_slice(&slot.to_le_bytes());

@@ -7,6 +7,7 @@
 mod as_completed;
 mod callbacks;
 mod cancel;
+mod hardening;
 mod initializer;
 mod map;
 mod options;
@@ -34,5 +35,7 @@ fn main() -> ExitCode {
         .contract(initializer::ROWS)
         .contract(workers::ROWS)
         .contract(options::ROWS)
+        .contract(hardening::ROWS)
+        .tests(hardening::THREADS)
         .run()
 }

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::both;
 use crate::common::{
     Death, Fault, Faulty, builder, descriptors_and_threads, die, ends_clean, fail_with_faulty, goes_on, lost, others,
-    pass_and_die, pid, pids, pool, signal, soon, spin, take_faulty,
+    pass_and_die, pid, pids, pool, settled_descriptors_and_threads, signal, soon, spin, take_faulty,
 };
 
 pub(crate) const ROWS: &[Row<fn()>] = both![
@@ -141,7 +141,7 @@ fn peers_20_panics_keep_20_messages(method: StartMethod) {
 }
 
 fn peers_child_that_dies_before_init_does_not_hang_the_constructor(method: StartMethod) {
-    let before = descriptors_and_threads();
+    let before = settled_descriptors_and_threads(method);
     let pool = within(seconds(1), || builder(method, 2).worker_executable("/bin/false").build()).unwrap();
     let error = soon(pool.submit(double { n: 1 })).unwrap_err();
     assert!(matches!(error, TaskError::Rejected(SubmitError::Broken(_))), "{error:?}");

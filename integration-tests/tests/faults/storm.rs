@@ -10,7 +10,10 @@ use polypool::{Executor, ExecutorExt, ProcessPool, Shutdown, StartMethod, TaskOp
 use rustix::process::Signal;
 
 use crate::both;
-use crate::common::{builder, descriptors_and_threads, ends_clean, goes_on, look, no_process_is_left, pool, signal};
+use crate::common::{
+    builder, descriptors_and_threads, ends_clean, goes_on, look, no_process_is_left, pool,
+    settled_descriptors_and_threads, signal,
+};
 
 pub(crate) const ROWS: &[Row<fn()>] = both![
     random_kills_lose_nothing,
@@ -126,9 +129,7 @@ fn random_kills_without_retries_fail_one_task_each(method: StartMethod) {
 }
 
 fn pools_opened_and_closed_leave_nothing(method: StartMethod) {
-    goes_on(&pool(method, 1));
-    no_process_is_left(seconds(5));
-    let before = descriptors_and_threads();
+    let before = settled_descriptors_and_threads(method);
     for round in 0..200 {
         let pool = builder(method, 2).build().unwrap();
         let tasks: Vec<_> =
@@ -150,7 +151,7 @@ fn pools_opened_and_closed_leave_nothing(method: StartMethod) {
 }
 
 fn pools_dropped_at_once_leave_nothing(method: StartMethod) {
-    let before = descriptors_and_threads();
+    let before = settled_descriptors_and_threads(method);
     for round in 0..200 {
         let pool = builder(method, 2).build().unwrap();
         if round % 2 == 0 {

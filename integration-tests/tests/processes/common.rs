@@ -134,6 +134,19 @@ pub(crate) fn descriptors_and_threads() -> (usize, usize) {
     (numbers_in("/proc/self/fd").count(), numbers_in("/proc/self/task").count())
 }
 
+/// The same after a first pool has come and gone: what a runtime opens once in a process (tokio's pipe for signals) is
+/// then there already.
+#[allow(dead_code)]
+pub(crate) fn settled_descriptors_and_threads(method: StartMethod) -> (usize, usize) {
+    let threads = descriptors_and_threads().1;
+    let first = pool(method, 1);
+    goes_on(&first);
+    ends_clean(&first, Shutdown::Drain);
+    drop(first);
+    assert!(eventually(seconds(5), || descriptors_and_threads().1 == threads));
+    descriptors_and_threads()
+}
+
 /// The most memory this process has had, in MiB.
 #[allow(dead_code)]
 pub(crate) fn peak_memory() -> u64 {

@@ -6,6 +6,7 @@ mod border;
 mod callbacks;
 mod common;
 mod crash;
+mod hardening;
 mod hostile;
 mod initializer;
 mod orphans;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         .tests(callbacks::ROWS)
         .tests(orphans::ROWS)
         .tests(hostile::ONCE)
+        .tests(hardening::ROWS)
         .programs(orphans::PROGRAMS)
         .run()
 }
