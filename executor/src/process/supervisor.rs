@@ -59,6 +59,9 @@ const TAIL: usize = 4 * 1024;
 /// For how long a worker that was told to end may take.
 const RETIRE_GRACE: Duration = Duration::from_secs(5);
 
+/// For how long a worker that has closed its channel may take to end.
+const END_GRACE: Duration = Duration::from_millis(100);
+
 /// How much is read from one worker before the others have their turn.
 const READ_AT_ONCE: usize = 8 * 1024 * 1024;
 
@@ -788,7 +791,10 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
                 let mut open = result.is_ok();
                 turn(&supervisor, |supervisor| open = open && supervisor.readable(index));
                 if !open {
-                    // Whoever closes its channel, or breaks the protocol, is of no more use.
+                    // Whoever closes its channel is of no more use. Most are ending just now; then it is told how.
+                    if let Ok(exit) = timeout(END_GRACE, process.wait()).await {
+                        break exit;
+                    }
                     process.kill();
                     break process.wait().await;
                 }
