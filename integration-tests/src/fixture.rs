@@ -60,7 +60,7 @@ impl Spec {
     }
 }
 
-/// An initialiser that leaves a trace and an effect, and may fail; see [`tasks::initialize`].
+/// An initialiser that leaves a trace and an effect, and may fail; see [`tasks::initialize()`].
 #[derive(Clone, Debug)]
 pub struct Initializer {
     /// Where it leaves its trace.
