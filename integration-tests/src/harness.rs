@@ -132,6 +132,9 @@ impl Suite {
             return ExitCode::FAILURE;
         };
         end_with_the_run();
+        // What tokio opens once in a process, such as its pipe for signals where that feature is on, is there before a
+        // test counts descriptors.
+        drop(tokio::runtime::Builder::new_current_thread().enable_all().build());
         // A panic ends the program with code 101 after its message.
         body();
         ExitCode::SUCCESS

@@ -16,6 +16,7 @@ use crate::error::{SubmitError, TaskError};
 use crate::executor::inside::PoolId;
 use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
 use crate::future::Terminated;
+use crate::panic;
 use crate::state::{Call, Callable, Expiry, RunObserver, Ticket};
 
 /// The stack of the supervisor, which decodes results: the codec allows values that are nested 1,024 deep, and in a
@@ -137,7 +138,9 @@ impl Pool {
 
     fn start_supervisor(&self) -> std::io::Result<()> {
         let Some(pool) = self.this.upgrade() else { return Ok(()) };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // tokio panics where it lacks the descriptors for its pipe of signals.
+        let runtime = panic::catch(|| tokio::runtime::Builder::new_current_thread().enable_all().build())
+            .map_err(|report| std::io::Error::other(format!("tokio panicked{report}")))??;
         std::thread::Builder::new()
             .name(format!("{}-supervisor", self.config.prefix))
             .stack_size(STACK)
