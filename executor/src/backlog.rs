@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::error::SubmitError;
+use crate::executor::Slot;
 use crate::options::Priority;
 use crate::state::Call;
 
@@ -96,8 +97,36 @@ impl Room {
         Room { bounded: limit.map(|limit| (Arc::new(Semaphore::new(limit)), limit)) }
     }
 
+    /// The place of a call that is submitted: the one that was reserved for it, or one that is free now. `check` says
+    /// whether the pool accepts work; it knows better than a closed room whether the pool is broken.
+    pub(crate) fn admit(
+        &self,
+        slot: Option<Slot>,
+        check: impl Fn() -> Result<(), SubmitError>,
+    ) -> Result<Option<OwnedSemaphorePermit>, SubmitError> {
+        match slot {
+            Some(slot) => Ok(slot.permit),
+            None => self.try_take().map_err(|error| check().err().unwrap_or(error)),
+        }
+    }
+
+    /// A place to hold, if there is one now.
+    pub(crate) fn try_reserve(&self, check: impl Fn() -> Result<(), SubmitError>) -> Result<Slot, SubmitError> {
+        check()?;
+        self.try_take().map(|permit| Slot { permit })
+    }
+
+    /// A place to hold, as soon as there is one.
+    pub(crate) async fn reserve(&self, check: impl Fn() -> Result<(), SubmitError>) -> Result<Slot, SubmitError> {
+        check()?;
+        match self.take().await {
+            Ok(permit) => Ok(Slot { permit }),
+            Err(error) => Err(check().err().unwrap_or(error)),
+        }
+    }
+
     /// A place, if there is one; `Ok(None)` where none is needed.
-    pub(crate) fn try_take(&self) -> Result<Option<OwnedSemaphorePermit>, SubmitError> {
+    fn try_take(&self) -> Result<Option<OwnedSemaphorePermit>, SubmitError> {
         match &self.bounded {
             None => Ok(None),
             Some((semaphore, limit)) => match semaphore.clone().try_acquire_owned() {
@@ -109,7 +138,7 @@ impl Room {
     }
 
     /// A place, as soon as there is one. Fails when the room is closed meanwhile.
-    pub(crate) async fn take(&self) -> Result<Option<OwnedSemaphorePermit>, SubmitError> {
+    async fn take(&self) -> Result<Option<OwnedSemaphorePermit>, SubmitError> {
         match &self.bounded {
             None => Ok(None),
             Some((semaphore, _)) => match semaphore.clone().acquire_owned().await {

@@ -94,21 +94,13 @@ impl Pool {
 
     pub(super) fn submit(&self, call: Call, slot: Option<Slot>) -> Result<(), Refused> {
         let cell = call.cell();
-        let permit = match slot {
-            Some(slot) => Ok(slot.permit),
-            None => self.room.try_take(),
-        };
-        match permit {
+        match self.room.admit(slot, || self.check()) {
             Ok(Some(permit)) => cell.hold_permit(permit),
             Ok(None) => {}
-            Err(error) => {
-                // A closed room says "shut down"; the phase knows better whether the pool is broken.
-                let error = self.state.lock().phase.check().err().unwrap_or(error);
-                return Err(Refused { call, error });
-            }
+            Err(error) => return Err(Refused { call, error }),
         }
         // Refused calls are refused before the work of encoding, and checked again when they enter the backlog.
-        if let Err(error) = self.state.lock().phase.check() {
+        if let Err(error) = self.check() {
             return Err(Refused { call, error });
         }
         if let Err(error) = cell.encode(true, self.config.max_message_size) {
@@ -149,16 +141,16 @@ impl Pool {
     }
 
     pub(super) fn try_reserve(&self) -> Result<Slot, SubmitError> {
-        self.state.lock().phase.check()?;
-        self.room.try_take().map(|permit| Slot { permit })
+        self.room.try_reserve(|| self.check())
     }
 
     pub(super) async fn reserve(&self) -> Result<Slot, SubmitError> {
-        self.state.lock().phase.check()?;
-        match self.room.take().await {
-            Ok(permit) => Ok(Slot { permit }),
-            Err(error) => Err(self.state.lock().phase.check().err().unwrap_or(error)),
-        }
+        self.room.reserve(|| self.check()).await
+    }
+
+    /// Whether the pool accepts work.
+    fn check(&self) -> Result<(), SubmitError> {
+        self.state.lock().phase.check()
     }
 
     pub(super) fn shut_down(&self, mode: Shutdown) {

@@ -172,15 +172,10 @@ impl Pool {
 
     pub(super) fn submit(&self, call: Call, slot: Option<Slot>) -> Result<(), Refused> {
         let cell = call.cell();
-        let permit = match slot {
-            Some(slot) => Ok(slot.permit),
-            None => self.room.try_take(),
-        };
-        match permit {
+        match self.room.admit(slot, || self.check()) {
             Ok(Some(permit)) => cell.hold_permit(permit),
             Ok(None) => {}
-            // A closed room says "shut down"; the phase knows better whether the pool is broken.
-            Err(error) => return Err(self.refuse(call, error)),
+            Err(error) => return Err(Refused { call, error }),
         }
         if let Err(error) = cell.encode(false, u64::MAX) {
             call.into_cell().stop(error.into());
@@ -198,16 +193,16 @@ impl Pool {
     }
 
     pub(super) fn try_reserve(&self) -> Result<Slot, SubmitError> {
-        self.state.lock().phase.check()?;
-        self.room.try_take().map(|permit| Slot { permit })
+        self.room.try_reserve(|| self.check())
     }
 
     pub(super) async fn reserve(&self) -> Result<Slot, SubmitError> {
-        self.state.lock().phase.check()?;
-        match self.room.take().await {
-            Ok(permit) => Ok(Slot { permit }),
-            Err(error) => Err(self.state.lock().phase.check().err().unwrap_or(error)),
-        }
+        self.room.reserve(|| self.check()).await
+    }
+
+    /// Whether the pool accepts work.
+    fn check(&self) -> Result<(), SubmitError> {
+        self.state.lock().phase.check()
     }
 
     pub(super) fn shut_down(&self, mode: Shutdown) {
@@ -273,11 +268,6 @@ impl Pool {
     }
 
     // ---- The backlog -----------------------------------------------------------------------------------------------
-
-    fn refuse(&self, call: Call, error: SubmitError) -> Refused {
-        let error = self.state.lock().phase.check().err().unwrap_or(error);
-        Refused { call, error }
-    }
 
     /// A task that is to run once more: it was accepted before, so only a cancelling shutdown stops it.
     fn again(&self, call: Call) {
