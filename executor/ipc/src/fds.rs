@@ -16,7 +16,7 @@ use rustix::net::{
 use crate::sys::{RECV_FLAGS, SEND_FLAGS};
 
 /// What Linux carries in one message; other systems are no more generous.
-const MOST_DESCRIPTORS: usize = 253;
+pub(crate) const MOST_DESCRIPTORS: usize = 253;
 
 /// Sends all of `bytes` over a blocking Unix stream socket, and `fds` with the first of them. The sender keeps its own
 /// descriptors, and may close them at once.
@@ -75,6 +75,28 @@ pub fn recv_with_fds(socket: impl AsFd, buf: &mut [u8], max_fds: usize) -> io::R
         return Err(invalid(format!("no message carries {max_fds} descriptors, only {MOST_DESCRIPTORS}")));
     }
 
+    let received = receive(socket, buf, max_fds)?;
+    // The space is rounded up, so one too many may arrive whole; more than that are cut off.
+    if received.cut || received.fds.len() > max_fds {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a message came with more than the {max_fds} descriptors that belong to it"),
+        ));
+    }
+    Ok((received.bytes, received.fds))
+}
+
+/// What one read of a socket gave.
+pub(crate) struct Received {
+    /// How many bytes; none at the end of the stream.
+    pub(crate) bytes: usize,
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Whether more descriptors came than there was space for, in the buffer or in this process.
+    pub(crate) cut: bool,
+}
+
+/// Receives some bytes and the descriptors that come with them, of which there is space for `max_fds` and a few more.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buf: &mut [u8], max_fds: usize) -> io::Result<Received> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(max_fds))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = retry(|| recvmsg(socket, &mut [IoSliceMut::new(buf)], &mut control, RECV_FLAGS))?;
@@ -86,23 +108,16 @@ pub fn recv_with_fds(socket: impl AsFd, buf: &mut [u8], max_fds: usize) -> io::R
             fds.extend(received);
         }
     }
-    // The space is rounded up, so one too many may arrive whole; more than that are cut off.
-    if message.flags.contains(ReturnFlags::CTRUNC) || fds.len() > max_fds {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a message came with more than the {max_fds} descriptors that belong to it"),
-        ));
-    }
     for fd in &fds {
         if !cfg!(any(target_os = "linux", target_os = "android")) {
             fcntl_setfd(fd, FdFlags::CLOEXEC)?;
         }
     }
-    Ok((message.bytes, fds))
+    Ok(Received { bytes: message.bytes, fds, cut: message.flags.contains(ReturnFlags::CTRUNC) })
 }
 
 /// Again, as long as only a signal came between.
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
+pub(crate) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
     loop {
         match call() {
             Err(Errno::INTR) => {}

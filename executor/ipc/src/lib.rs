@@ -27,20 +27,77 @@
 
 #![cfg(unix)]
 
+mod carry;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod channel;
 mod claims;
 mod fds;
 mod fork;
 mod hook;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod memory;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod object;
 mod pidfd;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod presence;
 mod single_thread;
 mod startup;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod sync;
 mod sys;
+mod travel;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod values;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod wait;
 
+pub use carry::{LuggageError, Sending};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use channel::{
+    ByteQueue, CodecError, Corrupt, GetError, ItemStream, Items, JoinableQueue, PutError, PutFailure, Queue, QueueOptions,
+    Task, TooManyDone,
+};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use channel::{
+    pipe::{Connection, PipeReceiver, PipeSender, channel, pipe, pipe_between},
+    ring_socket::{RingCloser, RingReader, RingSocket, RingWriter},
+    stream::{Frame, FrameReceiver, FrameSender, PipeError, Received, StreamEnd, StreamOptions, stream_pair},
+};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[doc(hidden)]
+pub use channel::{ring::record::walk as __walk_ring, stream::fuzz as __fuzz_stream};
 pub use claims::{ClaimState, Claims};
 pub use fds::{recv_with_fds, send_with_fds};
 pub use fork::{Fork, fork_single_threaded};
 #[doc(hidden)]
 pub use hook::run as __run_before_main;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use memory::{
+    list::{ListError, ListItem, SharedList, SharedListBuilder},
+    scope::SharedMemoryScope,
+    shared_memory::{SharedMemory, SharedMemoryCursor},
+};
 pub use pidfd::{Exit, PidFd, SIGKILL, SIGTERM, try_wait_pid};
 pub use single_thread::NotSingleThreaded;
 pub use startup::{close_inherited, die_now, ignore_sigpipe, remove_env, set_process_name, take_stdin};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use sync::{
+    barrier::{Barrier, BarrierError, BarrierWaitResult},
+    condvar::Condvar,
+    error::{LockError, LockResult, WaitError},
+    event::Event,
+    mutex::{Lock, Mutex, MutexGuard},
+    once::{Once, OnceValue, PreviousAttempt},
+    reentrant::{LockOwner, OwnedReentrantGuard, RLock, ReentrantMutex, ReentrantMutexGuard},
+    rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    semaphore::{BoundedSemaphore, Permit, Semaphore, SemaphoreError},
+};
+pub use travel::{Fd, Luggage, pack, unpack};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use values::{
+    Plain,
+    array::{Array, ArrayError, ArrayGuard},
+    atomic::{Atomic, AtomicArray, AtomicBits, AtomicNumber, AtomicPrimitive, AtomicValue},
+    value::{Value, ValueGuard},
+};

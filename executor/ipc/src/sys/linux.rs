@@ -3,7 +3,9 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -68,4 +70,74 @@ pub(crate) fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
 
 pub(crate) fn signal_pidfd(fd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
     Ok(pidfd_send_signal(fd, signal)?)
+}
+
+/// When a process started, in ticks since the boot; 0 if nobody can tell.
+fn started(stat: io::Result<String>) -> u64 {
+    // The name in the second field may hold anything, so the fields are counted from its closing bracket.
+    let stat = stat.unwrap_or_default();
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    after.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
+/// When this process started.
+pub(crate) fn start_time() -> u64 {
+    started(std::fs::read_to_string("/proc/self/stat"))
+}
+
+/// Waits until the process with that number and start is gone, all its threads included, at most until `until`.
+pub(crate) fn wait_for_exit(pid: Pid, start: u64, until: Instant) {
+    let Ok(fd) = open_pidfd(pid) else { return };
+    if started(std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))) != start {
+        return;
+    }
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Whether the process with that number and start is gone, all its threads included.
+pub(crate) fn is_gone(pid: Pid, start: u64) -> bool {
+    let fd = match open_pidfd(pid) {
+        Ok(fd) => fd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return true,
+        // Out of descriptors, or an old kernel: then a process of that number counts as the one that is meant.
+        Err(_) => return rustix::process::test_kill_process(pid) == Err(Errno::SRCH),
+    };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if matches!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)), Ok(ready) if ready > 0) {
+        return true;
+    }
+    // 0: nobody can tell, as `/proc` isn't there or hides other processes.
+    ![0, start].contains(&started(std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))))
+}
+
+/// Keeps all signals from the calling thread as long as it lives.
+pub(crate) struct BlockedSignals(libc::sigset_t);
+
+pub(crate) fn block_signals() -> BlockedSignals {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: both sets are ours; `sigfillset` fills the first whole, and `pthread_sigmask` the second, as neither can fail for these arguments.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        // A fault is about the thread itself; the kernel ends the process if it's blocked, and a handler couldn't say why (or mend it).
+        for fault in [libc::SIGBUS, libc::SIGSEGV, libc::SIGFPE, libc::SIGILL] {
+            libc::sigdelset(all.as_mut_ptr(), fault);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        BlockedSignals(before.assume_init())
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled by `block_signals`; nobody asks for the old one.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
 }

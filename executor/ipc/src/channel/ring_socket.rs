@@ -1,0 +1,549 @@
+//! A connected Unix socket whose bytes go through shared memory: what a request and its reply take when both sides are on one machine.
+//!
+//! ```text
+//!   RingWriter ── copies ──▶ ring (shared memory) ── copies ──▶ RingReader
+//!        │  ▲                                                    │  │
+//!        │  └──────── second socket: "there is room" ────────────┘  │
+//!        └──── the connected socket: "there is something", and the end of file
+//! ```
+//!
+//! It stands between a plain socket, which costs four system calls and two wake-ups for a request and its reply, and a [stream](crate::stream_pair), which
+//! several processes can hold at once. Here each end has one holder, which makes three things simpler:
+//!
+//! - **No locks, no board of presences.** Each side keeps its own position in its own memory and only publishes it. A peer that lies, or is killed anywhere, can
+//!   make no one wait for a lock, and nothing but the two rings is shared with it. What it says is checked: more than a ring holds is
+//!   [`InvalidData`](io::ErrorKind::InvalidData), whatever else it writes are wrong bytes, as on a socket.
+//! - **The connected socket stays what it was.** Its end is the end of the stream, whatever ended the peer; shutting it down ends the stream; whoever was
+//!   authenticated on it is whom the bytes come from. It carries bells from now on, each a byte, and only to somebody who sleeps.
+//! - **Bytes, not frames.** Where a message ends is the business of the user, who has a decoder for sockets already.
+//!
+//! Who has nothing to do spins shortly, if that has paid lately ([`Spin`]), and then sleeps at its socket. That no wake-up is lost is the protocol of streams
+//! (`stream/protocol.rs`, with its loom model), which is used here as it is.
+
+use std::fmt;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+
+use crate::memory::segment::{Layout, Segment};
+use crate::travel::Fd;
+
+#[path = "stream/protocol.rs"]
+mod protocol;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"pp-sock1");
+
+const LEAST_CAPACITY: usize = 1 << 12;
+const MOST_CAPACITY: usize = 1 << 26;
+
+/// Where the first ring begins: with a page.
+const DATA: usize = 4_096;
+/// Where the words of the first direction stand.
+const WORDS: usize = 128;
+
+#[repr(C, align(128))]
+struct Head {
+    magic: AtomicU64,
+    /// How many bytes a ring holds.
+    capacity: AtomicU64,
+    _0: [AtomicU64; 14],
+}
+
+/// One direction: each word on cache lines of its own, by who writes it.
+#[repr(C, align(128))]
+struct Words {
+    /// Up to where the writer has written, in bytes since the beginning.
+    head: AtomicU64,
+    _0: [AtomicU64; 15],
+    /// Up to where the reader has read.
+    tail: AtomicU64,
+    _1: [AtomicU64; 15],
+    reader_sleep: AtomicU32,
+    _2: [AtomicU32; 31],
+    writer_sleep: AtomicU32,
+    _3: AtomicU32,
+    /// How far the reader must have read to wake the writer.
+    wanted: AtomicU64,
+    _4: [AtomicU64; 14],
+}
+
+// SAFETY: repr(C), and atomics only.
+unsafe impl Layout for Head {}
+// SAFETY: repr(C), and atomics only.
+unsafe impl Layout for Words {}
+
+const _: () = assert!(size_of::<Head>() == WORDS && WORDS + 2 * size_of::<Words>() <= DATA);
+
+/// One end of a connection whose bytes go through shared memory; see [`create`](RingSocket::create).
+///
+/// # Examples
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use polypool_ipc::RingSocket;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (here, there) = UnixStream::pair()?;
+/// let (ours, luggage) = RingSocket::create(64 << 10)?;
+/// // ... the descriptors go over the socket, with `send_with_fds`, to another process ...
+/// let theirs = RingSocket::join(luggage.into())?;
+///
+/// let ((_, mut writer), (mut reader, _)) = (ours.split(), theirs.split());
+/// writer.write(&here, &[b"hello, ", b"world"], None)?;
+/// let mut bytes = [0; 32];
+/// let count = reader.read(&there, &mut bytes, None)?;
+/// assert_eq!(&bytes[..count], b"hello, world");
+///
+/// drop(here);
+/// assert_eq!(reader.read(&there, &mut bytes, None)?, 0, "the end of file");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct RingSocket {
+    reader: RingReader,
+    writer: RingWriter,
+}
+
+impl RingSocket {
+    /// Makes the memory for a connection, of `capacity` bytes each way (a power of two of at least 4 KiB and at most 64 MiB is made of it). Gives this side's end, and
+    /// the descriptors to send to the peer, which passes them to [`join`](RingSocket::join).
+    ///
+    /// From then on nothing but this end and the peer's may read from or write to the connected socket.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it is out of descriptors or memory.
+    pub fn create(capacity: usize) -> io::Result<(RingSocket, [OwnedFd; 2])> {
+        let capacity = capacity.clamp(LEAST_CAPACITY, MOST_CAPACITY).next_power_of_two();
+        let segment = Segment::create(DATA + 2 * capacity)?;
+        let head: &Head = segment.at(0);
+        head.capacity.store(capacity as u64, Ordering::Relaxed);
+        head.magic.store(MAGIC, Ordering::Release);
+        let (here, there) = UnixStream::pair()?;
+        let memory = segment.fd().as_fd().try_clone_to_owned()?;
+        Ok((RingSocket::new(segment, capacity, 0, here.into()), [memory, there.into()]))
+    }
+
+    /// The peer's end, from the descriptors that it has been sent.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidData`](io::ErrorKind::InvalidData) if they are not those of [`create`](RingSocket::create); what the system says when it is out of
+    /// memory.
+    pub fn join(luggage: Vec<OwnedFd>) -> io::Result<RingSocket> {
+        let Ok([memory, room]) = <[OwnedFd; 2]>::try_from(luggage) else {
+            return Err(invalid("a connection through shared memory comes with two descriptors"));
+        };
+        let segment = Segment::open(&Fd::new(memory), DATA)?;
+        let head: &Head = segment.at(0);
+        let says = (head.magic.load(Ordering::Acquire), head.capacity.load(Ordering::Relaxed));
+        let capacity = usize::try_from(says.1).unwrap_or(0);
+        if says.0 != MAGIC
+            || !capacity.is_power_of_two()
+            || !(LEAST_CAPACITY..=MOST_CAPACITY).contains(&capacity)
+            || segment.len() != DATA + 2 * capacity
+        {
+            return Err(invalid("this is not the memory of a connection"));
+        }
+        Ok(RingSocket::new(segment, capacity, 1, room))
+    }
+
+    fn new(segment: Arc<Segment>, capacity: usize, side: usize, room: OwnedFd) -> RingSocket {
+        let room = Arc::new(room);
+        let one = Arc::new(Counted::new());
+        let way = |ring| Way { segment: segment.clone(), ring, capacity, room: room.clone(), _counted: one.clone() };
+        RingSocket {
+            writer: RingWriter { way: way(side), head: 0, rung: protocol::Rung::default(), spin: Spin::default() },
+            reader: RingReader { way: way(1 - side), tail: 0, rung: protocol::Rung::default(), spin: Spin::default() },
+        }
+    }
+
+    /// What receives and what sends, for two threads at once.
+    #[must_use = "dropping both ends the connection's use of the memory"]
+    pub fn split(self) -> (RingReader, RingWriter) {
+        (self.reader, self.writer)
+    }
+
+    /// Wakes a writer of this end that waits for room; see [`RingCloser`].
+    #[must_use = "it has no effect but its result"]
+    pub fn closer(&self) -> RingCloser {
+        RingCloser(self.reader.way.room.clone())
+    }
+}
+
+/// Ends the waits of a [`RingWriter`] for room, from any thread. (Those of the reader end when the connected socket is shut down.)
+#[derive(Debug)]
+pub struct RingCloser(Arc<OwnedFd>);
+
+impl RingCloser {
+    /// Idempotent, and waits for nothing. Writers on both sides get [`BrokenPipe`](io::ErrorKind::BrokenPipe) where they would wait.
+    pub fn close(&self) {
+        // Fails only if the other end has gone.
+        let _ = shutdown(&*self.0, Shutdown::Both);
+    }
+}
+
+/// One direction, on one side.
+struct Way {
+    segment: Arc<Segment>,
+    ring: usize,
+    /// A power of two.
+    capacity: usize,
+    room: Arc<OwnedFd>,
+    _counted: Arc<Counted>,
+}
+
+impl Way {
+    #[inline]
+    fn words(&self) -> &Words {
+        self.segment.at(WORDS + self.ring * size_of::<Words>())
+    }
+
+    /// Where a position is in the segment, and how much fits between there and the end of the ring.
+    #[inline]
+    fn at(&self, position: u64) -> (usize, usize) {
+        // The capacity is a power of two that fits in a `usize`.
+        let place = (position & (self.capacity as u64 - 1)) as usize;
+        (DATA + self.ring * self.capacity + place, self.capacity - place)
+    }
+
+    /// How much lies between two positions, of which the peer has said one.
+    #[inline]
+    fn between(&self, tail: u64, head: u64) -> io::Result<usize> {
+        let used = head.wrapping_sub(tail);
+        if used > self.capacity as u64 {
+            return Err(invalid("the peer has spoilt the shared memory of a connection"));
+        }
+        Ok(used as usize)
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Way").field("ring", &self.ring).field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
+/// The half of a [`RingSocket`] that receives.
+#[derive(Debug)]
+pub struct RingReader {
+    way: Way,
+    /// Where we are. What stands in the shared memory is for the peer to read, and never read back.
+    tail: u64,
+    rung: protocol::Rung,
+    spin: Spin,
+}
+
+impl RingReader {
+    /// Receives something into `room`, 0 bytes at the end of the stream. Waits until `until`, or for ever; what is there already is received in any case.
+    ///
+    /// `socket` is the connected socket.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](io::ErrorKind::TimedOut), after which it can be called again and nothing is lost; [`InvalidData`](io::ErrorKind::InvalidData) for a
+    /// peer that lies; what the system says.
+    pub fn read(&mut self, socket: impl AsFd, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+        loop {
+            let words = self.way.words();
+            let head = words.head.load(Ordering::Acquire);
+            let count = self.way.between(self.tail, head)?.min(room.len());
+            if count > 0 || room.is_empty() {
+                let (place, fits) = self.way.at(self.tail);
+                let (one, two) = room[..count].split_at_mut(count.min(fits));
+                self.way.segment.load(place, one);
+                if !two.is_empty() {
+                    self.way.segment.load(self.way.at(0).0, two);
+                }
+                self.tail = self.tail.wrapping_add(count as u64);
+                protocol::publish(&words.tail, self.tail);
+                if let Some(sleep) = protocol::sleeper(&words.writer_sleep)
+                    && self.tail.wrapping_sub(words.wanted.load(Ordering::Relaxed)).cast_signed() >= 0
+                    && self.rung.is_new(sleep)
+                {
+                    // A writer that has gone needs no room.
+                    let _ = ring((*self.way.room).as_fd());
+                }
+                return Ok(count);
+            }
+            let come = || words.head.load(Ordering::Acquire) != head;
+            if self.spin.spin(come) {
+                continue;
+            }
+            let word = protocol::lie_down(&words.reader_sleep);
+            let woken = if come() { Ok(Woken::Rung) } else { sleep(socket.as_fd(), until) };
+            match woken {
+                // What was sent before the end comes before it. At the end we stay asleep, so that a peer that has only ended its own half rings, and learns
+                // that we are gone as soon as we are.
+                Ok(Woken::HungUp) if !come() => return Ok(0),
+                woken => {
+                    protocol::get_up(&words.reader_sleep, word);
+                    match woken? {
+                        _ if come() => {}
+                        Woken::TimedOut => return Err(io::ErrorKind::TimedOut.into()),
+                        _ if until.is_some_and(|until| until <= Instant::now()) => {
+                            return Err(io::ErrorKind::TimedOut.into());
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether bytes are there that have not been received. Asks nobody, and so doesn't know of the end of the stream.
+    #[must_use = "it has no effect but its result"]
+    #[inline]
+    pub fn has_buffered(&self) -> bool {
+        self.way.words().head.load(Ordering::Acquire) != self.tail
+    }
+
+    /// How often this end has gone to sleep.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn sleeps(&self) -> u32 {
+        self.way.words().reader_sleep.load(Ordering::Relaxed) >> 1
+    }
+}
+
+impl Drop for RingReader {
+    fn drop(&mut self) {
+        // Looks asleep for ever, so that the peer rings at the socket and learns that it is closed.
+        protocol::lie_down(&self.way.words().reader_sleep);
+    }
+}
+
+/// The half of a [`RingSocket`] that sends.
+#[derive(Debug)]
+pub struct RingWriter {
+    way: Way,
+    /// Where we are. What stands in the shared memory is for the peer to read, and never read back.
+    head: u64,
+    rung: protocol::Rung,
+    spin: Spin,
+}
+
+impl RingWriter {
+    /// Sends all of `parts`, one after the other. Waits for room until `until`, or for ever.
+    ///
+    /// `socket` is the connected socket. A peer that has gone is noticed when it slept, or when the ring is full; otherwise by this side's reader.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](io::ErrorKind::TimedOut), and then part of it may have been sent; [`BrokenPipe`](io::ErrorKind::BrokenPipe) or
+    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) if the peer has gone; [`InvalidData`](io::ErrorKind::InvalidData) for a peer that lies; what the
+    /// system says.
+    pub fn write(&mut self, socket: impl AsFd, parts: &[&[u8]], until: Option<Instant>) -> io::Result<()> {
+        let mut left: usize = parts.iter().map(|part| part.len()).sum();
+        let (mut part, mut within) = (0, 0);
+        let capacity = self.way.capacity;
+        while left > 0 {
+            let words = self.way.words();
+            let tail = words.tail.load(Ordering::Acquire);
+            let free = capacity - self.way.between(tail, self.head)?;
+            // Little room is no room, or a full ring would cost a wake-up for every few bytes.
+            if free < left.min(capacity / 8) {
+                let wanted = tail.wrapping_add((left.min(capacity / 4) - free) as u64);
+                self.wait(wanted, until)?;
+                continue;
+            }
+            // A quarter at a time, so that the peer reads one piece while the next one is written.
+            let piece = left.min(free).min(capacity / 4);
+            let mut todo = piece;
+            let mut at = self.head;
+            while todo > 0 {
+                let bytes = &parts[part][within..];
+                let bytes = &bytes[..bytes.len().min(todo)];
+                let (place, fits) = self.way.at(at);
+                let (one, two) = bytes.split_at(bytes.len().min(fits));
+                self.way.segment.store(place, one);
+                if !two.is_empty() {
+                    self.way.segment.store(self.way.at(0).0, two);
+                }
+                at = at.wrapping_add(bytes.len() as u64);
+                todo -= bytes.len();
+                within += bytes.len();
+                if within == parts[part].len() {
+                    (part, within) = (part + 1, 0);
+                }
+            }
+            left -= piece;
+            self.head = at;
+            protocol::publish(&words.head, at);
+            if let Some(sleep) = protocol::sleeper(&words.reader_sleep)
+                && self.rung.is_new(sleep)
+            {
+                ring(socket.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the peer has read that far.
+    fn wait(&mut self, wanted: u64, until: Option<Instant>) -> io::Result<()> {
+        let words = self.way.words();
+        let come = || words.tail.load(Ordering::Acquire).wrapping_sub(wanted).cast_signed() >= 0;
+        if self.spin.spin(come) {
+            return Ok(());
+        }
+        words.wanted.store(wanted, Ordering::Relaxed);
+        let word = protocol::lie_down(&words.writer_sleep);
+        let woken = if come() { Ok(Woken::Rung) } else { sleep((*self.way.room).as_fd(), until) };
+        protocol::get_up(&words.writer_sleep, word);
+        match woken? {
+            _ if come() => Ok(()),
+            Woken::HungUp => Err(io::ErrorKind::BrokenPipe.into()),
+            Woken::Rung if until.is_none_or(|until| until > Instant::now()) => Ok(()),
+            _ => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+/// How a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// A bell has rung, for this sleep or an earlier one: look again.
+    Rung,
+    TimedOut,
+    /// The peer has gone, or the socket was shut down.
+    HungUp,
+}
+
+/// Rings. A socket that is full has bells enough in it.
+fn ring(socket: BorrowedFd<'_>) -> io::Result<()> {
+    loop {
+        return match send(socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => continue,
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+/// Sleeps until it rings.
+fn sleep(socket: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<Woken> {
+    let Some(until) = until else { return hear(socket, RecvFlags::empty()) };
+    let left = until.saturating_duration_since(Instant::now());
+    let left = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(left.subsec_nanos()),
+    };
+    match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&left)) {
+        Ok(0) => Ok(Woken::TimedOut),
+        Ok(_) => hear(socket, RecvFlags::DONTWAIT),
+        Err(Errno::INTR) => Ok(Woken::Rung),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn hear(socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<Woken> {
+    let mut bells = [0; 64];
+    match recv(socket, &mut bells[..], flags) {
+        // Whoever waits without an end finds nothing new and waits again.
+        Err(Errno::INTR | Errno::AGAIN) => Ok(Woken::Rung),
+        // Reset: the peer has closed its end with bells in it that it had not heard.
+        Ok((_, 0)) | Err(Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN) => Ok(Woken::HungUp),
+        Ok(_) => Ok(Woken::Rung),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn invalid(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// How many ends there are in this process.
+static ENDS: AtomicUsize = AtomicUsize::new(0);
+
+/// An end that is counted.
+#[derive(Debug)]
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        ENDS.fetch_add(1, Ordering::Relaxed);
+        Counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        ENDS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether to spin before a sleep, and for how long.
+///
+/// Spinning for about as long as a wake-up takes pays when the peer runs on another core and answers at once, and is a waste otherwise. So a spin ends after
+/// [`LONGEST`]; each one that ends with nothing costs credit, and without credit the next sleeps begin at once: 16 of them, then twice as many each time. A
+/// connection without traffic sleeps. Nobody spins on a machine with one processor, nor in a process with more ends than there are processors: then somebody else
+/// surely has a use for them.
+#[derive(Debug)]
+struct Spin {
+    credit: i32,
+    /// How many sleeps begin without spinning; and how many it was the last time.
+    skip: u32,
+    skipped: u32,
+}
+
+const LONGEST: Duration = Duration::from_micros(30);
+const MOST_CREDIT: i32 = 16;
+
+impl Default for Spin {
+    fn default() -> Self {
+        Spin { credit: MOST_CREDIT / 2, skip: 0, skipped: 0 }
+    }
+}
+
+impl Spin {
+    /// Waits shortly for `come`; whether it did.
+    fn spin(&mut self, come: impl Fn() -> bool) -> bool {
+        let cpus = cpus();
+        if cpus < 2 || ENDS.load(Ordering::Relaxed) > cpus {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        let start = Instant::now();
+        loop {
+            for _ in 0..32 {
+                if come() {
+                    self.credit = (self.credit + 1).min(MOST_CREDIT);
+                    self.skipped = 0;
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if start.elapsed() >= LONGEST {
+                break;
+            }
+        }
+        self.credit -= 4;
+        if self.credit <= 0 {
+            self.credit = 0;
+            self.skipped = (self.skipped * 2).clamp(16, 1_024);
+            self.skip = self.skipped;
+        }
+        false
+    }
+}
+
+/// The processors of the machine. Not those that this thread may use: the peer may use others, and if it doesn't, spinning doesn't pay and soon ends.
+fn cpus() -> usize {
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    *CPUS.get_or_init(|| {
+        // SAFETY: a question without pointers.
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+    })
+}

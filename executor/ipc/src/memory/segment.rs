@@ -1,0 +1,275 @@
+//! A piece of shared memory: a descriptor and its mapping.
+//!
+//! Everything that processes share stands in segments. A segment is a memfd, without a name in any file system, so the kernel frees it
+//! with the last descriptor and mapping, whatever killed their owners. It is sealed: nobody can shrink it under us, which would make our next
+//! access a SIGBUS. A process maps a segment once, however many handles of it arrive: [`Segment::open`] gives back the mapping it has.
+//!
+//! Safe code gets at the memory in two ways only: as references to structures made of atomics ([`Layout`]), and by copies
+//! ([`load`](Segment::load), [`store`](Segment::store)). Neither cares what another process does at the same moment.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::{align_of, size_of};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use rustix::fs::FileType;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::copy;
+use super::fault::Watched;
+use crate::sys;
+use crate::travel::Fd;
+
+/// What may be looked at in place in shared memory.
+///
+/// # Safety
+///
+/// The type must be `repr(C)` (or one atomic) and consist of nothing but atomics and arrays of them, so that every bit pattern is valid and every access is atomic.
+pub(crate) unsafe trait Layout: Sync {}
+
+// SAFETY: atomics are what the trait asks for.
+unsafe impl Layout for AtomicU8 {}
+// SAFETY: as above.
+unsafe impl Layout for AtomicU16 {}
+// SAFETY: as above.
+unsafe impl Layout for AtomicU32 {}
+// SAFETY: as above.
+unsafe impl Layout for AtomicU64 {}
+// SAFETY: as above.
+unsafe impl Layout for AtomicI64 {}
+// SAFETY: an array of what may be looked at may be looked at.
+unsafe impl<T: Layout, const N: usize> Layout for [T; N] {}
+
+/// A mapping of shared memory into this process.
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping belongs to the process and not to a thread, and gives out nothing but references to atomics and copies.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; every access through `&Mapping` is atomic.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes. The caller has seen that the memory has that size and keeps it.
+    pub(crate) fn new(fd: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        // SAFETY: without MAP_FIXED the kernel chooses a free range, so no memory of this program is replaced.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0)? };
+        let start = NonNull::new(start.cast::<u8>())
+            .ok_or_else(|| io::Error::other("shared memory was mapped at address zero"))?;
+        Ok(Mapping { start, len })
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where it begins: for those who take on the argument why what they do there is sound.
+    #[inline]
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// The structure of atomics at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If it doesn't fit there or isn't aligned. Offsets are constants of ours or were checked when the segment was opened.
+    #[inline]
+    pub(crate) fn at<T: Layout>(&self, offset: usize) -> &T {
+        assert!(offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len), "outside of the shared memory");
+        // SAFETY: in bounds, as just checked.
+        let place = unsafe { self.start.add(offset) };
+        assert!(place.addr().get().is_multiple_of(align_of::<T>()), "misaligned in shared memory");
+        // SAFETY: mapped as long as `self` is borrowed, in bounds, aligned; every bit pattern is valid and every access atomic (`Layout`).
+        unsafe { place.cast::<T>().as_ref() }
+    }
+
+    /// As many structures of atomics as fit from `offset` on, at most `count`.
+    ///
+    /// # Panics
+    ///
+    /// As [`at`](Mapping::at).
+    #[inline]
+    pub(crate) fn slice<T: Layout>(&self, offset: usize, count: usize) -> &[T] {
+        const { assert!(size_of::<T>() > 0) };
+        assert!(offset <= self.len, "outside of the shared memory");
+        // SAFETY: in bounds, as just checked.
+        let place = unsafe { self.start.add(offset) };
+        assert!(place.addr().get().is_multiple_of(align_of::<T>()), "misaligned in shared memory");
+        let count = count.min((self.len - offset) / size_of::<T>());
+        // SAFETY: as for `at`, for each of them; no mapping is larger than `isize::MAX`.
+        unsafe { std::slice::from_raw_parts(place.cast::<T>().as_ptr(), count) }
+    }
+
+    /// Copies out of the memory; what others write meanwhile may be seen in part.
+    ///
+    /// # Panics
+    ///
+    /// If the range is outside.
+    #[inline]
+    pub(crate) fn load(&self, offset: usize, to: &mut [u8]) {
+        assert!(offset.checked_add(to.len()).is_some_and(|end| end <= self.len), "outside of the shared memory");
+        // SAFETY: the source is in bounds and shared memory; `to` is exclusively ours and not in this mapping, as references to plain bytes
+        // of it are only given out by `Array`'s guards, which don't lead here.
+        unsafe { copy::load(self.start.as_ptr().add(offset), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// Copies into the memory; others may see it in part.
+    ///
+    /// # Panics
+    ///
+    /// If the range is outside.
+    #[inline]
+    pub(crate) fn store(&self, offset: usize, from: &[u8]) {
+        assert!(offset.checked_add(from.len()).is_some_and(|end| end <= self.len), "outside of the shared memory");
+        // SAFETY: as for `load`.
+        unsafe { copy::store(from.as_ptr(), self.start.as_ptr().add(offset), from.len()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and nothing borrowed from it outlives it.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok(), "a mapping of ours could not be unmapped");
+    }
+}
+
+/// Shared memory and its mapping in this process: sealed, or watched.
+pub(crate) struct Segment {
+    fd: Fd,
+    /// Over a mapping that others can take away from under us. Dropped before the mapping.
+    watched: Option<Watched>,
+    mapping: Mapping,
+    /// Whether a plain slice of this memory exists in this process; see `Array`.
+    pub(crate) sliced: AtomicBool,
+}
+
+type Known = HashMap<(u64, u64), Weak<Segment>>;
+
+/// The segments that this process has mapped, by device and inode.
+fn known() -> &'static Mutex<Known> {
+    static KNOWN: OnceLock<Mutex<Known>> = OnceLock::new();
+    KNOWN.get_or_init(Mutex::default)
+}
+
+impl Segment {
+    /// New memory, all zero. Its pages take room when they are first touched.
+    pub(crate) fn create(len: usize) -> io::Result<Arc<Self>> {
+        let fd = sys::create_shared_memory(len)?;
+        let mapping = Mapping::new(fd.as_fd(), len, true)?;
+        let id = identity(fd.as_fd())?;
+        let segment = Arc::new(Segment { fd: Fd::new(fd), watched: None, mapping, sliced: AtomicBool::new(false) });
+        remember(id, &segment);
+        Ok(segment)
+    }
+
+    /// The memory behind a descriptor that arrived from elsewhere, of at least `least` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if it is smaller, or could still be shrunk by others.
+    pub(crate) fn open(fd: &Fd, least: usize) -> io::Result<Arc<Self>> {
+        let id = identity(fd.as_fd())?;
+        // One that is only watched doesn't do here: what stands in it would turn into zeros one day.
+        if let Some(segment) = find(id).filter(|segment| segment.watched.is_none()) {
+            segment.check_len(least)?;
+            return Ok(segment);
+        }
+        // The seals first: from then on the size is final.
+        sys::check_sealed(fd.as_fd())?;
+        let len = usize::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
+        if len == 0 {
+            return Err(too_small(0, least));
+        }
+        let mapping = Mapping::new(fd.as_fd(), len, true)?;
+        let segment =
+            Arc::new(Segment { fd: fd.clone(), watched: None, mapping, sliced: AtomicBool::new(false) });
+        segment.check_len(least)?;
+        remember(id, &segment);
+        Ok(segment)
+    }
+
+    /// As [`open`](Segment::open), but takes memory that isn't sealed as well, and watches it: if somebody truncates it, it turns into zeros and
+    /// [`is_lost`](Segment::is_lost).
+    pub(crate) fn open_any(fd: &Fd, least: usize) -> io::Result<Arc<Self>> {
+        if sys::check_sealed(fd.as_fd()).is_ok() {
+            return Segment::open(fd, least);
+        }
+        let stat = rustix::fs::fstat(fd)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a descriptor of no memory came with a handle"));
+        }
+        let id = identity(fd.as_fd())?;
+        if let Some(segment) = find(id).filter(|segment| !segment.is_lost()) {
+            segment.check_len(least)?;
+            return Ok(segment);
+        }
+        let len = usize::try_from(stat.st_size).unwrap_or(0);
+        if len == 0 {
+            return Err(too_small(0, least));
+        }
+        let mapping = Mapping::new(fd.as_fd(), len, true)?;
+        let watched = Some(Watched::new(mapping.start(), len)?);
+        let segment = Arc::new(Segment { fd: fd.clone(), watched, mapping, sliced: AtomicBool::new(false) });
+        segment.check_len(least)?;
+        remember(id, &segment);
+        Ok(segment)
+    }
+
+    /// Whether somebody has truncated the memory, so that it isn't shared any more and its content is gone. Never, if it's sealed.
+    #[inline]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.watched.as_ref().is_some_and(Watched::is_lost)
+    }
+
+    fn check_len(&self, least: usize) -> io::Result<()> {
+        if self.mapping.len() < least { Err(too_small(self.mapping.len(), least)) } else { Ok(()) }
+    }
+
+    pub(crate) fn fd(&self) -> &Fd {
+        &self.fd
+    }
+}
+
+impl std::ops::Deref for Segment {
+    type Target = Mapping;
+
+    #[inline]
+    fn deref(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd)?;
+    #[allow(clippy::unnecessary_cast)] // The types differ between systems.
+    Ok((stat.st_dev as u64, stat.st_ino as u64))
+}
+
+fn find(id: (u64, u64)) -> Option<Arc<Segment>> {
+    known().lock().unwrap_or_else(PoisonError::into_inner).get(&id).and_then(Weak::upgrade)
+}
+
+fn remember(id: (u64, u64), segment: &Arc<Segment>) {
+    let mut known = known().lock().unwrap_or_else(PoisonError::into_inner);
+    // Those that have gone are swept when the table would grow, so that it stays as large as what is in use.
+    if known.len() == known.capacity() {
+        known.retain(|_, segment| segment.strong_count() > 0);
+    }
+    known.insert(id, Arc::downgrade(segment));
+}
+
+fn too_small(has: usize, least: usize) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the shared memory has {has} bytes, and this kind of object takes at least {least}"),
+    )
+}

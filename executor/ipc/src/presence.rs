@@ -1,0 +1,391 @@
+//! Who is alive: a board of presence words, one seat for each process, on which every claim of a process to a lock, permit or seat rests.
+//!
+//! A lock word in shared memory names its holder. When the holder dies, somebody must tell the others, and the only one who surely survives is
+//! the kernel. It offers to do this for the words of a *robust list* (`set_robust_list(2)`, made for pthread mutexes): when a thread ends, however it
+//! does, the kernel walks the thread's list, sets [`OWNER_DIED`] in each word that holds the thread's id, and wakes one who waits for it.
+//!
+//! Here the words are not locks but presences: each process takes one seat on the board, and its word is held by the [keeper](crate::wait::reactor), a thread that ends
+//! only with the process. An object (a lock, a queue …) names its holder by [`Seat`], and whoever waits for the holder waits for the
+//! object's word and the holder's presence at once. So there is one robust word for each process instead of one for each lock, a guard may move between threads,
+//! and the same word serves permits, barrier seats and readers.
+//!
+//! ```text
+//!   board (a memfd)                          an object (another memfd)
+//!   ┌────────┬────────────┬────┬──────┐      ┌──────────────────────────┐
+//!   │ seat 1 │ word       │ pid│ next │◀──┐  │ lock word: seat 2, gen 7 │
+//!   │ seat 2 │ tid | …    │ …  │  ●───┼─┐ └──┤ ...                      │
+//!   └────────┴────────────┴────┴──────┘ │    └──────────────────────────┘
+//!        robust list of the keeper ◀────┘
+//! ```
+//!
+//! # The life of a seat
+//!
+//! | word | meaning | next |
+//! |---|---|---|
+//! | 0 | free, never used or left in good order | taken |
+//! | tid + OWNER_DIED | being taken: counts as dead | taken, or dead if its taker dies here |
+//! | tid | alive | dead (by the kernel), or 0 |
+//! | OWNER_DIED without a tid | dead | taken again, with the next generation |
+//!
+//! The generation is raised while the word still says dead, so a reader that finds an old generation, or a word that says dead, knows that the holder
+//! it looks for is gone; there is no moment at which an old name counts as alive. Free seats are taken in turn, so a generation of
+//! 18 bits comes round only after a quarter of a million processes for each of 4,095 seats.
+//!
+//! # Boards
+//!
+//! The first object of a process makes a board; a process that receives a handle joins the board that comes with it, and uses
+//! it for its own objects from then on. So a program and its workers normally share one. Objects of several boards can be
+//! used together: what a process holds on each is a seat of its own.
+//!
+//! # What a lying peer can do
+//!
+//! Declare others dead or alive, and so break locks, or keep them from being broken: all the processes that share an object can spoil it for each other. Links
+//! of the robust list stand in the board as well; the kernel follows them when *we* die, changes only words that hold our own thread id,
+//! and stops at anything it can't read.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::memory::segment::{Layout, Segment};
+use crate::sys;
+use crate::travel::Fd;
+use crate::wait::futex;
+
+/// Set by the kernel in the word of a dead process; the rest of the word is then cleared, but for [`WAITERS`].
+const OWNER_DIED: u32 = 0x4000_0000;
+
+/// Asks the kernel to wake somebody when it sets [`OWNER_DIED`].
+const WAITERS: u32 = 0x8000_0000;
+
+const TID: u32 = 0x3fff_ffff;
+
+/// How many processes can sit on a board at a time.
+const SEATS: usize = 4_095;
+
+const SLOT_BITS: u32 = 12;
+const GENERATION_BITS: u32 = 18;
+const GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"pp-board");
+
+/// The bits of a word that a [`Seat`] takes; the two highest are free for the flags of its user.
+pub(crate) const SEAT_BITS: u32 = (1 << (SLOT_BITS + GENERATION_BITS)) - 1;
+
+/// A process, as objects name it: its seat on the board and the generation of that seat. Never zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Seat(u32);
+
+impl Seat {
+    fn new(slot: usize, generation: u32) -> Self {
+        Seat((slot as u32) << GENERATION_BITS | (generation & GENERATION))
+    }
+
+    /// The seat whose bits stand in a word, if any does.
+    #[inline]
+    pub(crate) fn from_word(word: u32) -> Option<Self> {
+        let bits = word & SEAT_BITS;
+        (bits >> GENERATION_BITS != 0).then_some(Seat(bits))
+    }
+
+    #[inline]
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+
+    fn slot(self) -> usize {
+        (self.0 >> GENERATION_BITS) as usize
+    }
+
+    fn generation(self) -> u32 {
+        self.0 & GENERATION
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Seat({}, generation {})", self.slot(), self.generation())
+    }
+}
+
+#[repr(C, align(64))]
+struct Head {
+    magic: AtomicU64,
+    /// Where to look for a free seat first.
+    turn: AtomicU32,
+    unused: [AtomicU32; 13],
+}
+
+#[repr(C, align(64))]
+struct Words {
+    /// The next entry of the robust list of the process that sits here; an address in that process.
+    next: AtomicU64,
+    word: AtomicU32,
+    generation: AtomicU32,
+    pid: AtomicU32,
+    /// When the process started, so that another process with the same number isn't taken for it.
+    started_low: AtomicU32,
+    started_high: AtomicU32,
+    unused: [AtomicU32; 9],
+}
+
+// SAFETY: repr(C) and atomics only.
+unsafe impl Layout for Head {}
+// SAFETY: repr(C) and atomics only.
+unsafe impl Layout for Words {}
+
+const BOARD_LEN: usize = size_of::<Head>() + (SEATS + 1) * size_of::<Words>();
+
+/// From an entry of the robust list to its word.
+const FUTEX_OFFSET: i64 = offset_of!(Words, word) as i64 - offset_of!(Words, next) as i64;
+
+/// The board and this process's seat on it.
+pub(crate) struct Board {
+    segment: Arc<Segment>,
+    seat: Seat,
+}
+
+/// How a holder is doing.
+pub(crate) enum Holder<'a> {
+    /// Alive as long as the word has this value.
+    Alive(&'a AtomicU32, u32),
+    /// Gone. Its number, if the board still knows it.
+    Dead(Option<u32>),
+}
+
+/// The boards of this process, by the address of their mapping.
+fn boards() -> &'static Mutex<HashMap<usize, Weak<Board>>> {
+    static BOARDS: OnceLock<Mutex<HashMap<usize, Weak<Board>>>> = OnceLock::new();
+    BOARDS.get_or_init(Mutex::default)
+}
+
+impl Board {
+    /// A board for a new object: one that this process sits on already, else a new one.
+    pub(crate) fn own() -> io::Result<Arc<Board>> {
+        // The last board used stays, so that a program that makes and drops objects one by one doesn't take a new seat each time.
+        static LAST: Mutex<Option<Arc<Board>>> = Mutex::new(None);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(board) = &*last {
+            return Ok(board.clone());
+        }
+        let mut boards = boards().lock().unwrap_or_else(PoisonError::into_inner);
+        let board = match boards.values().find_map(Weak::upgrade) {
+            Some(board) => board,
+            None => {
+                let segment = Segment::create(BOARD_LEN)?;
+                segment.at::<Head>(0).magic.store(MAGIC, Ordering::Release);
+                Board::sit_down(&mut boards, segment)?
+            }
+        };
+        *last = Some(board.clone());
+        Ok(board)
+    }
+
+    /// The board behind a descriptor that came with an object.
+    pub(crate) fn join(fd: &Fd) -> io::Result<Arc<Board>> {
+        let segment = Segment::open(fd, BOARD_LEN)?;
+        if segment.at::<Head>(0).magic.load(Ordering::Acquire) != MAGIC {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the memory that came with a handle is not a board of presences",
+            ));
+        }
+        let mut boards = boards().lock().unwrap_or_else(PoisonError::into_inner);
+        match boards.get(&segment.start().addr()).and_then(Weak::upgrade) {
+            Some(board) => Ok(board),
+            None => Board::sit_down(&mut boards, segment),
+        }
+    }
+
+    fn sit_down(boards: &mut HashMap<usize, Weak<Board>>, segment: Arc<Segment>) -> io::Result<Arc<Board>> {
+        let tid = crate::wait::reactor::keeper()?;
+        let started = sys::start_time();
+        let turn = segment.at::<Head>(0).turn.fetch_add(1, Ordering::Relaxed) as usize;
+        for step in 0..SEATS {
+            let slot = 1 + (turn + step) % SEATS;
+            let Some(generation) = robust::take(&segment, slot, tid) else { continue };
+            let words = words(&segment, slot);
+            words.pid.store(std::process::id(), Ordering::Relaxed);
+            words.started_low.store(started as u32, Ordering::Relaxed);
+            words.started_high.store((started >> 32) as u32, Ordering::Relaxed);
+            // From here on it counts as alive.
+            words.word.store(tid | WAITERS, Ordering::Release);
+            let board = Arc::new(Board { seat: Seat::new(slot, generation), segment });
+            boards.retain(|_, board| board.strong_count() > 0);
+            boards.insert(board.segment.start().addr(), Arc::downgrade(&board));
+            return Ok(board);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::QuotaExceeded,
+            format!("{SEATS} processes share objects already, and no more can join them"),
+        ))
+    }
+
+    /// This process's seat.
+    #[inline]
+    pub(crate) fn seat(&self) -> Seat {
+        self.seat
+    }
+
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Whether the process with that seat is alive.
+    pub(crate) fn look(&self, seat: Seat) -> Holder<'_> {
+        let words = words(&self.segment, seat.slot());
+        let word = words.word.load(Ordering::Acquire);
+        let pid = words.pid.load(Ordering::Relaxed);
+        if words.generation.load(Ordering::Acquire) & GENERATION != seat.generation() {
+            return Holder::Dead(None);
+        }
+        if word & OWNER_DIED != 0 || word & TID == 0 {
+            return Holder::Dead(Some(pid));
+        }
+        Holder::Alive(&words.word, word)
+    }
+
+    #[inline]
+    pub(crate) fn is_dead(&self, seat: Seat) -> bool {
+        matches!(self.look(seat), Holder::Dead(_))
+    }
+
+    /// The number of a process that is dead, if its seat hasn't been taken again.
+    pub(crate) fn pid_of_dead(&self, seat: Seat) -> Option<u32> {
+        match self.look(seat) {
+            Holder::Dead(pid) => pid,
+            Holder::Alive(..) => None,
+        }
+    }
+
+    /// Where the presence word of a seat stands in the board's memory.
+    pub(crate) fn offset(&self, word: &AtomicU32) -> usize {
+        word.as_ptr().addr() - self.segment.start().addr()
+    }
+
+    /// Passes the news of a death on: the kernel wakes only one of those who wait.
+    pub(crate) fn tell(&self, dead: Seat) {
+        futex::wake_all(&words(&self.segment, dead.slot()).word);
+    }
+
+    /// Waits until nothing of a dead process runs any more, but not long.
+    ///
+    /// The threads of a killed process end one by one, and the keeper may be among the first; another one may still be about to write for the fraction of
+    /// a millisecond that it takes to reach it. Those who hand out plain references to memory that the process was writing wait here first.
+    pub(crate) fn wait_until_gone(&self, dead: Seat) {
+        let words = words(&self.segment, dead.slot());
+        let pid = words.pid.load(Ordering::Relaxed);
+        let started = u64::from(words.started_low.load(Ordering::Relaxed))
+            | u64::from(words.started_high.load(Ordering::Relaxed)) << 32;
+        if words.generation.load(Ordering::Acquire) & GENERATION != dead.generation() {
+            return; // So long gone that its seat has been taken again.
+        }
+        if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+            sys::wait_for_exit(pid, started, Instant::now() + Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        // The last object of this board has gone. (A new `Board` for the same memory takes another seat.)
+        robust::leave(&self.segment, self.seat.slot());
+    }
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board").field("seat", &self.seat).finish_non_exhaustive()
+    }
+}
+
+fn words(segment: &Segment, slot: usize) -> &Words {
+    segment.at(size_of::<Head>() + slot.min(SEATS) * size_of::<Words>())
+}
+
+/// The robust list of the keeper.
+pub(crate) mod robust {
+    use std::mem::size_of;
+    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::{FUTEX_OFFSET, GENERATION, OWNER_DIED, Segment, TID, futex, words};
+
+    /// `struct robust_list_head` of the kernel, which reads it when the keeper ends. Changed one store at a time, so that it makes sense
+    /// whenever that is.
+    #[repr(C)]
+    struct ListHead {
+        next: AtomicU64,
+        futex_offset: AtomicI64,
+        pending: AtomicU64,
+    }
+
+    static HEAD: ListHead =
+        ListHead { next: AtomicU64::new(0), futex_offset: AtomicI64::new(0), pending: AtomicU64::new(0) };
+
+    /// Our seats, in the order of the list, the last one first in it. The links themselves stand in shared memory and are never read by us.
+    static SEATS: Mutex<Vec<(Arc<Segment>, usize)>> = Mutex::new(Vec::new());
+
+    fn head() -> u64 {
+        (&raw const HEAD).addr() as u64
+    }
+
+    fn address(seat: &(Arc<Segment>, usize)) -> u64 {
+        words(&seat.0, seat.1).next.as_ptr().addr() as u64
+    }
+
+    /// Makes the list that of the calling thread, which must not end before the process.
+    pub(crate) fn adopt() -> std::io::Result<()> {
+        HEAD.futex_offset.store(FUTEX_OFFSET, Ordering::SeqCst);
+        HEAD.next.store(head(), Ordering::SeqCst);
+        // SAFETY: the head is a static of the layout that the kernel asks for, so it's valid as long as the thread is; the entries
+        // are in mappings that stay until they have been taken out of the list. The C library's own robust list of this thread is
+        // replaced; it's empty, as this thread locks no robust pthread mutex.
+        let result = unsafe { libc::syscall(libc::SYS_set_robust_list, &raw const HEAD, size_of::<ListHead>()) };
+        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    }
+
+    /// Takes a seat, if it's free or its last owner is dead, and enters it into the list. Until the word is set to the plain thread id, the seat
+    /// counts as dead. Returns its new generation.
+    pub(super) fn take(segment: &Arc<Segment>, slot: usize, tid: u32) -> Option<u32> {
+        let mut seats = SEATS.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = words(segment, slot);
+        let before = words.word.load(Ordering::Acquire);
+        if before & TID != 0 {
+            return None;
+        }
+        let entry = words.next.as_ptr().addr() as u64;
+        // Should we die between the next line and the entry into the list, the kernel looks at the pending entry too.
+        HEAD.pending.store(entry, Ordering::SeqCst);
+        let taken = words.word.compare_exchange(before, tid | OWNER_DIED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let generation = taken.then(|| {
+            words.next.store(seats.last().map_or_else(head, address), Ordering::SeqCst);
+            HEAD.next.store(entry, Ordering::SeqCst);
+            seats.push((segment.clone(), slot));
+            let generation = words.generation.load(Ordering::Relaxed).wrapping_add(1) & GENERATION;
+            words.generation.store(generation, Ordering::Release);
+            generation
+        });
+        HEAD.pending.store(0, Ordering::SeqCst);
+        generation
+    }
+
+    /// Gives a seat up.
+    pub(super) fn leave(segment: &Arc<Segment>, slot: usize) {
+        let mut seats = SEATS.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = seats.iter().position(|seat| Arc::ptr_eq(&seat.0, segment) && seat.1 == slot) else { return };
+        let older = if at == 0 { head() } else { address(&seats[at - 1]) };
+        match seats.get(at + 1) {
+            Some((segment, slot)) => words(segment, *slot).next.store(older, Ordering::SeqCst),
+            None => HEAD.next.store(older, Ordering::SeqCst),
+        }
+        let (segment, slot) = seats.remove(at);
+        let words = words(&segment, slot);
+        words.word.store(0, Ordering::Release);
+        futex::wake_all(&words.word);
+    }
+}

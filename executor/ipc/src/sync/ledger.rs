@@ -1,0 +1,182 @@
+//! State in shared memory that changes in one step or not at all, whenever its writer dies.
+//!
+//! What is more than one word (how many permits are left *and* who holds them; who has arrived at a barrier *and* in which round) would be left half-changed by a
+//! process that is killed in between, and a lock that tells of the death wouldn't tell how to repair it. So the state is kept twice:
+//! a change is computed in memory of our own, written to the copy that nobody reads, and then made the current one by raising the version. Killed before
+//! that, it has never happened; after it, it is complete. There is nothing to repair.
+//!
+//! ```text
+//!    lock │ version 6 │ asleep │ … │ copy 0: current │ copy 1: free for the next change │
+//! ```
+//!
+//! The version is also what waiters sleep on: every change raises it.
+
+use std::marker::PhantomData;
+use std::mem::{offset_of, size_of};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::raw::{LockWord, RawLock};
+use crate::memory::segment::Layout;
+use crate::object::{BODY, Object};
+use crate::presence::{Board, Holder, Seat};
+use crate::wait::{self, Change, Step, Word, futex};
+
+mod protocol;
+
+#[repr(C, align(64))]
+struct Head {
+    lock: LockWord,
+    version: AtomicU32,
+    /// Whether somebody may sleep on the version. Changed under the lock.
+    asleep: AtomicU32,
+}
+
+// SAFETY: repr(C) and atomics only.
+unsafe impl Layout for Head {}
+
+/// What a step has decided.
+pub(crate) enum Verdict<R> {
+    /// The state has been changed, and those who wait are to look again.
+    Changed(R),
+    /// The state is as it was.
+    Unchanged(R),
+    /// It can't go on before the state changes or one of these processes dies. (Changes made by the step so far are dropped.)
+    Wait(Vec<Seat>),
+    /// As `Wait`, but the step has changed the state, which others are to see.
+    ChangedWait(Vec<Seat>),
+}
+
+/// The state at one place of an object.
+pub(crate) struct Ledger<'a, S> {
+    object: &'a Object,
+    offset: usize,
+    head: &'a Head,
+    state: PhantomData<S>,
+}
+
+impl<S> Clone for Ledger<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Ledger<'_, S> {}
+
+impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
+    /// How many bytes of a body it takes.
+    pub(crate) const LEN: usize = size_of::<Head>() + 2 * Self::COPY;
+
+    const COPY: usize = size_of::<S>().next_multiple_of(64);
+
+    /// The ledger at `offset` of the body, a multiple of 64. Memory that is all zero is a state that is all zero.
+    pub(crate) fn new(object: &'a Object, offset: usize) -> Self {
+        Ledger { object, offset, head: object.at(offset), state: PhantomData }
+    }
+
+    fn lock(self) -> RawLock<'a> {
+        RawLock::new(self.object, self.offset + offset_of!(Head, lock))
+    }
+
+    fn copy(self, version: u32) -> usize {
+        self.offset + size_of::<Head>() + (version & 1) as usize * Self::COPY
+    }
+
+    fn read(self, version: u32) -> S {
+        // `S` may hold any bytes, so whatever stands there is a state; it's for the steps to make sense of it.
+        let mut state = S::new_zeroed();
+        self.object.load(self.copy(version), state.as_mut_bytes());
+        state
+    }
+
+    /// Looks at the state, and changes it as `step` says. Under the lock, which only blocks for as long as others look or change.
+    pub(crate) fn transact<R>(self, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Result<R, Change> {
+        let lock = self.lock();
+        lock.lock();
+        match self.apply(lock, step) {
+            Step::Ready(result) => Ok(result),
+            Step::Wait(change) => Err(change),
+        }
+    }
+
+    /// As `transact`, but without blocking: if the lock is taken, that's what to wait for. `slept` is the memory of the waiter.
+    pub(crate) fn step<R>(self, slept: &mut bool, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Step<R> {
+        let lock = self.lock();
+        match lock.step(slept) {
+            Step::Wait(change) => Step::Wait(change),
+            Step::Ready(_) => {
+                *slept = false;
+                self.apply(lock, step)
+            }
+        }
+    }
+
+    /// Under the lock; gives it back.
+    fn apply<R>(self, lock: RawLock<'a>, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Step<R> {
+        struct Unlock<'a>(RawLock<'a>);
+        impl Drop for Unlock<'_> {
+            fn drop(&mut self) {
+                self.0.unlock();
+            }
+        }
+        // A step that panics leaves the state as it was.
+        let unlock = Unlock(lock);
+        let board = self.object.board();
+        let version = self.head.version.load(Ordering::Acquire);
+        let mut state = self.read(version);
+        let verdict = step(&mut state, board);
+        let changed = matches!(verdict, Verdict::Changed(_) | Verdict::ChangedWait(_));
+        let mut now = version;
+        let mut wake = false;
+        if changed {
+            self.object.store(self.copy(version.wrapping_add(1)), state.as_bytes());
+            (now, wake) = protocol::commit(&self.head.version, &self.head.asleep);
+        }
+        let outcome = match verdict {
+            Verdict::Changed(result) | Verdict::Unchanged(result) => Step::Ready(result),
+            Verdict::Wait(seats) | Verdict::ChangedWait(seats) => {
+                protocol::announce(&self.head.asleep);
+                let mut change = Change::of(self.object.segment(), BODY + self.offset + offset_of!(Head, version), now);
+                for seat in seats {
+                    match board.look(seat) {
+                        Holder::Alive(word, alive) => {
+                            change.holders.push((Word::new(board.segment(), board.offset(word)), alive));
+                        }
+                        // It has just died: a value that the word doesn't have any more makes the next attempt follow at once.
+                        Holder::Dead(_) => change.word.1 = now.wrapping_sub(1),
+                    }
+                }
+                Step::Wait(change)
+            }
+        };
+        drop(unlock);
+        if wake {
+            futex::wake_all(&self.head.version);
+        }
+        outcome
+    }
+
+    /// The state as it is now, without changing it.
+    pub(crate) fn get(self) -> S {
+        match self.transact(|state, _| Verdict::Unchanged(*state)) {
+            Ok(state) => state,
+            Err(_) => unreachable!("the step does not wait"),
+        }
+    }
+
+    /// Blocks until the step goes through; `None` if that's not so by `until`.
+    pub(crate) fn block<R>(
+        self,
+        until: Option<std::time::Instant>,
+        mut step: impl FnMut(&mut S, &Board) -> Verdict<R>,
+    ) -> Option<R> {
+        let mut slept = false;
+        wait::block(until, || self.step(&mut slept, &mut step))
+    }
+
+    /// One attempt; `None` if it would have to wait.
+    pub(crate) fn attempt<R>(self, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Option<R> {
+        self.transact(step).ok()
+    }
+}

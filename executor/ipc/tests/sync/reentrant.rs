@@ -1,0 +1,132 @@
+//! `ReentrantMutex`: the owner gets in again, and nobody else.
+
+use polypool_ipc::{LockError, LockOwner, RLock, ReentrantMutex};
+
+use crate::family::{Peer, child};
+use crate::{MOMENT, in_time, on_one_thread, poll_once, wait_for};
+
+pub(crate) const ROLES: &[crate::Role] = &[("reentrant: add", add), ("reentrant: hold", hold)];
+
+fn add_often(counter: &ReentrantMutex<u64>, times: u64) {
+    for _ in 0..times {
+        let outer = counter.lock().unwrap();
+        let before = outer.get();
+        counter.lock().unwrap().set(before + 1);
+        counter.try_lock().unwrap().update(|n| n + 1);
+        assert_eq!(outer.get(), before + 2);
+    }
+}
+
+fn add(parent: &Peer) {
+    let (counter, times): (ReentrantMutex<u64>, u64) = parent.recv();
+    add_often(&counter, times);
+}
+
+#[test]
+fn all_increments_of_all_owners_are_there() {
+    in_time(|| {
+        const TIMES: u64 = 2_000;
+        let counter = ReentrantMutex::new(0_u64).unwrap();
+        let children: Vec<_> = (0..2).map(|_| child("reentrant: add", &(&counter, TIMES))).collect();
+        let task = async {
+            let me = LockOwner::new();
+            for _ in 0..TIMES {
+                let outer = counter.lock_async(&me).await.unwrap();
+                let inner = counter.lock_async(&me).await.unwrap();
+                inner.set(outer.get() + 2);
+            }
+        };
+        std::thread::scope(|s| {
+            s.spawn(|| add_often(&counter, TIMES));
+            wait_for(task);
+        });
+        children.into_iter().for_each(|child| child.join());
+        assert_eq!(counter.lock().unwrap().get(), 8 * TIMES);
+    });
+}
+
+#[test]
+fn it_is_free_when_the_last_guard_of_the_owner_is_gone() {
+    in_time(|| {
+        let lock = RLock::new(()).unwrap();
+        let elsewhere = |lock: &RLock| {
+            std::thread::scope(|s| {
+                s.spawn(|| {
+                    let result = lock.try_lock().map(drop).map_err(LockError::without_guard);
+                    let timed = lock.lock_timeout(MOMENT).map(drop).map_err(LockError::without_guard);
+                    assert_eq!(matches!(result, Err(LockError::WouldBlock)), matches!(timed, Err(LockError::TimedOut)));
+                    result.is_ok()
+                })
+                .join()
+                .unwrap()
+            })
+        };
+        let one = lock.lock().unwrap();
+        let two = lock.lock_timeout(MOMENT).unwrap();
+        let three = lock.try_lock().unwrap();
+        drop(one);
+        assert!(!elsewhere(&lock));
+        drop(three);
+        assert!(!elsewhere(&lock));
+        drop(two);
+        assert!(elsewhere(&lock));
+    });
+}
+
+#[test]
+fn tasks_of_one_thread_are_different_owners() {
+    let counter = ReentrantMutex::new(0_u64).unwrap();
+    on_one_thread(async {
+        let tasks = (0..100).map(|_| async {
+            let me = LockOwner::new();
+            let outer = counter.lock_async(&me).await.unwrap();
+            let before = outer.get();
+            tokio::task::yield_now().await;
+            let inner = counter.lock_async(&me).await.unwrap();
+            inner.set(before + 1);
+        });
+        futures_util::future::join_all(tasks).await;
+        let me = LockOwner::new();
+        let mine = counter.lock_async(&me).await.unwrap();
+        assert!(matches!(counter.try_lock(), Err(LockError::WouldBlock)), "the thread isn't the task");
+        let other = LockOwner::new();
+        let mut others = Box::pin(counter.lock_async(&other));
+        assert!(poll_once(others.as_mut()).is_pending());
+        // The guard can end elsewhere.
+        std::thread::scope(|s| drop(s.spawn(move || drop(mine))));
+        drop(others.await.unwrap());
+    });
+    assert_eq!(counter.lock().unwrap().get(), 100);
+}
+
+fn hold(parent: &Peer) {
+    let lock: ReentrantMutex<u64> = parent.recv();
+    let one = lock.lock().unwrap();
+    let _two = lock.lock().unwrap();
+    one.set(5);
+    parent.send("held");
+    parent.recv::<()>();
+}
+
+#[test]
+fn after_a_death_the_next_ones_are_told_until_the_repair() {
+    in_time(|| {
+        let lock = ReentrantMutex::new(1_u64).unwrap();
+        let mut holder = child("reentrant: hold", &lock);
+        holder.expect("held");
+        assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
+        std::thread::scope(|s| {
+            let waits = s.spawn(|| lock.lock().is_err());
+            holder.kill();
+            assert!(waits.join().unwrap());
+        });
+        let Err(LockError::Poisoned { pid, guard }) = lock.lock() else { panic!("not told") };
+        assert_eq!((pid, guard.get()), (Some(holder.id()), 5));
+        assert!(lock.try_lock().is_err(), "again, and still poisoned");
+        guard.repair();
+        drop(lock.lock().unwrap());
+        drop(guard);
+        assert!(!lock.is_poisoned());
+        std::thread::scope(|s| s.spawn(|| drop(lock.try_lock().unwrap())).join().unwrap());
+    });
+}
