@@ -207,6 +207,15 @@ pub enum CodecError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The handles in the argument or the result (see "Handles travel" in the documentation of this crate) did not arrive, because a
+    /// process has too many open descriptors, or too many were on their way.
+    #[error("the handles in the {what} of the task did not arrive: {why}")]
+    HandlesLost {
+        /// `argument` or `result`.
+        what: String,
+        /// What stood in the way.
+        why: String,
+    },
     /// The worker executable does not know the task, or knows another one under its name.
     #[error("{0}")]
     UnknownTask(String),

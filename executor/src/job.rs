@@ -6,8 +6,7 @@
 use std::future::Future;
 use std::marker::PhantomData;
 
-use bytes::Bytes;
-
+use crate::codec::Message;
 use crate::error::{CodecError, Outcome};
 use crate::task::{self, Run, Shape, Task};
 
@@ -35,15 +34,15 @@ pub(crate) trait Job: Send + Sized + 'static {
         ""
     }
 
-    fn encode(&self) -> Result<Bytes, CodecError> {
+    fn encode(&self) -> Result<Message, CodecError> {
         Err(CodecError::NotSerialisable(Self::name().to_owned()))
     }
 
-    fn decode(_bytes: &[u8]) -> Result<Self, CodecError> {
+    fn decode(_message: &Message) -> Result<Self, CodecError> {
         Err(CodecError::NotSerialisable(Self::name().to_owned()))
     }
 
-    fn decode_output(_bytes: &[u8]) -> Result<Self::Output, CodecError> {
+    fn decode_output(_message: &Message) -> Result<Self::Output, CodecError> {
         Err(CodecError::NotSerialisable(Self::name().to_owned()))
     }
 }
@@ -112,16 +111,16 @@ impl<T: Task> Job for Single<T> {
         T::SIGNATURE
     }
 
-    fn encode(&self) -> Result<Bytes, CodecError> {
-        task::encode_argument(&self.0).map(Bytes::from)
+    fn encode(&self) -> Result<Message, CodecError> {
+        task::encode_argument(&self.0)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        task::decode_argument(bytes).map(Single)
+    fn decode(message: &Message) -> Result<Self, CodecError> {
+        task::decode_argument(message).map(Single)
     }
 
-    fn decode_output(bytes: &[u8]) -> Result<T::Output, CodecError> {
-        task::decode_output::<T>(bytes)
+    fn decode_output(message: &Message) -> Result<T::Output, CodecError> {
+        task::decode_output::<T>(message)
     }
 }
 
@@ -151,16 +150,16 @@ impl<T: Task> Job for Chunk<T> {
         T::SIGNATURE
     }
 
-    fn encode(&self) -> Result<Bytes, CodecError> {
-        task::encode_argument(&self.0).map(Bytes::from)
+    fn encode(&self) -> Result<Message, CodecError> {
+        task::encode_argument(&self.0)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        task::decode_argument(bytes).map(Chunk)
+    fn decode(message: &Message) -> Result<Self, CodecError> {
+        task::decode_argument(message).map(Chunk)
     }
 
-    fn decode_output(bytes: &[u8]) -> Result<Self::Output, CodecError> {
-        task::decode_outputs::<T>(bytes)
+    fn decode_output(message: &Message) -> Result<Self::Output, CodecError> {
+        task::decode_outputs::<T>(message)
     }
 }
 

@@ -41,6 +41,46 @@
 //! where it turns off and becomes a worker; test binaries use [`worker_hook!`]. A program that has none of them can use
 //! threads, and is told so when it builds a [`ProcessPool`].
 //!
+//! # Handles travel
+//!
+//! What processes share (memory, a lock, a pipe) is held by a handle, and a handle can be an argument of a task, a field of one, or its
+//! result, on every executor. On threads it moves like any value. To a worker process, its descriptor goes along with the
+//! call: the worker gets one of its own for the same thing. The bare form is `Fd`, which makes a handle of any descriptor:
+//!
+#![cfg_attr(unix, doc = "```")]
+#![cfg_attr(not(unix), doc = "```ignore")]
+//! # polypool::worker_hook!();
+//! use std::io::{PipeWriter, Read, Write};
+//! use polypool::{ExecutorExt, Fd, ProcessPool};
+//!
+//! #[polypool::task]
+//! fn greet(into: Fd) {
+//!     let mut pipe = PipeWriter::from(into.into_inner().expect("a descriptor"));
+//!     pipe.write_all(b"hello").expect("a reader");
+//! }
+//!
+//! #[polypool::main]
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let pool = ProcessPool::builder().workers(1).build()?;
+//!     let (mut reader, writer) = std::io::pipe()?;
+//!     pool.submit(greet { into: Fd::new(writer.into()) }).wait()?;
+//!     // The pipe has an end, because nobody holds the writer any more.
+//!     let mut text = String::new();
+//!     reader.read_to_string(&mut text)?;
+//!     assert_eq!(text, "hello");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! * A call with handles keeps them until it has its outcome, because it may have to be sent again: to another worker, or as a
+//!   retry. A call that is cancelled while it is queued closes them at once.
+//! * A call with handles is not sent ahead to a worker that has something else to do, so that no pipe is kept open by a
+//!   descriptor that nobody has received. That costs small tasks some microseconds each; in the chunks of a
+//!   [`map`](ExecutorExt::map), a handle that all of them have travels once.
+//! * A call or chunk carries at most 1,024 handles, and so does its answer. If one of the two processes has no descriptors left, that call
+//!   fails with [`CodecError::HandlesLost`].
+//! * Encoded by anything else than an executor, as by `serde_json`, a handle is an error that says so.
+//!
 //! # Features of the platform
 //!
 //! Linux is first class. On other Unix systems the process pool uses portable means; on Windows its builder returns
@@ -60,6 +100,7 @@ mod error;
 mod executor;
 mod future;
 mod job;
+pub mod manager;
 mod map;
 mod options;
 mod panic;
@@ -67,6 +108,8 @@ mod process;
 mod program;
 #[doc(hidden)]
 pub mod result_bytes;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod shared;
 mod state;
 mod task;
 mod thread;
@@ -79,7 +122,9 @@ pub use executor::{Executor, ExecutorExt, Refused, Reservation, Shutdown, Slot, 
 pub use future::{AlreadyDone, Completer, TaskFuture, TaskHandle, Terminated};
 pub use map::{BlockingMap, DEFAULT_MAP_BUFFER, Map, MapUnordered, Ordered, Unordered};
 pub use options::{Priority, TaskOptions};
-pub use polypool_macros::{main, task};
+#[cfg(unix)]
+pub use polypool_ipc::Fd;
+pub use polypool_macros::{main, managed, task, update};
 pub use process::{InitializerOutput, ProcessPool, ProcessPoolBuilder, StartMethod, init};
 pub use state::{Call, TaskId, TaskState};
 pub use task::{Run, Task};
@@ -95,6 +140,7 @@ macro_rules! __no_hook {
 /// What the macros write; not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::manager::private as manager;
     pub use crate::process::init_before_main;
     pub use crate::program::{Flavor, run_main};
     pub use crate::result_bytes;

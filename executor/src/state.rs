@@ -42,11 +42,11 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_ext::CancellationToken;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::codec::Message;
 use crate::context::{self, ContextSource, Progress};
 use crate::error::{CodecError, Outcome, SubmitError, TaskError};
 use crate::job::Job;
@@ -166,7 +166,8 @@ enum Stage<J: Job> {
 /// What most tasks do not need.
 struct Extras<T> {
     options: TaskOptions,
-    encoded: Option<Bytes>,
+    /// With the handles in it, as long as the call may be sent (again).
+    encoded: Option<Message>,
     link: Option<Link>,
     permit: Option<OwnedSemaphorePermit>,
     progress: Option<Progress>,
@@ -258,7 +259,7 @@ pub(crate) trait Callable: AnyCell {
     ) -> std::pin::Pin<Box<dyn Future<Output = Option<Ended>> + Send>>;
 
     /// Queued to Sent; the encoded form, or `None` when it was settled before.
-    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Bytes>;
+    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Message>;
     /// Sent to Running, if it is still this ticket's.
     fn started(self: Arc<Self>, ticket: Ticket, observer: &dyn RunObserver) -> bool;
     /// Sent to Queued, if it is still this ticket's.
@@ -283,6 +284,8 @@ pub(crate) struct Wire {
     pub(crate) attempt: u32,
     /// Whether the worker is to say when it starts, because the running time is bounded.
     pub(crate) announce_start: bool,
+    /// Whether handles go along.
+    pub(crate) has_luggage: bool,
 }
 
 impl<J: Job> Cell<J> {
@@ -430,7 +433,7 @@ impl<J: Job> Cell<J> {
         }
         let job = match (job, encoded) {
             (Some(job), _) => Ok(job),
-            (None, Some(bytes)) => J::decode(&bytes),
+            (None, Some(message)) => J::decode(&message),
             (None, None) => Err(CodecError::NotSerialisable(J::name().to_owned())),
         };
         Some((job, attempt))
@@ -659,7 +662,9 @@ impl<J: Job> Callable for Cell<J> {
 
     fn wire(&self) -> Wire {
         let inner = self.inner.lock();
+        let encoded = inner.extras.as_deref().and_then(|extras| extras.encoded.as_ref());
         Wire {
+            has_luggage: encoded.is_some_and(|message| !message.luggage.is_empty()),
             id: self.id,
             name: J::name(),
             own_name: inner.extras.as_deref().and_then(|extras| extras.options.name.clone()),
@@ -696,16 +701,16 @@ impl<J: Job> Callable for Cell<J> {
             }
         };
         let Some(job) = job else { return Ok(()) };
-        let encoded = job.encode().and_then(|bytes| {
-            let size = bytes.len() as u64;
+        let encoded = job.encode().and_then(|message| {
+            let size = message.bytes.len() as u64;
             if size > limit {
                 return Err(CodecError::TooLarge { what: "argument".to_owned(), size, limit });
             }
-            Ok(bytes)
+            Ok(message)
         });
         let mut inner = self.inner.lock();
         let job = match encoded {
-            Ok(bytes) => {
+            Ok(message) => {
                 if let Stage::Queued(slot) = &mut inner.stage {
                     // Elsewhere only the bytes are needed; here the value is still the fastest way to run.
                     let rest = if always {
@@ -714,7 +719,7 @@ impl<J: Job> Callable for Cell<J> {
                         *slot = Some(job);
                         None
                     };
-                    inner.extras().encoded = Some(bytes);
+                    inner.extras().encoded = Some(message);
                     drop(inner);
                     rest
                 } else {
@@ -796,7 +801,7 @@ impl<J: Job> Callable for Cell<J> {
         })
     }
 
-    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Bytes> {
+    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Message> {
         let mut inner = self.inner.lock();
         // Past its deadline, it is left to the clock, which is about to end it.
         if !matches!(inner.stage, Stage::Queued(_)) || Self::is_past_its_deadline(&inner) {
@@ -845,7 +850,7 @@ impl<J: Job> Callable for Cell<J> {
             return Ended::Late;
         }
         let outcome = match reply {
-            Reply::Value(bytes) => J::decode_output(&bytes).map_err(TaskError::from),
+            Reply::Value(message) => J::decode_output(&message).map_err(TaskError::from),
             Reply::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
             Reply::Codec(error) => Err(error.into()),
         };

@@ -10,13 +10,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::OnceLock;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::codec;
+use crate::codec::{self, Message};
 use crate::error::{BuildError, CodecError, Outcome, PanicReport, TaskError};
 use crate::panic;
 
@@ -110,7 +109,7 @@ impl<T> std::fmt::Debug for Run<T> {
 pub struct Registration {
     pub(crate) name: &'static str,
     pub(crate) signature: &'static str,
-    pub(crate) execute: fn(&[u8], Shape) -> Execution,
+    pub(crate) execute: fn(Message, Shape) -> Execution,
 }
 
 impl Registration {
@@ -144,6 +143,9 @@ macro_rules! register {
     };
 }
 
+/// The tasks of this crate itself, in which nothing can be gathered at link time: that takes what it forbids.
+static OWN: &[Registration] = &[Registration::of::<crate::manager::ServeHere>()];
+
 /// The registry by name.
 ///
 /// # Errors
@@ -153,7 +155,7 @@ pub(crate) fn registry() -> Result<&'static BTreeMap<&'static str, &'static Regi
     REGISTRY
         .get_or_init(|| {
             let mut tasks = BTreeMap::new();
-            for registration in TASKS {
+            for registration in TASKS.iter().chain(OWN) {
                 if tasks.insert(registration.name, registration).is_some() {
                     return Err(registration.name.to_owned());
                 }
@@ -174,7 +176,7 @@ pub(crate) enum Shape {
 /// What a worker sends back for a call.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    Value(Bytes),
+    Value(Message),
     Panicked(PanicReport),
     Codec(CodecError),
 }
@@ -186,9 +188,11 @@ pub(crate) enum Execution {
 }
 
 /// Decodes the arguments, makes the call, encodes the result; none of the three can take the worker down with a panic.
-fn execute<T: Task>(payload: &[u8], shape: Shape) -> Execution {
+///
+/// The encoded arguments go before the call is made: neither their memory nor a second owner of their handles is kept while it runs.
+fn execute<T: Task>(payload: Message, shape: Shape) -> Execution {
     match shape {
-        Shape::One => match decode_argument::<T>(payload) {
+        Shape::One => match decode_only(payload, decode_argument::<T>) {
             Err(error) => Execution::Done(Reply::Codec(error)),
             Ok(task) => match panic::catch(|| task.run()) {
                 Err(report) => Execution::Done(Reply::Panicked(report)),
@@ -201,7 +205,7 @@ fn execute<T: Task>(payload: &[u8], shape: Shape) -> Execution {
                 })),
             },
         },
-        Shape::Chunk => match decode_argument::<Vec<T>>(payload) {
+        Shape::Chunk => match decode_only(payload, decode_argument::<Vec<T>>) {
             Err(error) => Execution::Done(Reply::Codec(error)),
             Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_chunk::<T>(run_each(tasks))),
             Ok(tasks) => Execution::Future(Box::pin(async move { encode_chunk::<T>(run_each_async(tasks).await) })),
@@ -209,17 +213,22 @@ fn execute<T: Task>(payload: &[u8], shape: Shape) -> Execution {
     }
 }
 
+/// Decodes and drops the encoded form.
+fn decode_only<A>(payload: Message, decode: fn(&Message) -> A) -> A {
+    decode(&payload)
+}
+
 /// Decodes one argument.
-pub(crate) fn decode_argument<A: DeserializeOwned>(payload: &[u8]) -> Result<A, CodecError> {
-    match panic::catch(|| codec::decode::<A>(payload)) {
+pub(crate) fn decode_argument<A: DeserializeOwned>(payload: &Message) -> Result<A, CodecError> {
+    match panic::catch(|| codec::unpack::<A>(payload)) {
         Ok(result) => result.map_err(CodecError::DecodeArgument),
         Err(report) => Err(CodecError::DecodeArgument(format!("its decoder panicked{report}"))),
     }
 }
 
 fn encode_result<R: Serialize>(result: R) -> Reply {
-    match panic::catch(|| codec::encode(&result)) {
-        Ok(Ok(bytes)) => Reply::Value(bytes.into()),
+    match panic::catch(|| codec::pack(&result)) {
+        Ok(Ok(message)) => Reply::Value(message),
         Ok(Err(message)) => Reply::Codec(CodecError::EncodeResult(message)),
         Err(report) => Reply::Codec(CodecError::EncodeResult(format!("its encoder panicked{report}"))),
     }
@@ -273,21 +282,21 @@ pub(crate) async fn run_each_async<T: Task>(tasks: Vec<T>) -> Vec<Outcome<T::Out
 }
 
 /// Encodes one argument.
-pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Vec<u8>, CodecError> {
-    match panic::catch(|| codec::encode(argument)) {
+pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Message, CodecError> {
+    match panic::catch(|| codec::pack(argument)) {
         Ok(result) => result.map_err(CodecError::EncodeArgument),
         Err(report) => Err(CodecError::EncodeArgument(format!("its encoder panicked{report}"))),
     }
 }
 
 /// Decodes the result of one call.
-pub(crate) fn decode_output<T: Task>(bytes: &[u8]) -> Result<T::Output, CodecError> {
-    decode_reply::<OwnedOutput<T>>(bytes).map(|output| output.0)
+pub(crate) fn decode_output<T: Task>(message: &Message) -> Result<T::Output, CodecError> {
+    decode_reply::<OwnedOutput<T>>(message).map(|output| output.0)
 }
 
 /// Decodes the results of a chunk.
-pub(crate) fn decode_outputs<T: Task>(bytes: &[u8]) -> Result<Vec<Outcome<T::Output>>, CodecError> {
-    let elements = decode_reply::<Vec<Element<OwnedOutput<T>>>>(bytes)?;
+pub(crate) fn decode_outputs<T: Task>(message: &Message) -> Result<Vec<Outcome<T::Output>>, CodecError> {
+    let elements = decode_reply::<Vec<Element<OwnedOutput<T>>>>(message)?;
     Ok(elements
         .into_iter()
         .map(|element| match element {
@@ -298,8 +307,8 @@ pub(crate) fn decode_outputs<T: Task>(bytes: &[u8]) -> Result<Vec<Outcome<T::Out
         .collect())
 }
 
-fn decode_reply<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, CodecError> {
-    match panic::catch(|| codec::decode::<R>(bytes)) {
+fn decode_reply<R: DeserializeOwned>(message: &Message) -> Result<R, CodecError> {
+    match panic::catch(|| codec::unpack::<R>(message)) {
         Ok(result) => result.map_err(CodecError::DecodeResult),
         Err(report) => Err(CodecError::DecodeResult(format!("its decoder panicked{report}"))),
     }

@@ -122,6 +122,11 @@ impl Setting {
         syn::parse2(self.value.clone()).ok()
     }
 
+    /// The value as a name.
+    pub(crate) fn ident(&self) -> Option<Ident> {
+        syn::parse2(self.value.clone()).ok()
+    }
+
     /// The value as a whole number.
     pub(crate) fn number(&self) -> Option<usize> {
         syn::parse2::<syn::LitInt>(self.value.clone()).ok()?.base10_parse().ok()

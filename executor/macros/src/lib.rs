@@ -1,4 +1,5 @@
-//! The attribute macros of `polypool`. Use them through that crate: `#[polypool::task]` and `#[polypool::main]`.
+//! The attribute macros of `polypool`. Use them through that crate: `#[polypool::task]`, `#[polypool::main]`,
+//! `#[polypool::managed]` and `#[polypool::update]`.
 //!
 //! | file | what it does |
 //! | --- | --- |
@@ -6,6 +7,8 @@
 //! | `refuse.rs` | finds what can't be a task or a `main`, and says what to write instead |
 //! | `task.rs` | writes the call as a value |
 //! | `main_fn.rs` | writes the program around `main` |
+//! | `managed.rs` | writes the proxy of a type, and what a manager calls |
+//! | `update.rs` | writes a step that a manager makes |
 //!
 //! What is written names polypool as `::polypool`, or by the path given with `crate = …`, and reaches serde, linkme and
 //! tokio through it: a program needs none of them among its own dependencies to use the macros.
@@ -14,8 +17,10 @@
 
 mod input;
 mod main_fn;
+mod managed;
 mod refuse;
 mod task;
+mod update;
 
 use proc_macro::TokenStream;
 
@@ -188,4 +193,94 @@ pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
     main_fn::expand(options.into(), item.into()).into()
+}
+
+/// Lets a manager hold values of a type, and other processes call their methods.
+///
+/// Put it on the type's own `impl`. The public methods with `&self` or `&mut self` are those that can be called; beside the
+/// type appears a proxy, `CounterProxy` for `Counter`, with the same methods, each of which returns a
+/// `polypool::manager::Call`: to be awaited, or waited for.
+///
+/// ```
+/// use polypool::manager::Manager;
+///
+/// struct Counter {
+///     total: u64,
+/// }
+///
+/// #[polypool::managed]
+/// impl Counter {
+///     pub fn new(start: u64) -> Self {
+///         Counter { total: start }
+///     }
+///
+///     pub fn add(&mut self, n: u64) -> u64 {
+///         self.total += n;
+///         self.total
+///     }
+///
+///     pub fn total(&self) -> u64 {
+///         self.total
+///     }
+/// }
+///
+/// # fn main() -> Result<(), polypool::manager::ManagerError> {
+/// let manager = Manager::in_thread()?;
+/// let counter = CounterProxy::new(&manager, 40).wait()?; // made in the manager
+/// assert_eq!(counter.add(2).wait()?, 42);
+/// assert_eq!(counter.total().wait()?, 42);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Calls of `&self` methods run side by side, one of a `&mut self` method runs alone. A panic is the error of its call; the
+/// value lives on as the panic left it. Arguments and results own what they hold and are data (serde); the type itself is
+/// `Send` and `Sync`, and need not be data.
+///
+/// How a value gets into a manager:
+///
+/// - by a constructor: a public function without `self` that returns `Self` or `Result<Self, E>`, as `new` above. It runs in
+///   the manager's process;
+/// - by `manager.create(&value)`, a copy, if the type is data;
+/// - by `manager.host(value)`, if the manager is in this process.
+///
+/// What can't be: generic types and methods, `async` methods (the calls can be awaited all the same), methods that take `self`
+/// by value, `impl`s of traits. `#[managed(skip)]` leaves a public method out.
+///
+/// # Options
+///
+/// - `#[managed(name = "…")]`: the name under which the manager's program finds the type; by default its path.
+/// - `#[managed(proxy = Name)]`: the name of the proxy.
+/// - `#[managed(crate = path)]`: where polypool is, for a crate that re-exports it. By default `::polypool`.
+#[proc_macro_attribute]
+pub fn managed(options: TokenStream, item: TokenStream) -> TokenStream {
+    managed::expand(options.into(), item.into()).into()
+}
+
+/// Makes a function a step that a manager can make with a value it holds, so that nobody comes between reading and writing.
+///
+/// The first argument is the value, `&mut T`; in a dict `&mut Option<T>`, which is `None` for an absent key and removes the key
+/// if it is left `None`. The other arguments become the fields of a struct of the function's name, as with `#[task]`.
+///
+/// ```
+/// use polypool::manager::Manager;
+///
+/// #[polypool::update]
+/// fn add(count: &mut Option<u64>, n: u64) -> u64 {
+///     *count.insert(count.unwrap_or(0) + n)
+/// }
+///
+/// # fn main() -> Result<(), polypool::manager::ManagerError> {
+/// let manager = Manager::in_thread()?;
+/// let words = manager.dict::<String, u64>().wait()?;
+/// assert_eq!(words.update(&"the".to_owned(), add { n: 2 }).wait()?, 2);
+/// assert_eq!(words.update(&"the".to_owned(), add { n: 3 }).wait()?, 5);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// If the function panics, the value stays as it was. Options are `name` and `crate`, as those of `#[task]`.
+#[proc_macro_attribute]
+pub fn update(options: TokenStream, item: TokenStream) -> TokenStream {
+    update::expand(options.into(), item.into()).into()
 }

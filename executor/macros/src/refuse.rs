@@ -55,7 +55,7 @@ pub(crate) fn task(function: &Function, refusals: &mut Refusals) {
     generics(&signature.generics, refusals);
 
     let declared = signature.generics.lifetimes().map(|parameter| parameter.lifetime.clone()).collect();
-    let mut types = Types { place: Place::Argument, declared, refusals };
+    let mut types = Types { what: "a task", place: Place::Argument, declared, refusals };
     let mut names = HashSet::new();
     for argument in &signature.inputs {
         match argument {
@@ -71,6 +71,26 @@ pub(crate) fn task(function: &Function, refusals: &mut Refusals) {
         }
     }
     if let ReturnType::Type(_, result) = &signature.output {
+        types.place = Place::Result;
+        types.check(result);
+    }
+}
+
+/// Checks what crosses the border of a method or function called `what`: its arguments without `self`, and its result if it has
+/// one that is to be checked.
+pub(crate) fn border<'a>(
+    what: &'static str,
+    arguments: impl IntoIterator<Item = &'a PatType>,
+    result: Option<&Type>,
+    refusals: &mut Refusals,
+) {
+    let mut types = Types { what, place: Place::Argument, declared: HashSet::new(), refusals };
+    let mut names = HashSet::new();
+    for argument in arguments {
+        pattern(&argument.pat, &mut names, types.refusals);
+        types.check(&argument.ty);
+    }
+    if let Some(result) = result {
         types.place = Place::Result;
         types.check(result);
     }
@@ -113,6 +133,17 @@ fn name(name: &Ident, refusals: &mut Refusals) {
              another name"
         );
         refusals.add(name, message);
+    }
+}
+
+/// Type parameters and lifetimes of what is no task.
+pub(crate) fn no_generics(what: &str, generics: &Generics, refusals: &mut Refusals) {
+    let (open, parameters, close) = (&generics.lt_token, &generics.params, &generics.gt_token);
+    let message = format!("{what} can't be generic, its name stands for one: write one for each type");
+    if !parameters.is_empty() {
+        refusals.add(quote!(#open #parameters #close), message);
+    } else if let Some(clause) = &generics.where_clause {
+        refusals.add(clause, message);
     }
 }
 
@@ -211,6 +242,8 @@ enum Place {
 
 /// Looks for what can't leave the process in the types of arguments and results.
 struct Types<'a> {
+    /// What it is that they belong to.
+    what: &'static str,
     place: Place,
     /// Lifetimes the function declares; they are refused where they are declared, once.
     declared: HashSet<Lifetime>,
@@ -237,8 +270,10 @@ impl Types<'_> {
                 self.refusals.add_no_function(ty, message);
             }
             Type::Never(_) if self.place == Place::Result => {
-                let message =
-                    "a task must be able to return: remove `-> !`; one that runs until it is cancelled returns `()`";
+                let message = format!(
+                    "{} must be able to return: remove `-> !`; one that runs until it is cancelled returns `()`",
+                    self.what
+                );
                 self.refusals.add(ty, message);
             }
             peeled => self.visit_type(peeled),
@@ -261,7 +296,7 @@ impl<'ast> Visit<'ast> for Types<'_> {
                     Place::Result => format!("a result can't be borrowed, it may come from another process: {instead}"),
                     Place::Argument => {
                         let then = if reference.mutability.is_some() { ", and return what it has become" } else { "" };
-                        format!("a task owns its arguments, they may travel to another process: {instead}{then}")
+                        format!("{} owns its arguments, they may travel to another process: {instead}{then}", self.what)
                     }
                 };
                 self.refusals.add(ty, message);
@@ -290,7 +325,8 @@ impl<'ast> Visit<'ast> for Types<'_> {
             // `Box<dyn Shape>` may be serialisable; the compiler knows.
             Type::TraitObject(_) => {}
             Type::Infer(_) => {
-                let message = "a task is called from elsewhere, so its types can't be inferred: write the type";
+                let message =
+                    format!("{} is called from elsewhere, so its types can't be inferred: write the type", self.what);
                 self.refusals.add_no_function(ty, message);
             }
             _ => visit::visit_type(self, ty),
@@ -299,8 +335,10 @@ impl<'ast> Visit<'ast> for Types<'_> {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         if path.segments.first().is_some_and(|first| first.ident == "Self") {
-            let message =
-                "a task is a free function, so there is no `Self`: move it out of the `impl`, and write the type";
+            let message = match self.what {
+                "a task" => "a task is a free function, so there is no `Self`: move it out of the `impl`, and write the type",
+                _ => "what crosses a border is named in other places as well, where `Self` is another: write the type",
+            };
             self.refusals.add(path, message);
         } else {
             visit::visit_path(self, path);
@@ -309,8 +347,10 @@ impl<'ast> Visit<'ast> for Types<'_> {
 
     fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
         if lifetime.ident != "static" && !self.declared.contains(lifetime) {
-            let message = "a task owns its arguments and its result: write `'static`, as in `Cow<'static, str>`, or an \
-                           owned type";
+            let message = format!(
+                "{} owns its arguments and its result: write `'static`, as in `Cow<'static, str>`, or an owned type",
+                self.what
+            );
             self.refusals.add(lifetime, message);
         }
     }

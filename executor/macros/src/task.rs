@@ -90,16 +90,16 @@ impl Options {
 }
 
 /// An argument of the function, which becomes a field of the struct.
-struct Argument {
-    name: Ident,
-    ty: Type,
+pub(crate) struct Argument {
+    pub(crate) name: Ident,
+    pub(crate) ty: Type,
     /// Documentation, and how serde is to write it.
     attributes: Vec<Attribute>,
 }
 
 impl Argument {
     /// Takes from the function's arguments the attributes that are for the fields.
-    fn take_all(function: &mut Function) -> Vec<Self> {
+    pub(crate) fn take_all(function: &mut Function) -> Vec<Self> {
         let mut arguments = Vec::new();
         for argument in &mut function.signature.inputs {
             let FnArg::Typed(argument) = argument else {
@@ -117,7 +117,7 @@ impl Argument {
 
     /// The field. What derives complain about, they complain about at the first token, so all of them are put where the
     /// type is.
-    fn field(&self, visibility: &Visibility, polypool: &Path) -> TokenStream {
+    pub(crate) fn field(&self, visibility: &Visibility, polypool: &Path) -> TokenStream {
         let Argument { name, ty, attributes } = self;
         let at = here(ty.span());
         let name = ident_here(name);
@@ -266,7 +266,7 @@ fn documentation(attributes: &[Attribute], label: &str, arguments: &[Argument]) 
 }
 
 /// `fn(n: u64, data: Vec<u8>) -> bool`
-fn signature_text(arguments: &[Argument], output: &ReturnType) -> String {
+pub(crate) fn signature_text(arguments: &[Argument], output: &ReturnType) -> String {
     let arguments: Vec<String> = arguments
         .iter()
         .map(|argument| format!("{}: {}", argument.name.unraw(), text(argument.ty.to_token_stream())))
@@ -344,12 +344,12 @@ fn is_unit(ty: &Type) -> bool {
 }
 
 /// The place of `span` in the source, with the hygiene of the macro.
-fn here(span: Span) -> Span {
+pub(crate) fn here(span: Span) -> Span {
     span.resolved_at(Span::call_site())
 }
 
 /// The tokens with one place in the source for all of them.
-fn moved_to(at: Span, tokens: TokenStream) -> TokenStream {
+pub(crate) fn moved_to(at: Span, tokens: TokenStream) -> TokenStream {
     tokens
         .into_iter()
         .map(|token| match token {
@@ -367,7 +367,7 @@ fn moved_to(at: Span, tokens: TokenStream) -> TokenStream {
 }
 
 /// A name of the user's, written by the macro.
-fn ident_here(name: &Ident) -> Ident {
+pub(crate) fn ident_here(name: &Ident) -> Ident {
     let mut name = name.clone();
     name.set_span(here(name.span()));
     name

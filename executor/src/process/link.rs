@@ -5,6 +5,10 @@
 //! [`AHEAD`], by the time its last ones took; to a worker whose tasks are long, none. What was sent ahead stays in the
 //! parent's hands: it can be cancelled, given to an idle worker, or, when its worker dies, be given to another one,
 //! because the claim word says whether the worker has begun with it.
+//!
+//! **Handles** are not sent ahead. A descriptor that lies unread in a socket is as open as any other, and nobody can take it back:
+//! the end of a pipe that was sent to a busy worker would keep the pipe open after its call was cancelled or done elsewhere. So a
+//! call with handles goes only to a worker that has nothing else to do, and receives them at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -13,13 +17,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use polypool_ipc::{ClaimState, Claims};
+use polypool_ipc::{ClaimState, Claims, Luggage, LuggageError, Sending};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use super::pool::{Abandoned, Pool, WorkerInfo};
-use super::start::{Handle, Started};
+use super::start::{Handle, Sockets, Started};
 use super::wire::{self, Header, Kind};
+use crate::codec::Message;
 use crate::error::CodecError;
 use crate::state::{Call, Callable, Ticket, WorkerLink};
 use crate::task::Shape;
@@ -72,6 +77,13 @@ impl WorkerLink for Shared {
     }
 }
 
+/// What is to be written.
+enum Out {
+    Bytes(Bytes),
+    /// Of the frame that follows.
+    Luggage(Sending),
+}
+
 pub(super) struct Flight {
     pub(super) cell: Arc<dyn Callable>,
     pub(super) ticket: Ticket,
@@ -82,6 +94,8 @@ pub(super) enum Sent {
     Yes,
     /// It had its outcome before, and nothing was sent.
     WasSettled,
+    /// It has handles, and the worker has something else to do first.
+    NotNow(Call),
     /// The worker does not know the task.
     Unknown(Call, CodecError),
 }
@@ -92,7 +106,7 @@ pub(super) struct Worker {
     pub(super) stage: Stage,
     pub(super) process: Rc<Handle>,
     pub(super) stream: Rc<UnixStream>,
-    control: std::os::unix::net::UnixStream,
+    sockets: Sockets,
     shared: Arc<Shared>,
     /// The calls it has, by the slot of their claim word.
     flights: HashMap<usize, Flight>,
@@ -108,7 +122,9 @@ pub(super) struct Worker {
     /// Since when the calls that it answers next have kept it busy.
     busy_since: Instant,
     pub(super) read: BytesMut,
-    out: VecDeque<Bytes>,
+    out: VecDeque<Out>,
+    /// The luggage that is to be written next has to wait a moment, and all after it with it.
+    luggage_waits: bool,
     /// Tells the task that owns the socket that there is something to write, or that the stage has changed.
     pub(super) poke: Rc<Notify>,
     /// Whether it has answered a call of a task.
@@ -129,7 +145,7 @@ impl Worker {
             stage: Stage::Starting,
             process: Rc::new(started.process),
             stream: Rc::new(UnixStream::from_std(started.channel)?),
-            control: started.control,
+            sockets: started.sockets,
             shared: Arc::new(Shared { claims: started.claims, index, pool: pool.clone() }),
             flights: HashMap::new(),
             free: (0..WINDOW).rev().collect(),
@@ -141,6 +157,7 @@ impl Worker {
             busy_since: Instant::now(),
             read: BytesMut::new(),
             out: VecDeque::new(),
+            luggage_waits: false,
             poke: Rc::new(Notify::new()),
             has_worked: false,
         };
@@ -190,6 +207,9 @@ impl Worker {
                 return Sent::Unknown(call, CodecError::UnknownTask(what));
             }
         };
+        if wire.has_luggage && !self.flights.is_empty() {
+            return Sent::NotNow(call);
+        }
         let Some(slot) = self.free.pop() else {
             unreachable!("the window is not larger than the number of claim words")
         };
@@ -227,14 +247,14 @@ impl Worker {
         };
         self.flights.insert(slot, Flight { cell, ticket });
         if let Some(name) = wire.own_name {
-            self.put(Header { kind: Kind::Name, ..header }, Bytes::from(name.into_owned()));
+            self.put(Header { kind: Kind::Name, ..header }, Bytes::from(name.into_owned()).into());
         }
         self.put(header, payload);
         Sent::Yes
     }
 
     /// Sends the call of the initialiser.
-    pub(super) fn initialise(&mut self, task: u32, payload: Bytes) {
+    pub(super) fn initialise(&mut self, task: u32, payload: Message) {
         self.stage = Stage::Initialising;
         self.put(Header { task, sequence: wire::INITIALIZER, ..Header::new(Kind::Call) }, payload);
     }
@@ -242,7 +262,7 @@ impl Worker {
     /// Tells the worker that there is nothing more to come.
     pub(super) fn retire(&mut self) {
         self.stage = Stage::Retiring;
-        self.put(Header::new(Kind::Exit), Bytes::new());
+        self.put(Header::new(Kind::Exit), Message::default());
         self.poke.notify_one();
     }
 
@@ -341,7 +361,22 @@ impl Worker {
     pub(super) fn cancel(&self, ticket: Ticket) {
         use std::io::Write as _;
         // A worker that does not read this in time is killed all the same.
-        let _ = (&self.control).write_all(&ticket.sequence.to_le_bytes());
+        let _ = (&self.sockets.control).write_all(&ticket.sequence.to_le_bytes());
+    }
+
+    /// The handles that come with a frame, or why they don't.
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    pub(super) fn receive_luggage(&self, header: &Header) -> Result<Result<Luggage, CodecError>, String> {
+        if header.luggage == 0 {
+            return Ok(Ok(Luggage::default()));
+        }
+        match Luggage::receive(&self.sockets.luggage, header.luggage as usize) {
+            Ok(luggage) => Ok(Ok(luggage)),
+            Err(LuggageError::Broken(error)) => Err(format!("an answer without the handles in it: {error}")),
+            Err(lost) => Ok(Err(CodecError::HandlesLost { what: "result".to_owned(), why: lost.to_string() })),
+        }
     }
 
     pub(super) fn kill(&mut self, why: Option<String>) {
@@ -353,28 +388,32 @@ impl Worker {
 
     // ---- Writing ---------------------------------------------------------------------------------------------------
 
-    fn put(&mut self, header: Header, payload: Bytes) {
+    fn put(&mut self, mut header: Header, message: Message) {
+        let Message { bytes: payload, luggage } = message;
+        if !luggage.is_empty() {
+            header.luggage = luggage.len() as u32;
+            self.out.push_back(Out::Luggage(luggage.sending()));
+        }
         let mut frame = Vec::new();
         if payload.len() < COPY_BELOW {
             wire::put(&mut frame, header, &payload);
             // Small frames that follow each other go out in one write.
-            if let Some(last) = self.out.pop_back() {
+            if let Some(Out::Bytes(last)) = self.out.pop_back_if(|last| matches!(last, Out::Bytes(_))) {
                 match last.try_into_mut() {
                     Ok(mut last) if last.len() < 4 * COPY_BELOW => {
                         last.extend_from_slice(&frame);
-                        self.out.push_back(last.freeze());
+                        self.out.push_back(Out::Bytes(last.freeze()));
                         return;
                     }
-                    Ok(last) => self.out.push_back(last.freeze()),
-                    Err(last) => self.out.push_back(last),
+                    Ok(last) => self.out.push_back(Out::Bytes(last.freeze())),
+                    Err(last) => self.out.push_back(Out::Bytes(last)),
                 }
             }
-            self.out.push_back(BytesMut::from(&frame[..]).freeze());
+            self.out.push_back(Out::Bytes(BytesMut::from(&frame[..]).freeze()));
         } else {
-            let length = payload.len() as u32;
-            frame.extend_from_slice(&Header { length, ..header }.to_bytes());
-            self.out.push_back(frame.into());
-            self.out.push_back(payload);
+            wire::put_head(&mut frame, header, payload.len());
+            self.out.push_back(Out::Bytes(frame.into()));
+            self.out.push_back(Out::Bytes(payload));
         }
     }
 
@@ -382,14 +421,33 @@ impl Worker {
         !self.out.is_empty()
     }
 
+    /// Whether writing goes on after a moment, and not when the channel has room.
+    pub(super) fn luggage_waits(&self) -> bool {
+        self.luggage_waits
+    }
+
     /// Writes what the socket takes. Errors show when it is read.
     pub(super) fn flush(&mut self) {
+        self.luggage_waits = false;
         while let Some(front) = self.out.front_mut() {
-            match self.stream.try_write(front) {
-                Ok(count) if count == front.len() => {
+            let written = match front {
+                Out::Bytes(bytes) => self.stream.try_write(bytes).map(|count| {
+                    bytes.advance(count);
+                    bytes.is_empty()
+                }),
+                Out::Luggage(luggage) => {
+                    luggage.proceed(&self.sockets.luggage).inspect(|gone| self.luggage_waits = !gone)
+                }
+            };
+            match written {
+                Ok(true) => {
                     self.out.pop_front();
                 }
-                Ok(count) => front.advance(count),
+                Ok(false) if self.luggage_waits => {
+                    self.poke.notify_one();
+                    return;
+                }
+                Ok(false) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     self.poke.notify_one();
                     return;

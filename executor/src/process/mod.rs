@@ -27,14 +27,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-
+use crate::codec::Message;
 use crate::error::{BuildError, CodecError, SubmitError};
 use crate::executor::{Executor, Refused, Shutdown, Slot, Stats};
 use crate::future::Terminated;
 use crate::state::Call;
 use crate::task::{self, Task};
+use async_trait::async_trait;
 
 pub use entry::init;
 #[doc(hidden)]
@@ -193,9 +192,9 @@ impl Default for Config {
 struct Initializer {
     name: &'static str,
     signature: &'static str,
-    payload: Bytes,
+    payload: Message,
     /// Reads the encoded result.
-    check: fn(&[u8]) -> Result<(), String>,
+    check: fn(&Message) -> Result<(), String>,
 }
 
 impl std::fmt::Debug for Initializer {
@@ -282,8 +281,8 @@ impl ProcessPoolBuilder {
         self.initializer = Some(task::encode_argument(&task).map(|payload| Initializer {
             name: T::NAME,
             signature: T::SIGNATURE,
-            payload: payload.into(),
-            check: |bytes| match task::decode_output::<T>(bytes) {
+            payload,
+            check: |result| match task::decode_output::<T>(result) {
                 Ok(output) => output.into_result(),
                 Err(error) => Err(error.to_string()),
             },

@@ -23,9 +23,17 @@ pub(super) struct Started {
     pub(super) pid: u32,
     pub(super) process: Handle,
     pub(super) channel: UnixStream,
-    pub(super) control: UnixStream,
+    pub(super) sockets: Sockets,
     pub(super) claims: Claims,
     pub(super) stderr: OwnedFd,
+}
+
+/// What a worker is reached by, beside its channel.
+pub(super) struct Sockets {
+    /// Tells it which call is cancelled; its end tells it that we have gone.
+    pub(super) control: UnixStream,
+    /// Carries the handles in calls and answers.
+    pub(super) luggage: UnixStream,
 }
 
 /// A worker's process: our own child, or one of the fork server.
@@ -85,8 +93,8 @@ pub(super) fn spawn(config: &Config, name: &str) -> io::Result<Started> {
     let process = Process::watch(child)?;
     let greeted = greet(config, name, &channel);
     match (greeted, stderr) {
-        (Ok((claims, control)), Some(stderr)) => {
-            Ok(Started { pid, process: Handle::Child(process), channel, control, claims, stderr })
+        (Ok((claims, sockets)), Some(stderr)) => {
+            Ok(Started { pid, process: Handle::Child(process), channel, sockets, claims, stderr })
         }
         (greeted, _) => {
             process.end();
@@ -107,10 +115,11 @@ pub(super) fn explain(config: &Config, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), what)
 }
 
-/// Sends the first frame, with the claim table and the control socket.
-pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Result<(Claims, UnixStream)> {
+/// Sends the first frame, with the claim table, the control socket and the one for handles.
+pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Result<(Claims, Sockets)> {
     let (claims, table) = Claims::create(WINDOW)?;
     let (control, theirs) = UnixStream::pair()?;
+    let (luggage, their_luggage) = UnixStream::pair()?;
     let hello = Hello {
         protocol: wire::PROTOCOL,
         name: name.to_owned(),
@@ -120,12 +129,13 @@ pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Re
     let mut frame = Vec::new();
     wire::put(&mut frame, Header::new(Kind::Hello), &crate::codec::encode(&hello).map_err(io::Error::other)?);
     // The channel is fresh and the frame small: this does not block.
-    match polypool_ipc::send_with_fds(channel, &frame, &[table.as_fd(), theirs.as_fd()]) {
+    match polypool_ipc::send_with_fds(channel, &frame, &[table.as_fd(), theirs.as_fd(), their_luggage.as_fd()]) {
         // It has ended already. How, and its last words, are told when its end is looked after like any other.
         Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
         result => result?,
     }
     control.set_nonblocking(true)?;
+    luggage.set_nonblocking(true)?;
     channel.set_nonblocking(true)?;
-    Ok((claims, control))
+    Ok((claims, Sockets { control, luggage }))
 }

@@ -41,7 +41,7 @@ use super::link::{Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
 use super::wire::{self, Header, Kind, Ready};
-use crate::codec;
+use crate::codec::{self, Message};
 use crate::context::Progress;
 use crate::error::{CodecError, TaskError, WorkerExit, WorkerLost};
 use crate::executor::Shutdown;
@@ -61,6 +61,9 @@ const RETIRE_GRACE: Duration = Duration::from_secs(5);
 
 /// For how long a worker that has closed its channel may take to end.
 const END_GRACE: Duration = Duration::from_millis(100);
+
+/// After how long luggage that did not get through is tried again.
+const LUGGAGE_PAUSE: Duration = Duration::from_millis(2);
 
 /// How much is read from one worker before the others have their turn.
 const READ_AT_ONCE: usize = 8 * 1024 * 1024;
@@ -335,7 +338,7 @@ impl Supervisor {
         for worker in self.workers.values_mut().filter(|worker| worker.is_spent()) {
             worker.retire();
         }
-        loop {
+        'giving: loop {
             let waiting = self.pool.state.lock().lanes.len();
             if waiting == 0 {
                 break;
@@ -364,7 +367,17 @@ impl Supervisor {
             for _ in 0..count {
                 let call = self.pool.state.lock().lanes.pop();
                 let Some(call) = call else { break };
-                let sent = worker.send(call);
+                let sent = match worker.send(call) {
+                    Sent::NotNow(call) => {
+                        // It keeps its turn. If there is another idle worker, it goes there, otherwise to the first that is.
+                        self.pool.state.lock().lanes.push_front(call);
+                        if idle.is_some() {
+                            break;
+                        }
+                        break 'giving;
+                    }
+                    sent => sent,
+                };
                 self.note(sent);
                 let Some(next) = self.workers.get_mut(&index) else { break };
                 worker = next;
@@ -386,6 +399,7 @@ impl Supervisor {
             Sent::WasSettled => {
                 self.pool.skipped.fetch_add(1, Ordering::Relaxed);
             }
+            Sent::NotNow(call) => self.settlements.push(Settlement::PutBack(vec![call])),
             Sent::Unknown(call, error) => self.settlements.push(Settlement::Unknown(call, error)),
         }
     }
@@ -626,16 +640,22 @@ impl Supervisor {
                 Ok(false)
             }
             Kind::Value | Kind::Panicked | Kind::Codec => {
+                let ticket = Ticket { slot: header.slot as usize, sequence: header.sequence };
+                let is_expected = header.sequence == wire::INITIALIZER || worker.has(ticket);
                 let reply = match header.kind {
-                    Kind::Value => Reply::Value(payload),
+                    // The handles in an answer that nobody waits for are not even received.
+                    Kind::Value if is_expected => match worker.receive_luggage(&header)? {
+                        Ok(luggage) => Reply::Value(Message { bytes: payload, luggage }),
+                        Err(error) => Reply::Codec(error),
+                    },
+                    Kind::Value => Reply::Value(payload.into()),
                     Kind::Panicked => Reply::Panicked(codec::decode(&payload)?),
                     _ => Reply::Codec(codec::decode(&payload)?),
                 };
                 if header.sequence == wire::INITIALIZER {
                     return self.initialised(index, reply).map(|()| false);
                 }
-                let ticket = Ticket { slot: header.slot as usize, sequence: header.sequence };
-                if !worker.has(ticket) {
+                if !is_expected {
                     // After a shutdown "now", nothing is expected any more.
                     return if matches!(worker.stage, Stage::Dying(_)) {
                         Ok(false)
@@ -672,7 +692,7 @@ impl Supervisor {
             return Err("an answer of an initialiser that it does not have".to_owned());
         };
         let result = match reply {
-            Reply::Value(bytes) => (initializer.check)(&bytes),
+            Reply::Value(result) => (initializer.check)(&result),
             Reply::Panicked(report) => Err(format!("it panicked{report}")),
             Reply::Codec(error) => Err(error.to_string()),
         };
@@ -775,9 +795,9 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
     let ready_by = Instant::now() + handshake_timeout;
     let mut retire_by = None;
     let exit = loop {
-        let (wants_write, stage) = match supervisor.borrow().workers.get(&index) {
-            Some(worker) => (worker.wants_write(), worker.stage.clone()),
-            None => (false, Stage::Dying(None)),
+        let (wants_write, luggage_waits, stage) = match supervisor.borrow().workers.get(&index) {
+            Some(worker) => (worker.wants_write(), worker.luggage_waits(), worker.stage.clone()),
+            None => (false, false, Stage::Dying(None)),
         };
         let wait_until = match stage {
             Stage::Starting => Some(ready_by),
@@ -799,12 +819,16 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
                     break process.wait().await;
                 }
             }
-            _ = stream.writable(), if wants_write => {
+            _ = stream.writable(), if wants_write && !luggage_waits => {
                 turn(&supervisor, |supervisor| {
                     if let Some(worker) = supervisor.workers.get_mut(&index) {
                         worker.flush();
                     }
                 });
+            }
+            // Each turn flushes.
+            () = sleep(LUGGAGE_PAUSE), if luggage_waits => {
+                turn(&supervisor, |_| {});
             }
             () = poke.notified() => {}
             () = sleep_until(wait_until.unwrap_or(ready_by)), if wait_until.is_some() => {

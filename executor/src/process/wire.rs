@@ -3,17 +3,28 @@
 //! ```text
 //!  0        4      5       6         8        12       16         24    32
 //!  | length | kind | flags | attempt |  slot  |  task  | sequence | id | payload, `length` bytes |
+//!                     │
+//!                     └─ LUGGAGE: handles belong to the payload, and their number stands before it
+//!
+//!                                                                       32                36
+//!                                                       ... | sequence | id |  descriptors  | payload, `length` - 4 bytes |
 //! ```
+//!
+//! The descriptors themselves go through a second socket (`polypool_ipc::Luggage`), before the frame that announces them. Most
+//! calls have none; they take no other path than if there were no luggage at all.
 //!
 //! All numbers are little-endian. Which call a frame is about stands in the header, outside of the payload, so that a
 //! payload that can't be decoded fails one future and nothing else. The supervisor trusts nothing in a worker's frame:
-//! a length above the limit, an unknown kind or a call that the worker was not given ends the worker.
+//! a length above the limit, an unknown kind, a call that the worker was not given or luggage that is not as announced ends the
+//! worker.
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::codec::MOST_HANDLES;
+
 /// The version of this protocol; both sides must have the same.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 pub(super) const HEADER: usize = 32;
 
@@ -26,7 +37,7 @@ pub(super) const INITIALIZER: u64 = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
-    /// To the worker: [`Hello`], with two descriptors.
+    /// To the worker: [`Hello`], with three descriptors.
     Hello = 1,
     /// To the worker: a call.
     Call = 2,
@@ -71,6 +82,11 @@ impl Kind {
 pub(super) const CHUNK: u8 = 1;
 /// The worker is to send [`Kind::Started`].
 pub(super) const ANNOUNCE: u8 = 2;
+/// Handles belong to the payload. Set and cleared by [`put`] and [`take`]: elsewhere, [`Header::luggage`] says it.
+const LUGGAGE: u8 = 4;
+
+/// The number of handles before the payload.
+const COUNT: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -86,14 +102,16 @@ pub(super) struct Header {
     pub(super) sequence: u64,
     /// The task's id in the parent.
     pub(super) id: u64,
+    /// How many descriptors come with it, on the other socket.
+    pub(super) luggage: u32,
 }
 
 impl Header {
     pub(super) fn new(kind: Kind) -> Self {
-        Header { length: 0, kind, flags: 0, attempt: 0, slot: 0, task: 0, sequence: 0, id: 0 }
+        Header { length: 0, kind, flags: 0, attempt: 0, slot: 0, task: 0, sequence: 0, id: 0, luggage: 0 }
     }
 
-    pub(super) fn to_bytes(self) -> [u8; HEADER] {
+    fn to_bytes(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[0..4].copy_from_slice(&self.length.to_le_bytes());
         bytes[4] = self.kind as u8;
@@ -118,26 +136,37 @@ impl Header {
             task: bytes.get_u32_le(),
             sequence: bytes.get_u64_le(),
             id: bytes.get_u64_le(),
+            luggage: 0,
         })
     }
 }
 
 /// Appends a frame. The caller has checked that the payload fits the limit on messages, which fits `u32`.
-pub(super) fn put(out: &mut Vec<u8>, mut header: Header, payload: &[u8]) {
-    header.length = u32::try_from(payload.len()).expect("a payload is below the limit on messages, which fits u32");
-    out.extend_from_slice(&header.to_bytes());
+pub(super) fn put(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
+    put_head(out, header, payload.len());
     out.extend_from_slice(payload);
+}
+
+/// Appends all of a frame but its payload, which is written from where it is.
+pub(super) fn put_head(out: &mut Vec<u8>, mut header: Header, payload: usize) {
+    let count = if header.luggage > 0 { COUNT } else { 0 };
+    header.length = u32::try_from(count + payload).expect("a payload is below the limit on messages, which fits u32");
+    if header.luggage > 0 {
+        header.flags |= LUGGAGE;
+    }
+    out.extend_from_slice(&header.to_bytes());
+    out.extend_from_slice(&header.luggage.to_le_bytes()[..count]);
 }
 
 /// Takes the next whole frame out of what has been read so far.
 ///
 /// # Errors
-/// Says what is wrong with the bytes: an unknown kind, or a length above `limit`.
+/// Says what is wrong with the bytes: an unknown kind, a length above `limit`, or luggage that can't be.
 pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, Bytes)>, String> {
     if read.len() < HEADER {
         return Ok(None);
     }
-    let header = Header::parse(&read[..HEADER])?;
+    let mut header = Header::parse(&read[..HEADER])?;
     if u64::from(header.length) > limit.saturating_add(SLACK) {
         return Err(format!("a frame of {} bytes, with a limit of {limit}", header.length));
     }
@@ -146,7 +175,21 @@ pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, By
         return Ok(None);
     }
     read.advance(HEADER);
-    Ok(Some((header, read.split_to(header.length as usize).freeze())))
+    let mut payload = read.split_to(header.length as usize).freeze();
+    if header.flags & LUGGAGE != 0 {
+        if !matches!(header.kind, Kind::Call | Kind::Value) {
+            return Err(format!("a frame {:?} that comes with descriptors", header.kind));
+        }
+        if payload.len() < COUNT {
+            return Err("a frame that does not say how many descriptors come with it".to_owned());
+        }
+        header.flags &= !LUGGAGE;
+        header.luggage = payload.get_u32_le();
+        if header.luggage == 0 || header.luggage as usize > MOST_HANDLES {
+            return Err(format!("a frame with {} descriptors, of at most {MOST_HANDLES}", header.luggage));
+        }
+    }
+    Ok(Some((header, payload)))
 }
 
 /// The first frame to a worker.
@@ -186,9 +229,12 @@ mod tests {
             task: 9,
             sequence: 1 << 40,
             id: 5,
+            luggage: 0,
         };
+        let laden = Header { luggage: 600, ..header };
         let mut bytes = Vec::new();
         put(&mut bytes, header, b"payload");
+        put(&mut bytes, laden, b"payload");
         put(&mut bytes, Header::new(Kind::Exit), b"");
         let mut read = BytesMut::new();
         let mut frames = Vec::new();
@@ -199,8 +245,9 @@ mod tests {
             }
         }
         assert_eq!(frames[0], (Header { length: 7, ..header }, Bytes::from_static(b"payload")));
-        assert_eq!(frames[1].0.kind, Kind::Exit);
-        assert_eq!(frames.len(), 2);
+        assert_eq!(frames[1], (Header { length: 11, ..laden }, Bytes::from_static(b"payload")));
+        assert_eq!(frames[2].0.kind, Kind::Exit);
+        assert_eq!(frames.len(), 3);
     }
 
     #[test]
@@ -212,5 +259,19 @@ mod tests {
         let mut bytes = Header::new(Kind::Value).to_bytes();
         bytes[4] = 99;
         assert!(take(&mut BytesMut::from(&bytes[..]), 100).unwrap_err().contains("unknown kind 99"));
+    }
+
+    #[test]
+    fn luggage_that_cannot_be_is_an_error() {
+        let frame = |kind, flags, payload: &[u8]| {
+            let mut bytes = Vec::new();
+            put(&mut bytes, Header { flags, ..Header::new(kind) }, payload);
+            take(&mut BytesMut::from(&bytes[..]), 100)
+        };
+        assert_eq!(frame(Kind::Value, LUGGAGE, &[1, 0, 0, 0, 7]).unwrap().unwrap().0.luggage, 1);
+        assert!(frame(Kind::Value, LUGGAGE, &[1, 0, 0]).unwrap_err().contains("how many"));
+        assert!(frame(Kind::Value, LUGGAGE, &[0; 4]).unwrap_err().contains("with 0 descriptors"));
+        assert!(frame(Kind::Value, LUGGAGE, &[255; 4]).unwrap_err().contains("of at most"));
+        assert!(frame(Kind::Progress, LUGGAGE, &[1, 0, 0, 0]).unwrap_err().contains("Progress"));
     }
 }

@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures_ext::CancellationToken;
 use parking_lot::{Condvar, Mutex};
-use polypool_ipc::Claims;
+use polypool_ipc::{Claims, Luggage, LuggageError};
 use tokio::runtime::Runtime;
 
 use super::wire::{self, Header, Hello, Kind, Ready};
-use crate::codec;
+use crate::codec::{self, Message};
 use crate::context::{self, ContextSource, Progress};
 use crate::error::{CodecError, PanicReport};
 use crate::panic;
@@ -31,6 +31,9 @@ use crate::task::{Execution, Registration, Reply, Shape};
 
 /// Reports of progress that follow each other more closely than this are left out, but for the last one.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
+
+/// After how long luggage that did not get through is tried again.
+const LUGGAGE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Runs tasks until the pool ends, and then ends the process.
 pub(super) fn serve(channel: UnixStream) -> ! {
@@ -48,6 +51,8 @@ pub(super) fn serve(channel: UnixStream) -> ! {
 struct Worker {
     channel: Arc<Channel>,
     reader: UnixStream,
+    /// For the handles in calls and answers.
+    luggage: UnixStream,
     claims: Claims,
     limit: u64,
     tasks: Vec<&'static Registration>,
@@ -73,9 +78,8 @@ impl Channel {
             wire::put(&mut frame, header, payload);
             return writer.write_all(&frame);
         }
-        let mut frame = Vec::with_capacity(wire::HEADER);
-        wire::put(&mut frame, header, b"");
-        frame[0..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        let mut frame = Vec::with_capacity(2 * wire::HEADER);
+        wire::put_head(&mut frame, header, payload.len());
         writer.write_all(&frame)?;
         writer.write_all(payload)
     }
@@ -88,7 +92,7 @@ impl Worker {
         let mut descriptors = Vec::new();
         let hello = loop {
             let mut buffer = [0; 4096];
-            let (count, received) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 2)?;
+            let (count, received) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 3)?;
             if count == 0 {
                 return Err(invalid("the parent went away before the handshake"));
             }
@@ -104,8 +108,8 @@ impl Worker {
         if hello.protocol != wire::PROTOCOL {
             return Err(invalid("the parent speaks another version of the protocol"));
         }
-        let [claims, control] = <[_; 2]>::try_from(descriptors)
-            .map_err(|wrong| invalid(format!("the greeting carries {} descriptors, not 2", wrong.len())))?;
+        let [claims, control, luggage] = <[_; 3]>::try_from(descriptors)
+            .map_err(|wrong| invalid(format!("the greeting carries {} descriptors, not 3", wrong.len())))?;
         let slots = usize::try_from(hello.slots).map_err(invalid)?;
         let claims = Claims::open(claims, slots)?;
         polypool_ipc::set_process_name(&hello.name);
@@ -129,6 +133,7 @@ impl Worker {
         Ok(Worker {
             channel: writer,
             reader: channel,
+            luggage: luggage.into(),
             claims,
             limit: hello.max_message_size,
             tasks,
@@ -177,15 +182,26 @@ impl Worker {
         let slot = header.slot as usize;
         let name = self.name.take();
         if header.sequence != wire::INITIALIZER && !self.claims.start(slot, header.sequence) {
-            return Ok(());
+            return Luggage::discard(&self.luggage, header.luggage as usize);
         }
-        let answer = Header { flags: 0, ..header };
+        let answer = Header { flags: 0, luggage: 0, ..header };
         if header.flags & wire::ANNOUNCE != 0 {
             self.channel.write(Header { kind: Kind::Started, ..answer }, b"")?;
         }
-        let reply = match self.tasks.get(header.task as usize).copied() {
-            None => Reply::Codec(CodecError::UnknownTask(format!("the worker has no task number {}", header.task))),
-            Some(task) => {
+        let luggage = match header.luggage {
+            0 => Ok(Luggage::default()),
+            count => Luggage::receive(&self.luggage, count as usize),
+        };
+        let reply = match (self.tasks.get(header.task as usize).copied(), luggage) {
+            (_, Err(LuggageError::Broken(error))) => return Err(error),
+            (_, Err(lost)) => {
+                Reply::Codec(CodecError::HandlesLost { what: "argument".to_owned(), why: lost.to_string() })
+            }
+            (None, _) => {
+                Reply::Codec(CodecError::UnknownTask(format!("the worker has no task number {}", header.task)))
+            }
+            (Some(task), Ok(luggage)) => {
+                let payload = Message { bytes: payload, luggage };
                 let current = Arc::new(Current {
                     name: name.map_or(Cow::Borrowed(task.name), Cow::Owned),
                     header: answer,
@@ -213,13 +229,11 @@ impl Worker {
         Ok(())
     }
 
-    fn execute(&mut self, task: &Registration, payload: Bytes, shape: Shape, current: &Arc<Current>) -> Reply {
+    fn execute(&mut self, task: &Registration, payload: Message, shape: Shape, current: &Arc<Current>) -> Reply {
         let execution = {
             let _entered = context::enter(current.clone(), u32::from(current.header.attempt));
-            (task.execute)(&payload, shape)
+            (task.execute)(payload, shape)
         };
-        // The arguments have been decoded; the memory of their encoded form is not kept while the task runs on.
-        drop(payload);
         let mut future = match execution {
             Execution::Done(reply) => return reply,
             Execution::Future(future) => Some(future),
@@ -256,15 +270,21 @@ impl Worker {
 
     fn answer(&self, header: Header, reply: Reply) -> io::Result<()> {
         let reply = match reply {
-            Reply::Value(bytes) if bytes.len() as u64 > self.limit => Reply::Codec(CodecError::TooLarge {
+            Reply::Value(message) if message.bytes.len() as u64 > self.limit => Reply::Codec(CodecError::TooLarge {
                 what: "result".to_owned(),
-                size: bytes.len() as u64,
+                size: message.bytes.len() as u64,
                 limit: self.limit,
             }),
             reply => reply,
         };
         match reply {
-            Reply::Value(bytes) => self.channel.write(Header { kind: Kind::Value, ..header }, &bytes),
+            Reply::Value(Message { bytes, luggage }) => {
+                let count = luggage.len() as u32;
+                if count > 0 {
+                    self.send_luggage(luggage)?;
+                }
+                self.channel.write(Header { kind: Kind::Value, luggage: count, ..header }, &bytes)
+            }
             Reply::Panicked(mut report) => {
                 if let Some(message) = &mut report.message {
                     cut(message);
@@ -280,6 +300,18 @@ impl Worker {
                 self.channel.write(Header { kind: Kind::Codec, ..header }, &error)
             }
         }
+    }
+}
+
+impl Worker {
+    /// Sends the handles in an answer, before the answer. Blocks as the channel does, until the parent has taken earlier ones.
+    fn send_luggage(&self, luggage: Luggage) -> io::Result<()> {
+        let mut sending = luggage.sending();
+        while !sending.proceed(&self.luggage)? {
+            // Too many descriptors are on their way in the whole system; nobody tells when that is over.
+            std::thread::sleep(LUGGAGE_PAUSE);
+        }
+        Ok(())
     }
 }
 

@@ -18,6 +18,9 @@ const STARTED: u8 = 17;
 const VALUE: u8 = 18;
 const PANICKED: u8 = 19;
 
+/// The flag of a frame that comes with handles.
+const LUGGAGE: u8 = 4;
+
 /// Neither MessagePack nor a frame.
 const GARBAGE: [u8; 64] = [0xC1; 64];
 
@@ -56,6 +59,8 @@ struct Worker {
     /// The descriptor of the claims, to write into past the rules.
     table: OwnedFd,
     _control: OwnedFd,
+    /// Where handles go.
+    luggage: UnixStream,
 }
 
 /// A call that came.
@@ -69,18 +74,19 @@ impl Worker {
     /// The handshake, unless it is the point of the mode to spoil it.
     fn start(mode: &str, mut channel: UnixStream) -> Self {
         let mut buffer = [0; 4096];
-        let (count, descriptors) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 2).expect("a greeting");
-        let [table, control] = <[_; 2]>::try_from(descriptors).expect("two descriptors");
+        let (count, descriptors) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 3).expect("a greeting");
+        let [table, control, luggage] = <[_; 3]>::try_from(descriptors).expect("three descriptors");
         let hello: Hello = rmp_serde::from_slice(&buffer[HEADER..count]).expect("a greeting");
         let claims = Claims::open(&table, hello.slots).expect("claims");
-        let mut worker = Worker { channel: channel.try_clone().expect("a copy"), claims, table, _control: control };
+        let copy = channel.try_clone().expect("a copy");
+        let mut worker = Worker { channel: copy, claims, table, _control: control, luggage: luggage.into() };
         match mode {
             "garbage first" => channel.write_all(&GARBAGE).expect("written"),
             "answer first" => worker.send(VALUE, 0, 1, &[1]),
             _ => {}
         }
         let ready = Ready {
-            protocol: if mode == "other protocol" { 99 } else { 1 },
+            protocol: if mode == "other protocol" { 99 } else { 2 },
             pid: std::process::id(),
             tasks: vec![(<double as Task>::NAME.to_owned(), <double as Task>::SIGNATURE.to_owned())],
         };
@@ -125,6 +131,40 @@ impl Worker {
                     std::process::exit(7);
                 }
                 "claims, silence" => self.spoil_claims(),
+                "handles unasked" => {
+                    if sequence == 1 {
+                        self.send_handles(&[253; 3]);
+                    }
+                    self.answer(slot, sequence, &payload);
+                }
+                "handles in the channel" => {
+                    let null = self.table.try_clone().expect("a copy");
+                    polypool_ipc::send_with_fds(&self.channel, &header(1, VALUE, slot, sequence), &[null.as_fd(); 253])
+                        .expect("sent");
+                    let argument: double = rmp_serde::from_slice(&payload).expect("an argument");
+                    self.raw(&rmp_serde::to_vec(&double(argument.n)).expect("encodable"));
+                }
+                "handles missing" => self.laden(slot, sequence, 2),
+                "fewer handles" => {
+                    self.send_handles(&[1]);
+                    self.laden(slot, sequence, 3);
+                }
+                "more handles" => {
+                    self.send_handles(&[253]);
+                    self.laden(slot, sequence, 1);
+                }
+                "4 billion handles" => {
+                    self.send_handles(&[253; 3]);
+                    self.laden(slot, sequence, u32::MAX);
+                }
+                "handles for another" => {
+                    self.send_handles(&[2]);
+                    self.laden(slot, sequence + 1_000, 2);
+                }
+                "no parcel" => {
+                    self.luggage.write_all(&GARBAGE).expect("written");
+                    self.laden(slot, sequence, 2);
+                }
                 "silence" => self.send(STARTED, slot, sequence, &[]),
                 "half" => {
                     // As much as it may be, of which less comes.
@@ -158,6 +198,22 @@ impl Worker {
         for at in 0..64 {
             rustix::io::pwrite(&self.table, &GARBAGE, at * 64).expect("written");
         }
+    }
+
+    /// So many descriptors, each time with one byte, as an honest worker would send them.
+    fn send_handles(&self, parcels: &[usize]) {
+        for &count in parcels {
+            polypool_ipc::send_with_fds(&self.luggage, b"+", &vec![self.table.as_fd(); count]).expect("sent");
+        }
+    }
+
+    /// An answer that says that handles come with it.
+    fn laden(&mut self, slot: u32, sequence: u64, handles: u32) {
+        let mut frame = header(5, VALUE, slot, sequence).to_vec();
+        frame[5] = LUGGAGE;
+        frame.extend_from_slice(&handles.to_le_bytes());
+        frame.push(1);
+        self.raw(&frame);
     }
 
     fn send(&mut self, kind: u8, slot: u32, sequence: u64, payload: &[u8]) {

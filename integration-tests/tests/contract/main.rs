@@ -12,6 +12,7 @@ mod initializer;
 mod map;
 mod options;
 mod results;
+mod shared;
 mod shutdown;
 mod submit;
 mod wait;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         .contract(workers::ROWS)
         .contract(options::ROWS)
         .contract(hardening::ROWS)
+        .contract(shared::ROWS)
         .tests(hardening::THREADS)
         .run()
 }

@@ -33,6 +33,14 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_silence_ends_with_the_timeout,
     hostile_deafness_ends_with_the_deadline,
     hostile_half_of_a_large_frame,
+    hostile_handles_that_nobody_asked_for,
+    hostile_handles_in_the_channel,
+    hostile_handles_that_do_not_come,
+    hostile_handles_that_are_too_few,
+    hostile_handles_that_are_too_many,
+    hostile_handles_by_the_billion,
+    hostile_handles_in_an_answer_to_another_call,
+    hostile_handles_that_are_garbage,
     hostile_always_breaks_the_pool_and_says_why,
     hostile_fork_server_breaks_the_pool_and_says_why,
 ];
@@ -209,6 +217,53 @@ fn hostile_half_of_a_large_frame() {
     first("half", |pool| {
         assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
     });
+}
+
+/// The worker answers rightly, and sends hundreds of descriptors with it that no answer speaks of.
+fn sends_handles_in_vain(mode: &str) {
+    first(mode, |pool| {
+        let before = descriptors_and_threads().0;
+        for n in 0..3 {
+            assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+        }
+        let open = descriptors_and_threads().0;
+        assert!(open < before + 32, "from {before} to {open} for one worker");
+        assert_eq!(pool.stats().workers_lost, 0, "nobody has noticed");
+        pids(pool).into_iter().for_each(|pid| crate::common::signal(pid, rustix::process::Signal::KILL));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1));
+    });
+}
+
+fn hostile_handles_that_nobody_asked_for() {
+    sends_handles_in_vain("handles unasked");
+}
+
+fn hostile_handles_in_the_channel() {
+    sends_handles_in_vain("handles in the channel");
+}
+
+fn hostile_handles_that_do_not_come() {
+    breaks_the_protocol("handles missing", "without the handles in it");
+}
+
+fn hostile_handles_that_are_too_few() {
+    breaks_the_protocol("fewer handles", "1 in a parcel that should have 3");
+}
+
+fn hostile_handles_that_are_too_many() {
+    breaks_the_protocol("more handles", "253 in a parcel that should have 1");
+}
+
+fn hostile_handles_by_the_billion() {
+    breaks_the_protocol("4 billion handles", "4294967295 descriptors");
+}
+
+fn hostile_handles_in_an_answer_to_another_call() {
+    breaks_the_protocol("handles for another", "a call that it does not have");
+}
+
+fn hostile_handles_that_are_garbage() {
+    breaks_the_protocol("no parcel", "without the handles in it");
 }
 
 fn hostile_always_breaks_the_pool_and_says_why() {

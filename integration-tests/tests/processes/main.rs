@@ -6,6 +6,7 @@ mod border;
 mod callbacks;
 mod common;
 mod crash;
+mod handles;
 mod hardening;
 mod hostile;
 mod initializer;
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
     Suite::new("processes")
         .tests(crash::ROWS)
         .tests(border::ROWS)
+        .tests(handles::ROWS)
+        .tests(handles::ONCE)
         .tests(stop::ROWS)
         .tests(shutdown::ROWS)
         .tests(workers::ROWS)

@@ -1,0 +1,736 @@
+//! The client's end of a connection: many calls in flight, from threads that block and from futures that must not.
+//!
+//! **Who reads.** There is no thread for replies until a future needs one. A thread that blocks for its reply takes the
+//! reader if it is free (it *leads*) and reads until its own reply has come, handing the others to whom they belong; then it
+//! puts the reader back and wakes one of those who wait (a *follower*), which leads next. So a thread alone pays one write
+//! and one read for a call, and no hop between threads. When futures are in flight and nobody leads, a background thread
+//! does, which is started with the first of them.
+//!
+//! No wake-up is lost: whoever finds the reader taken enters the followers under the lock under which the leader puts it back
+//! and looks for its successor.
+//!
+//! **Who writes.** A frame goes into a queue, and whoever gets the writer writes all that is there: while one thread is in
+//! the system call, others add to the next one. A future writes by itself only when nothing else is in flight and the frame is
+//! small, so that it does not block; otherwise a background thread does, and takes along what has come by then.
+//!
+//! **Locks**: state, queue and writer are never held together, but for the queue under the writer. Tickets are leaves.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::error::{Failure, ManagerError};
+use super::transport::{Address, ClientSecurity, Closer, FrameReader, FrameWriter, Limits, TransportError};
+use super::wire::{self, ClientHello, PROTOCOL, ROOT, Request, ServerHello, root};
+
+/// How long a connection may take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest message a server may be set to; what a client accepts.
+pub(super) const MAX_MESSAGE: usize = 1 << 30;
+
+/// A future writes by itself only so much, and only while the server has read what came before.
+const INLINE_BYTES: usize = 1024;
+const INLINE_UNANSWERED: u32 = 64;
+
+/// What a call ended with.
+pub(super) type Outcome = Result<Vec<u8>, Ended>;
+
+/// Why there is no result.
+#[derive(Clone, Debug)]
+pub(super) enum Ended {
+    /// The server says so.
+    Failed(Failure),
+    /// The connection ended, or could not be made.
+    Lost(ManagerError),
+    /// The connection was found broken while the request was written, so the server has not seen it whole. Here are its
+    /// arguments, to be sent again.
+    NotSent(Request),
+}
+
+/// A call that was sent, or waits for the connection to be made: where its outcome is put.
+#[derive(Debug, Default)]
+pub(super) struct Ticket {
+    state: Mutex<TicketState>,
+}
+
+#[derive(Debug, Default)]
+struct TicketState {
+    outcome: Option<Outcome>,
+    waker: Option<Waker>,
+    thread: Option<Thread>,
+    /// The connection, and the number of the call there.
+    sent: Option<(Arc<Connection>, u64)>,
+    abandoned: bool,
+    /// What takes a late result back: an object and its method.
+    undo: Option<(u64, u32)>,
+}
+
+impl Ticket {
+    pub(super) fn complete(&self, outcome: Outcome) {
+        let (waker, thread, sent) = {
+            let mut state = self.state.lock();
+            let sent = state.sent.take();
+            if state.abandoned {
+                let undo = state.undo.take();
+                drop(state);
+                if let (Some((connection, _)), Some((object, method)), Ok(result)) = (&sent, undo, outcome) {
+                    connection.inner.undo(object, method, &result);
+                }
+                return;
+            }
+            state.outcome = Some(outcome);
+            (state.waker.take(), state.thread.take(), sent)
+        };
+        if let Some(thread) = thread {
+            thread.unpark();
+        }
+        if let Some(waker) = waker {
+            // The executor's code; its panics are not to stop the other calls of this connection.
+            let _ = crate::panic::catch(|| waker.wake());
+        }
+        drop(sent);
+    }
+
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = self.state.lock();
+        match state.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                match &mut state.waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    waker => *waker = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.state.lock().outcome.is_some()
+    }
+
+    fn take(&self) -> Option<Outcome> {
+        self.state.lock().outcome.take()
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.state.lock().abandoned
+    }
+
+    /// Nobody waits for the outcome any more. If the call may wait at an object of the server, `waits_at`, that ends; `undo`, an
+    /// object and its method, takes back what a result gives, also one that has come already: then over the connection
+    /// `over`, because the ticket has left its own.
+    pub(super) fn abandon(&self, waits_at: Option<u64>, undo: Option<(u64, u32)>, over: Option<&Arc<Connection>>) {
+        let (outcome, sent) = {
+            let mut state = self.state.lock();
+            state.abandoned = true;
+            state.undo = undo;
+            state.waker = None;
+            (state.outcome.take(), state.sent.clone())
+        };
+        match (outcome, sent, waits_at) {
+            (Some(Ok(result)), ..) => {
+                if let (Some((object, method)), Some(connection)) = (undo, over) {
+                    connection.inner.undo(object, method, &result);
+                }
+            }
+            (None, Some((connection, id)), Some(object)) => connection.inner.abandon(id, object),
+            _ => {}
+        }
+    }
+
+    /// Blocks until the outcome is there, for a ticket that is not yet sent.
+    fn park(&self, deadline: Option<Instant>) -> bool {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.outcome.is_some() || state.sent.is_some() {
+                    return true;
+                }
+                state.thread = Some(std::thread::current());
+            }
+            if !park(deadline) {
+                return false;
+            }
+        }
+    }
+
+    /// Blocks until the outcome is there; `None` when the deadline has passed first.
+    pub(super) fn wait(self: &Arc<Self>, deadline: Option<Instant>) -> Option<Outcome> {
+        loop {
+            if !self.park(deadline) {
+                return self.take();
+            }
+            let sent = self.state.lock().sent.clone();
+            match sent {
+                Some((connection, _)) => connection.inner.wait(self, deadline),
+                None => return self.take(),
+            }
+            if let Some(outcome) = self.take() {
+                return Some(outcome);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return None;
+            }
+        }
+    }
+}
+
+/// Parks this thread; `false` when the deadline has passed already.
+fn park(deadline: Option<Instant>) -> bool {
+    match deadline {
+        None => std::thread::park(),
+        Some(deadline) => match deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            Some(left) => std::thread::park_timeout(left),
+            None => return false,
+        },
+    }
+    true
+}
+
+/// A connection of this process to a server. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) generation: u64,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    address: Address,
+    max_message: u64,
+    closer: Closer,
+    state: Mutex<State>,
+    /// The background reader waits here for something to do.
+    reading: Condvar,
+    writer: Mutex<FrameWriter>,
+    queue: Mutex<Queue>,
+    /// The background writer waits here.
+    writing: Condvar,
+    /// Frames sent since the last reply came.
+    unanswered: AtomicU32,
+}
+
+struct State {
+    /// In its place while nobody leads.
+    reader: Option<FrameReader>,
+    pending: HashMap<u64, Pending, BuildHasherDefault<IdHasher>>,
+    /// Tickets of threads that wait for somebody else to read for them.
+    followers: VecDeque<Arc<Ticket>>,
+    /// How many of the pending calls need the background reader.
+    background: usize,
+    has_reader_thread: bool,
+    next: u64,
+    dead: Option<ManagerError>,
+}
+
+struct Pending {
+    ticket: Arc<Ticket>,
+    background: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    frames: Vec<Vec<u8>>,
+    has_thread: bool,
+    /// The background writer has something to do.
+    wanted: bool,
+    closed: bool,
+}
+
+/// How a call is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A thread that then blocks.
+    Thread,
+    /// A future, or somebody who must not block.
+    Future,
+}
+
+impl Connection {
+    /// Connects and greets.
+    pub(super) fn open(address: &Address, security: &ClientSecurity) -> Result<Self, ManagerError> {
+        let failed = |error| match error {
+            super::transport::ConnectError::Unreachable { source, .. } => {
+                let why = format!("nobody can be reached there: {source}").into();
+                ManagerError::ServerGone { address: address.clone(), why }
+            }
+            // It ended while it was greeted.
+            super::transport::ConnectError::Disconnected => {
+                let why = "it closed the connection during the handshake".into();
+                ManagerError::ServerGone { address: address.clone(), why }
+            }
+            error => ManagerError::Connect { address: address.clone(), error: Arc::new(error) },
+        };
+        let gone = |why: String| ManagerError::ServerGone { address: address.clone(), why: why.into() };
+        let limits = Limits { max_message: MAX_MESSAGE, ..Limits::default() };
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let (mut reader, mut writer, closer) =
+            super::transport::connect(address, security, &limits, CONNECT_TIMEOUT).map_err(failed)?;
+        let hello = ClientHello { protocol: PROTOCOL, pid: std::process::id() };
+        let mut bytes = Vec::new();
+        wire::encode_into(&hello, &mut bytes).map_err(&gone)?;
+        writer.send(&bytes).map_err(|error| gone(error.to_string()))?;
+        let hello: ServerHello = match reader.recv(Some(deadline)) {
+            Ok(Some(frame)) => wire::decode(frame).map_err(gone)?,
+            Ok(None) => return Err(gone("it closed the connection instead of greeting".to_owned())),
+            Err(error) => return Err(gone(error.to_string())),
+        };
+        if let Some(refused) = hello.refused {
+            return Err(refused.explain("manager"));
+        }
+        if hello.protocol != PROTOCOL {
+            return Err(gone(format!("it speaks version {} of the protocol, not {PROTOCOL}", hello.protocol)));
+        }
+        let inner = Arc::new(Inner {
+            address: address.clone(),
+            max_message: hello.max_message.min(MAX_MESSAGE as u64),
+            closer,
+            state: Mutex::new(State {
+                reader: Some(reader),
+                pending: HashMap::default(),
+                followers: VecDeque::new(),
+                background: 0,
+                has_reader_thread: false,
+                next: 1,
+                dead: None,
+            }),
+            reading: Condvar::new(),
+            writer: Mutex::new(writer),
+            queue: Mutex::default(),
+            writing: Condvar::new(),
+            unanswered: AtomicU32::new(0),
+        });
+        Ok(Connection { generation: hello.generation, inner })
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.inner.state.lock().dead.is_some()
+    }
+
+    /// Sends a request; the outcome comes to the ticket, whatever happens. `Err` hands the request back, because it certainly
+    /// was not sent.
+    pub(super) fn send(
+        self: &Arc<Self>,
+        object: u64,
+        method: u32,
+        request: Request,
+        ticket: &Arc<Ticket>,
+        by: By,
+    ) -> Result<(), NotSent> {
+        let inner = &self.inner;
+        let (id, alone) = {
+            let mut state = inner.state.lock();
+            if state.dead.is_some() {
+                return Err(NotSent(request));
+            }
+            let id = state.next;
+            state.next += 1;
+            let alone = state.background == 0;
+            let background = by == By::Future;
+            state.pending.insert(id, Pending { ticket: ticket.clone(), background });
+            // Before the reply can come, so that a completed ticket never has a connection.
+            ticket.state.lock().sent = Some((self.clone(), id));
+            if background {
+                state.background += 1;
+                if let Err(error) = inner.call_reader_thread(&mut state) {
+                    state.background -= 1;
+                    state.pending.remove(&id);
+                    drop(state);
+                    ticket.complete(Err(Ended::Lost(error.into())));
+                    return Ok(());
+                }
+            }
+            (id, alone)
+        };
+        let frame = request.into_frame(id, object, method);
+        if frame.len() as u64 > inner.max_message {
+            let size = (frame.len() - wire::REQUEST_HEAD) as u64;
+            inner.settle(id, Err(Ended::Lost(ManagerError::TooLarge { size, limit: inner.max_message })));
+            return Ok(());
+        }
+        match by {
+            By::Thread => inner.post_and_drain(frame),
+            By::Future => inner.post_aside(frame, alone),
+        }
+        Ok(())
+    }
+
+    /// Sends a request that nobody waits for, without blocking. On a connection that is gone it is dropped: what it would give
+    /// back has been given back by the server.
+    pub(super) fn post(&self, object: u64, method: u32, request: Request) {
+        self.inner.post_aside(request.into_frame(0, object, method), true);
+    }
+
+    /// Makes a call on this thread and blocks for it.
+    pub(super) fn call(self: &Arc<Self>, object: u64, method: u32, request: Request) -> Outcome {
+        let ticket = Arc::new(Ticket::default());
+        if self.send(object, method, request, &ticket, By::Thread).is_err() {
+            return Err(Ended::Lost(self.inner.death()));
+        }
+        ticket.wait(None).unwrap_or_else(|| Err(Ended::Lost(self.inner.death())))
+    }
+
+    /// Ends the connection; what is pending fails with this.
+    pub(super) fn close(&self, why: &str) {
+        let error = ManagerError::ServerGone { address: self.inner.address.clone(), why: why.into() };
+        self.inner.die(error);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close("the connection was closed");
+    }
+}
+
+/// The request was not sent, because the connection was known to be gone.
+#[derive(Debug)]
+pub(super) struct NotSent(pub(super) Request);
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    // ---- Reading -------------------------------------------------------------------------------------------------------
+
+    /// Blocks until the ticket is done, leading if nobody else does. May return earlier when the deadline has passed.
+    fn wait(self: &Arc<Self>, ticket: &Arc<Ticket>, deadline: Option<Instant>) {
+        loop {
+            let mut state = self.state.lock();
+            if ticket.is_done() {
+                return;
+            }
+            if state.dead.is_some() {
+                // Whoever noticed completes all tickets, and is about to.
+                drop(state);
+                if !park_for(ticket, deadline) {
+                    return;
+                }
+                continue;
+            }
+            if let Some(reader) = state.reader.take() {
+                drop(state);
+                self.lead(reader, deadline, |_| ticket.is_done());
+                return;
+            }
+            // Somebody leads, and looks for a successor under the same lock.
+            ticket.state.lock().thread = Some(std::thread::current());
+            if !state.followers.iter().any(|other| Arc::ptr_eq(other, ticket)) {
+                state.followers.push_back(ticket.clone());
+            }
+            drop(state);
+            if ticket.is_done() {
+                return;
+            }
+            if !park(deadline) {
+                return;
+            }
+        }
+    }
+
+    /// Reads and hands out replies until `enough`, which is told how many calls need the background reader; then gives the
+    /// reader to the next one.
+    fn lead(self: &Arc<Self>, mut reader: FrameReader, deadline: Option<Instant>, enough: impl Fn(usize) -> bool) {
+        loop {
+            let background = match reader.recv(deadline) {
+                Ok(Some(frame)) => match wire::read_reply(frame) {
+                    Some((id, result)) => {
+                        self.unanswered.store(0, Ordering::Relaxed);
+                        self.settle(id, result.map(<[u8]>::to_vec).map_err(Ended::Failed))
+                    }
+                    None => return self.die(self.gone("it sent something that is no reply")),
+                },
+                Ok(None) => return self.die(self.gone("it closed the connection")),
+                Err(TransportError::TimedOut) => return self.hand_on(self.state.lock(), reader),
+                Err(error) => return self.die(self.gone(&explain(&error))),
+            };
+            if enough(background) {
+                return self.hand_on(self.state.lock(), reader);
+            }
+        }
+    }
+
+    /// Puts the reader back and wakes who is to lead next.
+    fn hand_on(&self, mut state: MutexGuard<'_, State>, reader: FrameReader) {
+        if state.dead.is_some() {
+            return;
+        }
+        state.reader = Some(reader);
+        while let Some(next) = state.followers.pop_front() {
+            let mut ticket = next.state.lock();
+            if ticket.outcome.is_none()
+                && !ticket.abandoned
+                && let Some(thread) = ticket.thread.take()
+            {
+                drop(ticket);
+                drop(state);
+                thread.unpark();
+                return;
+            }
+        }
+        if state.background > 0 {
+            self.reading.notify_one();
+        }
+    }
+
+    /// Gives an outcome to whom it belongs, and says how many calls still need the background reader.
+    fn settle(&self, id: u64, outcome: Outcome) -> usize {
+        let (pending, background) = {
+            let mut state = self.state.lock();
+            let pending = state.pending.remove(&id);
+            if pending.as_ref().is_some_and(|pending| pending.background) {
+                state.background -= 1;
+            }
+            (pending, state.background)
+        };
+        if let Some(pending) = pending {
+            pending.ticket.complete(outcome);
+        }
+        background
+    }
+
+    fn undo(self: &Arc<Self>, object: u64, method: u32, result: &[u8]) {
+        self.post_aside(Request::new().rest(result).into_frame(0, object, method), true);
+    }
+
+    /// Nobody waits for this call any more, which may wait at an object.
+    fn abandon(self: &Arc<Self>, id: u64, object: u64) {
+        {
+            let mut state = self.state.lock();
+            let Some(pending) = state.pending.get_mut(&id) else { return };
+            // The reply must be read by somebody: it may have to be taken back.
+            if !std::mem::replace(&mut pending.background, true) {
+                state.background += 1;
+                let _ = self.call_reader_thread(&mut state);
+            }
+        }
+        self.post_aside(Request::new().number(object).number(id).into_frame(0, ROOT, root::CANCEL), true);
+    }
+
+    /// Sees to it that the background reader leads, if nobody does.
+    fn call_reader_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        if !state.has_reader_thread {
+            let inner = self.clone();
+            let thread = std::thread::Builder::new().name("manager-replies".to_owned());
+            thread.spawn(move || inner.read_in_background())?;
+            state.has_reader_thread = true;
+        } else if state.reader.is_some() {
+            self.reading.notify_one();
+        }
+        Ok(())
+    }
+
+    fn read_in_background(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        while state.dead.is_none() {
+            if state.background == 0 || state.reader.is_none() {
+                self.reading.wait(&mut state);
+                continue;
+            }
+            if let Some(reader) = state.reader.take() {
+                MutexGuard::unlocked(&mut state, || self.lead(reader, None, |background| background == 0));
+            }
+        }
+    }
+
+    // ---- Writing -------------------------------------------------------------------------------------------------------
+
+    /// Queues a frame and writes whatever is queued, unless somebody else is doing so.
+    fn post_and_drain(&self, frame: Vec<u8>) {
+        self.queue.lock().frames.push(frame);
+        self.drain();
+    }
+
+    fn drain(&self) {
+        loop {
+            let Some(mut writer) = self.writer.try_lock() else {
+                // Its holder looks into the queue again after it has let go of the writer.
+                return;
+            };
+            loop {
+                let frames = std::mem::take(&mut self.queue.lock().frames);
+                if frames.is_empty() {
+                    break;
+                }
+                let sent = match &frames[..] {
+                    [frame] => writer.send(frame),
+                    frames => writer.send_many(frames),
+                };
+                self.unanswered.fetch_add(frames.len() as u32, Ordering::Relaxed);
+                if let Err(error) = sent {
+                    drop(writer);
+                    self.not_written(frames, &error);
+                    return;
+                }
+            }
+            drop(writer);
+            if self.queue.lock().frames.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Writes a small frame if that can't block, or has it written by the background thread.
+    fn post_aside(self: &Arc<Self>, frame: Vec<u8>, inline: bool) {
+        if inline && frame.len() <= INLINE_BYTES && self.unanswered.load(Ordering::Relaxed) < INLINE_UNANSWERED {
+            let Some(mut writer) = self.writer.try_lock() else { return self.post_to_thread(frame) };
+            if self.queue.lock().frames.is_empty() {
+                let sent = writer.send(&frame);
+                drop(writer);
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = sent {
+                    self.not_written(vec![frame], &error);
+                    return;
+                }
+                // Somebody may have found the writer taken.
+                self.wake_writer();
+                return;
+            }
+            drop(writer);
+        }
+        self.post_to_thread(frame);
+    }
+
+    fn post_to_thread(self: &Arc<Self>, frame: Vec<u8>) {
+        self.queue.lock().frames.push(frame);
+        self.wake_writer();
+    }
+
+    /// Has the background thread write what is queued, if there is anything.
+    fn wake_writer(self: &Arc<Self>) {
+        {
+            let mut queue = self.queue.lock();
+            if queue.frames.is_empty() || queue.closed || std::mem::replace(&mut queue.wanted, true) {
+                return;
+            }
+            if queue.has_thread {
+                self.writing.notify_one();
+                return;
+            }
+            queue.has_thread = true;
+        }
+        let inner = self.clone();
+        let thread = std::thread::Builder::new().name("manager-requests".to_owned());
+        if let Err(error) = thread.spawn(move || inner.write_in_background()) {
+            // Better no connection than a request that is never sent.
+            self.die(self.gone(&format!("no thread could be started to write to it: {error}")));
+        }
+    }
+
+    fn write_in_background(&self) {
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                while !queue.wanted && !queue.closed {
+                    self.writing.wait(&mut queue);
+                }
+                if queue.closed {
+                    return;
+                }
+                queue.wanted = false;
+            }
+            self.drain();
+        }
+    }
+
+    /// A write failed. If it was a single frame, the server has certainly not got it.
+    fn not_written(&self, mut frames: Vec<Vec<u8>>, error: &TransportError) {
+        if frames.len() == 1
+            && let Some((id, request)) = frames.pop().and_then(Request::out_of_frame)
+        {
+            // First of all others may see that the connection is gone, or they would send on it again.
+            self.mark_dead(&self.gone(&explain(error)));
+            self.settle(id, Err(Ended::NotSent(request)));
+        }
+        self.die(self.gone(&explain(error)));
+    }
+
+    // ---- The end -------------------------------------------------------------------------------------------------------
+
+    fn gone(&self, why: &str) -> ManagerError {
+        ManagerError::ServerGone { address: self.address.clone(), why: why.into() }
+    }
+
+    fn death(&self) -> ManagerError {
+        self.state.lock().dead.clone().unwrap_or_else(|| self.gone("the connection was closed"))
+    }
+
+    /// Ends the connection, and all its calls with this error. Only the first reason counts.
+    fn die(&self, error: ManagerError) {
+        let (pending, reader) = {
+            let mut state = self.state.lock();
+            state.dead.get_or_insert_with(|| error.clone());
+            state.background = 0;
+            state.followers.clear();
+            (std::mem::take(&mut state.pending), state.reader.take())
+        };
+        self.closer.close();
+        let frames = {
+            let mut queue = self.queue.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.frames)
+        };
+        self.reading.notify_all();
+        self.writing.notify_all();
+        for pending in pending.into_values() {
+            pending.ticket.complete(Err(Ended::Lost(error.clone())));
+        }
+        drop((reader, frames));
+    }
+
+    fn mark_dead(&self, error: &ManagerError) {
+        self.state.lock().dead.get_or_insert_with(|| error.clone());
+    }
+}
+
+/// Parks until something happens to the ticket; `false` when the deadline has passed.
+fn park_for(ticket: &Ticket, deadline: Option<Instant>) -> bool {
+    {
+        let mut state = ticket.state.lock();
+        if state.outcome.is_some() {
+            return true;
+        }
+        state.thread = Some(std::thread::current());
+    }
+    park(deadline)
+}
+
+/// The error with its cause.
+fn explain(error: &TransportError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Numbers of calls are their own hashes.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // hashbrown takes its control bytes from the top.
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}

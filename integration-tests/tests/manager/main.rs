@@ -1,0 +1,16 @@
+//! Managers: their types, their proxies in several processes, and what happens when somebody ends.
+
+mod builtins;
+mod common;
+mod ends;
+mod managed;
+mod processes;
+
+use std::process::ExitCode;
+
+use integration_tests::Suite;
+
+fn main() -> ExitCode {
+    polypool::init();
+    Suite::new("manager").tests(builtins::ROWS).tests(managed::ROWS).tests(processes::ROWS).tests(ends::ROWS).run()
+}
