@@ -1,16 +1,36 @@
-//! Memory, descriptors and processes shared between the processes of [polypool].
+//! State that processes share, and what a pool of processes needs besides.
 //!
-//! The process pool itself forbids `unsafe`; what needs it lives here, in small pieces behind safe functions, each with the
-//! argument why it is sound:
+//! | | |
+//! | --- | --- |
+//! | values | [`Value`], [`Array`], [`AtomicValue`], [`AtomicArray`] |
+//! | memory | [`SharedMemory`], [`SharedList`], [`SharedMemoryScope`] |
+//! | locks | [`Mutex`], [`ReentrantMutex`], [`RwLock`], [`Semaphore`], [`BoundedSemaphore`], [`Once`], [`OnceValue`] |
+//! | signals | [`Event`], [`Condvar`], [`Barrier`] |
+//! | channels | [`pipe`], [`channel`], [`Queue`], [`JoinableQueue`], [`ByteQueue`]; below them [`stream_pair`] |
 //!
-//! - [`Claims`] is the one piece of **shared memory**: a table that says for every call sent to a worker whether the worker
-//!   has started it, so that a call is either run or taken back, never both.
-//! - [`send_with_fds`] and [`recv_with_fds`] pass **descriptors** over a socket, the table's among them.
+//! Each of these is a **handle** of an object in shared memory. Handles travel in messages ([`pack`], [`unpack`]), and all handles of an object mean the same
+//! one; it is freed with the last. When a process dies, what it held is given to the others, who are told.
+//!
+//! Every wait has four forms: `lock` blocks, `try_lock` doesn't wait, `lock_timeout` waits for so long, and `lock_async` is a future for any
+//! runtime, which never blocks the thread that polls it.
+//!
+//! The rest is for the process pool of [polypool], which itself forbids `unsafe`; what needs it lives here, in small pieces behind safe
+//! functions, each with the argument why it is sound:
+//!
+//! - [`Claims`] is a table that says for every call sent to a worker whether the worker has started it, so that a call is either run or
+//!   taken back, never both.
+//! - [`send_with_fds`] and [`recv_with_fds`] pass **descriptors** over a socket, [`Luggage`] those that belong to messages.
 //! - [`fork_single_threaded`] makes a **process** without `exec`, and refuses where that would be unsound.
 //! - [`close_inherited`], [`remove_env`], [`take_stdin`], [`ignore_sigpipe`] and [`set_process_name`] are what a worker
 //!   does **to itself** before its first task; [`die_now`] is what it does when its parent has gone.
 //! - [`before_main!`] lets a **test binary** become a worker before its test harness starts.
 //! - [`PidFd`] and [`try_wait_pid`] kill a worker without hitting a stranger, and tell how it ended.
+//!
+//! # A thread of ours
+//!
+//! With its first shared object, a process gets a thread named `polypool-ipc`. The kernel tells the others by it that the process has died, and it sleeps for
+//! the futures of the process. It uses no processor time while nothing happens, and handles no signals. A process that has it can't
+//! [`fork_single_threaded`].
 //!
 //! # Trust
 //!
@@ -19,7 +39,8 @@
 //!
 //! # Platforms
 //!
-//! Everything is there on Linux. On other Unix systems a function that has no equivalent returns
+//! Everything is there on Linux; shared state is only there (and on Android), at its best from Linux 5.16 on: older kernels make waiters look for dead
+//! holders every 10 ms. On other Unix systems a function that has no equivalent returns
 //! [`ErrorKind::Unsupported`](std::io::ErrorKind::Unsupported) and says so in its documentation; macOS lacks only [`PidFd`]. Elsewhere
 //! (Windows) the crate compiles and is empty.
 //!
@@ -55,8 +76,8 @@ mod wait;
 pub use carry::{LuggageError, Sending};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub use channel::{
-    ByteQueue, CodecError, Corrupt, GetError, ItemStream, Items, JoinableQueue, PutError, PutFailure, Queue, QueueOptions,
-    Task, TooManyDone,
+    ByteQueue, CodecError, Corrupt, GetError, ItemStream, Items, JoinableQueue, PutError, PutFailure, Queue,
+    QueueOptions, Task, TooManyDone,
 };
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub use channel::{
@@ -101,3 +122,8 @@ pub use values::{
     atomic::{Atomic, AtomicArray, AtomicBits, AtomicNumber, AtomicPrimitive, AtomicValue},
     value::{Value, ValueGuard},
 };
+
+/// The example of the README is compiled with the doc tests.
+#[cfg(all(doctest, any(target_os = "linux", target_os = "android")))]
+#[doc = include_str!("../README.md")]
+struct Readme;

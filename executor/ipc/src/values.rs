@@ -22,7 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::object::Object;
 
-/// What can be kept in a [`Value`] or [`Array`]: plain data for which every pattern of bits is a value.
+/// What can be kept in a [`Value`](crate::Value) or [`Array`](crate::Array): plain data for which every pattern of bits is a value.
 ///
 /// Nothing needs to be done for a type to be it, but to derive zerocopy's traits:
 ///

@@ -20,19 +20,26 @@ struct Bell {
     word: AtomicU32,
     /// For each sleeper whether it sleeps. All that the kernel does is under this lock.
     asleep: Mutex<[bool; 3]>,
+    /// Whether the kernel's clock has gone off: no sleep lasts any longer. Changed under the lock of the kernel.
+    clock: AtomicU32,
     changed: [Condvar; 3],
 }
 
 impl Bell {
     fn new() -> Self {
-        Bell { word: AtomicU32::new(0), asleep: Mutex::new([false; 3]), changed: [Condvar::new(), Condvar::new(), Condvar::new()] }
+        Bell {
+            word: AtomicU32::new(0),
+            asleep: Mutex::new([false; 3]),
+            clock: AtomicU32::new(0),
+            changed: [Condvar::new(), Condvar::new(), Condvar::new()],
+        }
     }
 
     /// FUTEX_WAIT.
     fn sleep(&self, me: usize, expected: u32) {
         let mut asleep = self.asleep.lock().unwrap();
         // The read-modify-write is how loom is told that the kernel reads the newest value.
-        if self.word.fetch_or(0, Ordering::SeqCst) != expected {
+        if self.word.fetch_or(0, Ordering::SeqCst) != expected || self.clock.load(Ordering::Relaxed) != 0 {
             return;
         }
         asleep[me] = true;
@@ -53,6 +60,16 @@ impl Bell {
             }
         }
         woken
+    }
+
+    /// All sleeps end, now and from now on.
+    fn strike(&self) {
+        let mut asleep = self.asleep.lock().unwrap();
+        self.clock.store(1, Ordering::Relaxed);
+        for (asleep, changed) in asleep.iter_mut().zip(&self.changed) {
+            *asleep = false;
+            changed.notify_one();
+        }
     }
 
     fn tell(&self, count: u32) {
@@ -156,7 +173,7 @@ fn a_getter_that_sleeps_is_woken() {
 
 #[test]
 fn two_getters_get_two_records() {
-    model(3, || {
+    model(2, || {
         let ring = Ring::new(2);
         let getters = [0, 1].map(|me| {
             let ring = ring.clone();
@@ -192,7 +209,7 @@ fn a_full_ring_passes_records_on_one_by_one() {
 #[test]
 fn two_putters_share_the_room_that_two_gets_make() {
     for flags in [ASLEEP, ASLEEP | ALL] {
-        model(2, move || {
+        model(1, move || {
             let ring = Ring::new(1);
             ring.put(2, flags);
             let putters = [0, 1].map(|me| {
@@ -218,32 +235,31 @@ fn a_putter_killed_at_any_step_harms_nobody() {
                 let ring = ring.clone();
                 move || ring.get(0)
             });
-            let victim = thread::spawn({
-                let ring = ring.clone();
-                move || {
-                    // The lock is left with it; it dies with the thread, as a robust one passes on.
-                    if step >= 1 {
-                        ring.place.store(1, Ordering::Relaxed);
+            let victim =
+                thread::spawn({
+                    let ring = ring.clone();
+                    move || {
+                        // The lock is left with it; it dies with the thread, as a robust one passes on.
+                        if step >= 1 {
+                            ring.place.store(1, Ordering::Relaxed);
+                        }
+                        if step >= 2 {
+                            protocol::publish(&ring.tail, 1);
+                        }
+                        if step >= 3 && protocol::must_wake(&ring.not_empty.word) {
+                            // 3: killed between the change of the word and the wake-up; 4: after it.
+                            protocol::wake(&ring.not_empty.word, 1, |count| {
+                                if step >= 4 { ring.not_empty.wake(count) } else { 1 }
+                            });
+                        }
                     }
-                    if step >= 2 {
-                        protocol::publish(&ring.tail, 1);
-                    }
-                    if step >= 3 && protocol::must_wake(&ring.not_empty.word) {
-                        // 3: killed between the change of the word and the wake-up; 4: after it.
-                        protocol::wake(&ring.not_empty.word, 1, |count| if step >= 4 { ring.not_empty.wake(count) } else { 1 });
-                    }
-                }
-            });
+                });
             victim.join().unwrap();
             if step < 2 {
                 ring.put(1, ASLEEP);
             } else if step < 4 {
                 // What ends the getter's sleep is that it is a short one.
-                ring.not_empty.wake(u32::MAX);
-                if ring.not_empty.word.load(Ordering::Relaxed) & ASLEEP != 0 {
-                    // It may not have begun yet, if the victim was killed before the change of the word.
-                    ring.not_empty.tell(1);
-                }
+                ring.not_empty.strike();
             }
             getter.join().unwrap();
             assert_eq!(ring.head.load(Ordering::Relaxed), 1);
@@ -254,7 +270,7 @@ fn a_putter_killed_at_any_step_harms_nobody() {
 /// A getter is woken and killed before its get: the other one gets the record, at the latest when its sleep ends by itself.
 #[test]
 fn a_getter_killed_after_its_wake_up_leaves_the_record_to_another() {
-    model(3, || {
+    model(2, || {
         let ring = Ring::new(1);
         let victim = thread::spawn({
             let ring = ring.clone();
@@ -270,8 +286,8 @@ fn a_getter_killed_after_its_wake_up_leaves_the_record_to_another() {
             move || ring.get(1)
         });
         ring.put(2, ASLEEP);
+        ring.not_empty.strike();
         victim.join().unwrap();
-        ring.not_empty.wake(u32::MAX); // the clock
         other.join().unwrap();
     });
 }

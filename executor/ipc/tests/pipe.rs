@@ -551,9 +551,9 @@ fn both_ways(parent: &Peer) {
 
 /// Sends `rounds` frames of random length and content, and checks that the other side sends what it should.
 fn exchange(end: &StreamEnd, rounds: u32, mine: u64, its: u64) {
-    let length = |random: &mut Random| match random.next() % 100 {
+    let length = |random: &mut Random| match random.next() % 1_000 {
         0 => (random.next() % 200_000) as usize,
-        1..10 => (random.next() % 5_000) as usize,
+        1..20 => (random.next() % 5_000) as usize,
         _ => (random.next() % 64) as usize,
     };
     thread::scope(|scope| {

@@ -250,7 +250,9 @@ fn an_item_larger_than_the_limit_is_an_error_with_both_sizes() {
     let queue = QueueOptions::new().memory(64 << 10).bytes().unwrap();
     let limit = (64 << 10) - 8;
     let error = queue.put(&vec![0; limit + 1]).unwrap_err();
-    assert!(matches!(error, PutFailure::TooLarge { size, limit: most } if (size, most) == (limit as u64 + 1, limit as u64)));
+    assert!(
+        matches!(error, PutFailure::TooLarge { size, limit: most } if (size, most) == (limit as u64 + 1, limit as u64))
+    );
     queue.put(&vec![1; limit]).unwrap();
     assert!(queue.is_full());
     assert!(matches!(queue.try_put(b""), Err(PutFailure::Full)));
@@ -266,7 +268,9 @@ fn an_item_larger_than_the_limit_is_an_error_with_both_sizes() {
 
 #[test]
 fn options_out_of_range_are_refused() {
-    for options in [QueueOptions::new().items(0), QueueOptions::new().items(1 << 31), QueueOptions::new().memory(1 << 40)] {
+    for options in
+        [QueueOptions::new().items(0), QueueOptions::new().items(1 << 31), QueueOptions::new().memory(1 << 40)]
+    {
         let error = options.queue::<u8>().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
     }
@@ -464,7 +468,9 @@ fn a_worker_that_dies_with_a_task_keeps_no_join_waiting() {
         queue.put(1).unwrap();
         queue.put(2).unwrap();
         // In the third form, the join begins before there is a worker at all.
-        let join = |queue: JoinableQueue<u32>| thread::spawn(move || if form == "blocking" { queue.join() } else { block_on(queue.join_async()) });
+        let join = |queue: JoinableQueue<u32>| {
+            thread::spawn(move || if form == "blocking" { queue.join() } else { block_on(queue.join_async()) })
+        };
         let early = (form == "before").then(|| join(queue.clone()));
         let mut worker = child("idle worker", &queue);
         worker.expect("took two");
@@ -504,7 +510,11 @@ fn travels_to_another_process_and_back() {
         back: ByteQueue,
         work: JoinableQueue<u32>,
     }
-    let handles = Handles { there: Queue::bounded(3).unwrap(), back: ByteQueue::unbounded().unwrap(), work: JoinableQueue::unbounded().unwrap() };
+    let handles = Handles {
+        there: Queue::bounded(3).unwrap(),
+        back: ByteQueue::unbounded().unwrap(),
+        work: JoinableQueue::unbounded().unwrap(),
+    };
     let echo = child("echo", &handles);
     let words: Vec<String> = (0..100).map(|n| format!("word {n}")).collect();
     for word in &words {
@@ -658,7 +668,9 @@ fn killed_putters_and_getters_take_at_most_their_own_item_along() {
     const EACH: u32 = 2_000;
     let longest = 600;
     for round in 0..6_u32 {
-        let queue = if round % 2 == 0 { Queue::<Item>::bounded(8) } else { QueueOptions::new().memory(128 << 10).queue() }.unwrap();
+        let queue =
+            if round % 2 == 0 { Queue::<Item>::bounded(8) } else { QueueOptions::new().memory(128 << 10).queue() }
+                .unwrap();
         let mut putters: Vec<Child> = (0..4).map(|me| child("putter", &(&queue, me, EACH, longest))).collect();
         let mut getters: Vec<Child> = (0..4).map(|me| child("getter", &(&queue, me, 1, longest))).collect();
         // Two of each die after some progress, which is what makes the moment arbitrary.
@@ -712,17 +724,26 @@ fn killed_putters_and_getters_take_at_most_their_own_item_along() {
         }
         assert!(queue.is_empty());
         // Batches of up to four, and one more that was being told.
-        let missing: usize =
-            told.iter().enumerate().map(|(me, last)| (0..*last).filter(|n| !seen.contains_key(&(me as u32, *n))).count()).sum();
+        let missing: usize = told
+            .iter()
+            .enumerate()
+            .map(|(me, last)| (0..*last).filter(|n| !seen.contains_key(&(me as u32, *n))).count())
+            .sum();
         assert!(missing <= killed * 4, "{missing} items are missing, and {killed} getters were killed");
     }
 }
 
 #[test]
 fn nothing_is_left_open_when_the_handles_are_gone() {
-    let count = || std::fs::read_dir("/proc/self/fd").unwrap().filter(|fd| {
-        std::fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to.to_string_lossy().contains("memfd:polypool"))
-    }).count();
+    let count = || {
+        std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter(|fd| {
+                std::fs::read_link(fd.as_ref().unwrap().path())
+                    .is_ok_and(|to| to.to_string_lossy().contains("memfd:polypool"))
+            })
+            .count()
+    };
     // In a process of its own, as other tests of this one open queues at the same time.
     if std::env::var_os("POLYPOOL_IPC_TEST_LEAK").is_none() {
         let output = std::process::Command::new(std::env::current_exe().unwrap())

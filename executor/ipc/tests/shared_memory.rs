@@ -110,7 +110,10 @@ fn what_is_outside_of_the_memory_is_refused() {
 #[test]
 fn the_memory_is_seen_in_place() {
     let memory = SharedMemory::new(21).unwrap();
-    assert_eq!((memory.as_atomic_bytes().len(), memory.as_atomic_u32s().len(), memory.as_atomic_u64s().len()), (21, 5, 2));
+    assert_eq!(
+        (memory.as_atomic_bytes().len(), memory.as_atomic_u32s().len(), memory.as_atomic_u64s().len()),
+        (21, 5, 2)
+    );
     memory.as_atomic_u64s()[1].store(u64::from_ne_bytes(*b"abcdefgh"), Relaxed);
     memory.as_atomic_bytes()[20].fetch_add(7, Relaxed);
     assert_eq!(memory.to_vec().unwrap()[8..], *b"abcdefgh\0\0\0\0\x07");
@@ -535,10 +538,9 @@ fn list_holder(parent: &Peer) {
 #[test]
 fn a_killed_writer_leaves_the_old_item_and_no_lock() {
     let name = TestName::new();
-    for list in [
-        SharedList::new(["old".into()]).unwrap(),
-        SharedList::builder().name(&name.0).create(["old".into()]).unwrap(),
-    ] {
+    for list in
+        [SharedList::new(["old".into()]).unwrap(), SharedList::builder().name(&name.0).create(["old".into()]).unwrap()]
+    {
         let mut holder = child("list_holder", &list);
         holder.expect("inside");
         assert_eq!(list.get(0), Ok("old".into()), "a reader waits for nobody");
@@ -574,7 +576,7 @@ fn damage_by_another_process_is_an_error() {
     let handle = pack(|| serde_json::to_vec(&list).unwrap());
     // Head of 64 bytes, two rooms, then slot 0 at 128: lock, version, type and length, bytes.
     for (at, bytes) in [
-        (128 + 16, &[9_u8][..]),                    // no such type
+        (128 + 16, &[9_u8][..]),                     // no such type
         (128 + 16, &[4, 0, 0, 0, 0xff, 0xff, 0, 0]), // longer than its room
         (128 + 16, &[4, 0, 0, 0, 4, 0, 0, 0, 0xff]), // no UTF-8
     ] {
@@ -590,7 +592,9 @@ fn damage_by_another_process_is_an_error() {
     list.set(0, "again").unwrap();
     assert_eq!(list.get(0), Ok("again".into()));
     // Sizes that lead outside: those who have the list keep to what they know, others don't get it.
-    for (at, number) in [(64, 1_u64 << 31), (64, u64::MAX), (64, 7), (64, 0), (8, 3), (8, u64::MAX), (8, 1 << 40), (0, 0)] {
+    for (at, number) in
+        [(64, 1_u64 << 31), (64, u64::MAX), (64, 7), (64, 0), (8, 3), (8, u64::MAX), (8, 1 << 40), (0, 0)]
+    {
         let mut before = [0; 8];
         file.read_exact_at(&mut before, at).unwrap();
         file.write_all_at(&number.to_le_bytes(), at).unwrap();
@@ -604,7 +608,8 @@ fn damage_by_another_process_is_an_error() {
 // ---- SharedMemoryScope
 
 fn memfds() -> usize {
-    let links = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let links =
+        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
     links.filter(|link| link.to_string_lossy().contains("memfd:polypool")).count()
 }
 

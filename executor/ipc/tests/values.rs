@@ -33,6 +33,7 @@ fn roles() {
         ("smearer", smearer),
         ("spoiler", spoiler),
         ("looker", looker),
+        ("big_looker", big_looker),
         ("holder", holder),
         ("swapper", swapper),
         ("counts_fds", counts_fds),
@@ -294,19 +295,23 @@ fn a_killed_process_has_made_a_change_or_not() {
     assert_eq!((elements.get(0), elements.get(2)), (Ok(zero), Ok(zero)));
 }
 
+/// Large enough for most kills to come while it is being copied.
+const WIDE: usize = 512;
+type Wide = [u64; WIDE];
+
 fn smearer(parent: &Peer) {
-    let (value, array): (Value<[u64; 64]>, Array<[u64; 64]>) = parent.recv();
+    let (value, array): (Value<Wide>, Array<Wide>) = parent.recv();
     for n in 0_u64.. {
-        value.set([n; 64]);
-        array.set(0, [n; 64]).unwrap();
+        value.set([n; WIDE]);
+        array.set(0, [n; WIDE]).unwrap();
     }
 }
 
 #[test]
 fn no_torn_value_is_seen_while_writers_are_killed() {
-    let value = Value::new([0_u64; 64]).unwrap();
-    let array = Array::from_slice(&[[0_u64; 64]]).unwrap();
-    let check = |words: [u64; 64]| assert!(words.iter().all(|word| *word == words[0]), "torn: {words:?}");
+    let value = Value::new([0_u64; WIDE]).unwrap();
+    let array = Array::from_slice(&[[0_u64; WIDE]]).unwrap();
+    let check = |words: Wide| assert!(words.iter().all(|word| *word == words[0]), "torn");
     for round in 0..30 {
         let mut children = [0, 1].map(|_| child("smearer", &(&value, &array)));
         let (first, last) = (value.get(), 500 + round * 100);
@@ -485,6 +490,31 @@ fn a_death_that_only_looked_spoils_nothing() {
     looker.expect("looking");
     looker.kill();
     assert_eq!(*array.lock().unwrap(), [1, 2]);
+}
+
+fn big_looker(parent: &Peer) {
+    let array: Array<[u64; 3]> = parent.recv();
+    let guard = array.lock().unwrap();
+    parent.send("looking");
+    parent.recv::<String>();
+    drop(guard);
+}
+
+#[test]
+fn an_element_that_a_dead_process_has_begun_to_write_is_finished() {
+    let array = Array::from_slice(&[[1_u64; 3]; 3]).unwrap();
+    let mut looker = child("big_looker", &array);
+    looker.expect("looking");
+    // What a process that holds the lock has done when it is killed between the second word and the third: the new value is beside the elements, and said to be
+    // for element 1. (Heads of 64 bytes each for the object and the array, the new value, then the elements at a multiple of 64.)
+    let memory = memory_of(&array);
+    memory.write_all_at([9_u64; 3].as_bytes(), 128).unwrap();
+    memory.write_all_at(&2_u64.to_ne_bytes(), 64 + 16).unwrap();
+    memory.write_all_at([9_u64; 2].as_bytes(), 192 + 24).unwrap();
+    looker.kill();
+    assert_eq!(array.to_vec(), Ok(vec![[1; 3], [9; 3], [1; 3]]));
+    array.set(1, [2; 3]).unwrap();
+    assert_eq!(array.get(1), Ok([2; 3]));
 }
 
 #[test]

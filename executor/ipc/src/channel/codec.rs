@@ -16,13 +16,16 @@ pub struct CodecError(String);
 /// Appends an encoded value.
 #[inline]
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> Result<(), CodecError> {
-    value.serialize(&mut rmp_serde::Serializer::new(to).with_struct_map()).map_err(|error| CodecError(error.to_string()))
+    value
+        .serialize(&mut rmp_serde::Serializer::new(to).with_struct_map())
+        .map_err(|error| CodecError(error.to_string()))
 }
 
 /// The value that the bytes are; bytes left over are an error too.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, CodecError> {
-    let value = T::deserialize(&mut rmp_serde::Deserializer::new(&mut bytes)).map_err(|error| CodecError(error.to_string()))?;
+    let value =
+        T::deserialize(&mut rmp_serde::Deserializer::new(&mut bytes)).map_err(|error| CodecError(error.to_string()))?;
     match bytes.len() {
         0 => Ok(value),
         left => Err(CodecError(format!("{left} bytes are left over after the value"))),

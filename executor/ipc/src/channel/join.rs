@@ -305,7 +305,10 @@ impl<T> JoinableQueue<T> {
 
     pub(crate) fn over(queue: Queue<T>) -> io::Result<Self> {
         let rows = queue.rows().cloned().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "a handle was expected to be of a queue that can be joined, but this one can't")
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a handle was expected to be of a queue that can be joined, but this one can't",
+            )
         })?;
         Ok(JoinableQueue { queue, rows })
     }

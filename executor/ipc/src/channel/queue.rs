@@ -138,9 +138,10 @@ impl QueueOptions {
     }
 
     fn options(&self) -> io::Result<Options> {
-        let bound = self.items.map(u32::try_from).transpose().map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidInput, "a queue can't be bounded to that many items")
-        })?;
+        let bound =
+            self.items.map(u32::try_from).transpose().map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidInput, "a queue can't be bounded to that many items")
+            })?;
         Ok(Options { bound, memory: self.memory })
     }
 }
@@ -275,7 +276,12 @@ impl Form {
     }
 }
 
-fn put_records<'b>(ring: &Ring, record: impl Fn(usize) -> Option<&'b [u8]>, done: &mut usize, form: Form) -> Result<(), PutFailure> {
+fn put_records<'b>(
+    ring: &Ring,
+    record: impl Fn(usize) -> Option<&'b [u8]>,
+    done: &mut usize,
+    form: Form,
+) -> Result<(), PutFailure> {
     let mut memory = Memory::default();
     let outcome = match form {
         Form::Try => match ring.put(record, done, Mode::Once, &mut memory) {
@@ -290,7 +296,11 @@ fn put_records<'b>(ring: &Ring, record: impl Fn(usize) -> Option<&'b [u8]>, done
     Ok(outcome?)
 }
 
-async fn put_records_async<'b>(ring: &Ring, record: impl Fn(usize) -> Option<&'b [u8]> + Unpin, done: &mut usize) -> Result<(), PutFailure> {
+async fn put_records_async<'b>(
+    ring: &Ring,
+    record: impl Fn(usize) -> Option<&'b [u8]> + Unpin,
+    done: &mut usize,
+) -> Result<(), PutFailure> {
     let mut memory = Memory::default();
     Ok(Waiting::new(|| ring.put(&record, done, Mode::Poll, &mut memory)).await?)
 }
@@ -499,7 +509,8 @@ impl<T: Serialize> Queue<T> {
             let outcome = match encode_some(&items[put..], &mut batch) {
                 Ok(()) => {
                     let batch = &batch;
-                    put_records_async(&self.ring, |index| (index < batch.len()).then(|| batch.get(index)), &mut done).await
+                    put_records_async(&self.ring, |index| (index < batch.len()).then(|| batch.get(index)), &mut done)
+                        .await
                 }
                 Err(reason) => Err(reason),
             };
@@ -535,7 +546,8 @@ impl<T: Serialize> Queue<T> {
                 encode_some(&items[put..], batch)?;
                 let mut done = 0;
                 let batch = &*batch;
-                let outcome = put_records(&self.ring, |index| (index < batch.len()).then(|| batch.get(index)), &mut done, form);
+                let outcome =
+                    put_records(&self.ring, |index| (index < batch.len()).then(|| batch.get(index)), &mut done, form);
                 put += done;
                 outcome?;
             }
@@ -756,7 +768,9 @@ impl<'de, T> Deserialize<'de> for Queue<T> {
         let object = Object::deserialize(deserializer, ITEMS, shape_of::<T>(), EXTRA)?;
         let queue = Queue::over(Ring::over(object).map_err(D::Error::custom)?);
         if queue.rows.is_none() && queue.ring.flags() & join::JOINABLE != 0 {
-            return Err(D::Error::custom("the memory that came with a handle is too small for a queue that can be joined"));
+            return Err(D::Error::custom(
+                "the memory that came with a handle is too small for a queue that can be joined",
+            ));
         }
         Ok(queue)
     }

@@ -289,8 +289,12 @@ impl Ring {
         let bound = settings.bound.load(Ordering::Relaxed);
         let start = EXTRA + settings.extra.load(Ordering::Relaxed) as usize;
         let largest = object.len().checked_sub(start).map_or(0, |largest| largest as u64);
-        if !largest.is_power_of_two() || !(SMALLEST..=LARGEST).contains(&largest) || !(BODY + start).is_multiple_of(128) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory that came with a handle is not a queue"));
+        if !largest.is_power_of_two() || !(SMALLEST..=LARGEST).contains(&largest) || !(BODY + start).is_multiple_of(128)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the memory that came with a handle is not a queue",
+            ));
         }
         let bound = if bound == 0 || bound > i32::MAX as u32 { u32::MAX } else { bound };
         Ok(Ring { object, start, first: largest.min(FIRST), largest, bound, flags })
@@ -412,7 +416,8 @@ impl Ring {
         let mut announced = None;
         loop {
             let Some(bytes) = record(*done) else { return Ok(None) };
-            let needs = record::granules(bytes.len()).filter(|needs| u64::from(*needs) * GRANULE as u64 <= self.largest);
+            let needs =
+                record::granules(bytes.len()).filter(|needs| u64::from(*needs) * GRANULE as u64 <= self.largest);
             let Some(needs) = needs else {
                 return Err(Refusal::TooLarge { size: bytes.len() as u64, limit: self.longest() });
             };
@@ -599,7 +604,11 @@ impl Ring {
         while left > 0 {
             let count = (old - from % old).min(left);
             if from % new >= old {
-                self.copy_within((from % old) as usize * GRANULE, (from % new) as usize * GRANULE, count as usize * GRANULE);
+                self.copy_within(
+                    (from % old) as usize * GRANULE,
+                    (from % new) as usize * GRANULE,
+                    count as usize * GRANULE,
+                );
             }
             from = (from + count) % (1 << 32);
             left -= count;
@@ -657,7 +666,12 @@ impl Ring {
         let mut interrupted = 0;
         while done < size {
             let portion = (size - done).min(PORTION);
-            match fallocate(self.object.segment().fd(), FallocateFlags::empty(), (BODY + self.start) as u64 + done, portion) {
+            match fallocate(
+                self.object.segment().fd(),
+                FallocateFlags::empty(),
+                (BODY + self.start) as u64 + done,
+                portion,
+            ) {
                 Ok(()) => {}
                 Err(Errno::INTR) if interrupted < 100 => {
                     interrupted += 1;

@@ -339,7 +339,9 @@ impl RingWriter {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut), and then part of it may have been sent; [`BrokenPipe`](io::ErrorKind::BrokenPipe) or
+    /// After any of them the peer has not read all of it, and the writer is of no further use.
+    ///
+    /// [`TimedOut`](io::ErrorKind::TimedOut); [`BrokenPipe`](io::ErrorKind::BrokenPipe) or
     /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) if the peer has gone; [`InvalidData`](io::ErrorKind::InvalidData) for a peer that lies; what the
     /// system says.
     pub fn write(&mut self, socket: impl AsFd, parts: &[&[u8]], until: Option<Instant>) -> io::Result<()> {
@@ -381,8 +383,11 @@ impl RingWriter {
             protocol::publish(&words.head, at);
             if let Some(sleep) = protocol::sleeper(&words.reader_sleep)
                 && self.rung.is_new(sleep)
+                && let Err(error) = ring(socket.as_fd())
             {
-                ring(socket.as_fd())?;
+                // The peer may have read all of it just before it closed. Then it counts as sent; our reader learns of the end.
+                let read = words.tail.load(Ordering::Acquire) == self.head;
+                return if left == 0 && read { Ok(()) } else { Err(error) };
             }
         }
         Ok(())
@@ -433,10 +438,8 @@ fn ring(socket: BorrowedFd<'_>) -> io::Result<()> {
 fn sleep(socket: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<Woken> {
     let Some(until) = until else { return hear(socket, RecvFlags::empty()) };
     let left = until.saturating_duration_since(Instant::now());
-    let left = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(left.subsec_nanos()),
-    };
+    let left =
+        Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) };
     match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&left)) {
         Ok(0) => Ok(Woken::TimedOut),
         Ok(_) => hear(socket, RecvFlags::DONTWAIT),

@@ -135,8 +135,9 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: replaces a mapping of ours that is being accessed right now (so it exists), by one of the same extent. To those who use it, it's as if another process
         // had written zeros, with which they must reckon.
-        let replaced =
-            unsafe { mmap_anonymous(start, watch.len.load(Ordering::Relaxed), protection, MapFlags::PRIVATE | MapFlags::FIXED) };
+        let replaced = unsafe {
+            mmap_anonymous(start, watch.len.load(Ordering::Relaxed), protection, MapFlags::PRIVATE | MapFlags::FIXED)
+        };
         if replaced.is_ok() {
             return;
         }

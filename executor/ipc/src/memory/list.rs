@@ -169,7 +169,10 @@ pub enum ListError {
 /// A list in shared memory: a fixed number of slots for numbers, truth values, text, bytes, or nothing.
 ///
 /// A handle: cheap to clone, and sending it to another process sends the handle and not the items. Gone with its last handle,
-/// unless it was given a name.
+/// unless it was given a name. Python's equivalent is `multiprocessing.shared_memory.ShareableList`.
+///
+/// A slot is changed as a whole: nobody sees it half-written, and a writer that is killed half-way leaves the old item. Writers of the same slot wait for each
+/// other; the processes that write to a list must be of the same pid namespace (not of several containers).
 ///
 /// # Examples
 ///
@@ -238,7 +241,10 @@ impl SharedListBuilder {
         let items: Vec<ListItem> = items.into_iter().collect();
         let rooms: Vec<usize> = items.iter().map(|item| room_for(item).max(round_up(self.room))).collect();
         let (places, len) = lay_out(&rooms).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "a slot of the list is of 4 GiB or more, or all together can't be addressed")
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a slot of the list is of 4 GiB or more, or all together can't be addressed",
+            )
         })?;
         let fill = |segment: &Segment| {
             let head: &Head = segment.at(0);

@@ -102,8 +102,7 @@ impl Name {
         let path = check(&self.name)?;
         let failed = |errno| about(&self.name, "unlinked", errno);
         let now = shm::open(&path, shm::OFlags::RDWR, Mode::empty()).map_err(failed)?;
-        let (its, ours) =
-            (rustix::fs::fstat(&now).map_err(failed)?, rustix::fs::fstat(segment.fd()).map_err(failed)?);
+        let (its, ours) = (rustix::fs::fstat(&now).map_err(failed)?, rustix::fs::fstat(segment.fd()).map_err(failed)?);
         if (its.st_dev, its.st_ino) != (ours.st_dev, ours.st_ino) {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::list::{ListItem, SharedList};
 use super::shared_memory::SharedMemory;
 
-/// Makes shared memory and lists, and keeps them until it is dropped.
+/// Makes shared memory and lists, and keeps them until it is dropped (Python: `multiprocessing.managers.SharedMemoryManager`).
 ///
 /// The scope holds a handle of everything it has made, so tasks may come and go with handles of theirs. When it is dropped, each block is freed
 /// as soon as nobody uses it any more: at once, if the tasks are done. If its process is killed, the same holds.

@@ -190,8 +190,7 @@ impl Segment {
             return Err(too_small(0, least));
         }
         let mapping = Mapping::new(fd.as_fd(), len, true)?;
-        let segment =
-            Arc::new(Segment { fd: fd.clone(), watched: None, mapping, sliced: AtomicBool::new(false) });
+        let segment = Arc::new(Segment { fd: fd.clone(), watched: None, mapping, sliced: AtomicBool::new(false) });
         segment.check_len(least)?;
         remember(id, &segment);
         Ok(segment)

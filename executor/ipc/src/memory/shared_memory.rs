@@ -37,8 +37,16 @@ use crate::travel::Fd;
 
 /// A block of bytes that several processes have in their memory at once.
 ///
-/// A handle: cheap to clone, and sending it to another process sends the handle and not the bytes. See the
-/// module's introduction at [`SharedMemory::new`] and [`SharedMemory::create_new`] for the two kinds.
+/// A handle: cheap to clone, and sending it to another process sends the handle and not the bytes. Python's equivalent is
+/// `multiprocessing.shared_memory.SharedMemory`.
+///
+/// *Anonymous* memory ([`new`](SharedMemory::new)) is freed with its last handle, however the processes end. *Named* memory
+/// ([`create_new`](SharedMemory::create_new), [`open`](SharedMemory::open)) stays until its name is [unlinked](SharedMemory::unlink).
+///
+/// Others may write at any moment, so the bytes are copied in and out, or seen in place as [atomics](SharedMemory::as_atomic_bytes). A copy that
+/// meets a writer may be torn; what must not be is for a [`Value`](crate::Value) or [`Array`](crate::Array). Anonymous memory is sealed
+/// against truncation; if somebody truncates named memory, every operation fails with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof). (For that, the first
+/// named memory of a process installs a handler of SIGBUS, which passes on whatever isn't about such memory.)
 ///
 /// # Examples
 ///
@@ -295,7 +303,11 @@ impl SharedMemory {
     }
 
     fn check_range(&self, offset: usize, count: usize) -> io::Result<()> {
-        if offset.checked_add(count).is_some_and(|end| end <= self.len()) { Ok(()) } else { Err(self.outside(offset, count)) }
+        if offset.checked_add(count).is_some_and(|end| end <= self.len()) {
+            Ok(())
+        } else {
+            Err(self.outside(offset, count))
+        }
     }
 
     #[cold]

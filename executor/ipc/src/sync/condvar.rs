@@ -159,7 +159,7 @@ impl State {
 ///     changed.notify_one();
 ///     consumer.join().unwrap();
 /// });
-/// assert_eq!(*items.lock()?, 0);
+/// assert_eq!(*items.lock().unwrap(), 0);
 /// # Ok(())
 /// # }
 /// ```

@@ -21,7 +21,7 @@ use super::raw::{LockWord, RawLock};
 use crate::memory::segment::Layout;
 use crate::object::{BODY, Object};
 use crate::presence::{Board, Holder, Seat};
-use crate::wait::{self, Change, Step, Word, futex};
+use crate::wait::{Change, Step, Word, futex};
 
 mod protocol;
 
@@ -163,20 +163,5 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
             Ok(state) => state,
             Err(_) => unreachable!("the step does not wait"),
         }
-    }
-
-    /// Blocks until the step goes through; `None` if that's not so by `until`.
-    pub(crate) fn block<R>(
-        self,
-        until: Option<std::time::Instant>,
-        mut step: impl FnMut(&mut S, &Board) -> Verdict<R>,
-    ) -> Option<R> {
-        let mut slept = false;
-        wait::block(until, || self.step(&mut slept, &mut step))
-    }
-
-    /// One attempt; `None` if it would have to wait.
-    pub(crate) fn attempt<R>(self, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Option<R> {
-        self.transact(step).ok()
     }
 }

@@ -63,7 +63,7 @@ unsafe impl Layout for Head {}
 ///         s.spawn(|| counter.with(|n| *n += 1)); // `lock()`, for a value that must not be poisoned
 ///     }
 /// });
-/// assert_eq!(*counter.lock()?, 4);
+/// assert_eq!(*counter.lock().unwrap(), 4);
 /// # Ok(())
 /// # }
 /// ```

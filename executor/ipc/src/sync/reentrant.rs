@@ -122,7 +122,7 @@ impl Default for LockOwner {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let total = ReentrantMutex::new(1)?;
-/// let both = total.lock()?;
+/// let both = total.lock().unwrap();
 /// add(&total, 1)?; // would wait for ever with a `Mutex`
 /// add(&total, 1)?;
 /// assert_eq!(both.get(), 3);

@@ -167,10 +167,10 @@ enum Mode {
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let limits = polypool_ipc::RwLock::new([10_u32, 20])?;
-/// let (one, two) = (limits.read()?, limits.read()?);
+/// let (one, two) = (limits.read().unwrap(), limits.read().unwrap());
 /// assert_eq!((one[0], two[1]), (10, 20));
 /// drop((one, two));
-/// limits.write()?[1] = 30;
+/// limits.write().unwrap()[1] = 30;
 /// # Ok(())
 /// # }
 /// ```

@@ -90,7 +90,13 @@ pub enum ArrayError {
 /// An array in shared memory, with a lock: single elements by copy, or all of them as a slice in place.
 ///
 /// A handle: cheap to clone, and sending it to another process sends the handle and not the elements. Gone with its last handle, however its
-/// owners end. The length is given at run time, once; it may be zero.
+/// owners end. The length is given at run time, once; it may be zero. Python's equivalent is `multiprocessing.Array`.
+///
+/// # What if a process ignores the lock
+///
+/// All of this crate take it. Another program with the same memory could write to the elements while a slice of them is lent. As every pattern of bits is a
+/// `T`, that gives wrong numbers; but the compiler, which takes a lent slice for constant, may also read an element twice and get two values. Those who don't trust
+/// their peers copy instead: [`get`](Array::get), [`load_from`](Array::load_from), [`store_to`](Array::store_to).
 ///
 /// # When a process dies
 ///
@@ -112,7 +118,7 @@ pub enum ArrayError {
 /// squares.with_element(3, |n| *n += 1)?;
 /// assert_eq!(squares.to_vec()?, [0, 1, 4, 10]);
 ///
-/// let mut slice = squares.lock()?;
+/// let mut slice = squares.lock().unwrap();
 /// slice.reverse();
 /// assert_eq!(slice[0], 10);
 /// # Ok(())
@@ -247,11 +253,7 @@ impl<T: Plain> Array<T> {
     /// # Errors
     ///
     /// As for [`get`](Array::get).
-    pub async fn with_element_async<R>(
-        &self,
-        index: usize,
-        change: impl FnOnce(&mut T) -> R,
-    ) -> Result<R, ArrayError> {
+    pub async fn with_element_async<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R, ArrayError> {
         let offset = self.offset(index)?;
         let taken = self.wait().await;
         let held = self.held(self.raw(), taken)?;
@@ -376,10 +378,12 @@ impl<T: Plain> Array<T> {
     pub fn with<R>(&self, change: impl FnOnce(&mut [T]) -> R) -> Result<R, ArrayError> {
         match self.lock() {
             Ok(mut guard) => Ok(change(&mut guard)),
-            Err(error) => Err(ArrayError::Poisoned { pid: match error {
-                LockError::Poisoned { pid, .. } => pid.unwrap_or_default(),
-                _ => 0,
-            } }),
+            Err(error) => Err(ArrayError::Poisoned {
+                pid: match error {
+                    LockError::Poisoned { pid, .. } => pid.unwrap_or_default(),
+                    _ => 0,
+                },
+            }),
         }
     }
 
@@ -503,12 +507,8 @@ impl<T: Plain> Array<T> {
         }
         self.finish(taken);
         let writer = self.head().writer.load(Ordering::Relaxed);
-        let guard = ArrayGuard {
-            array: self,
-            poisoned: writer != 0,
-            writing: false,
-            was_panicking: std::thread::panicking(),
-        };
+        let guard =
+            ArrayGuard { array: self, poisoned: writer != 0, writing: false, was_panicking: std::thread::panicking() };
         Some(if writer == 0 { Ok(guard) } else { Err(LockError::Poisoned { pid: Some(writer), guard }) })
     }
 }

@@ -244,12 +244,7 @@ impl<T: AtomicPrimitive> Atomic<T> {
     /// # Errors
     ///
     /// The value that is there, if `change` says `None`.
-    pub fn fetch_update(
-        &self,
-        set: Ordering,
-        fetch: Ordering,
-        mut change: impl FnMut(T) -> Option<T>,
-    ) -> Result<T, T> {
+    pub fn fetch_update(&self, set: Ordering, fetch: Ordering, mut change: impl FnMut(T) -> Option<T>) -> Result<T, T> {
         let mut found = self.cell.load(fetch);
         while let Some(new) = change(T::from_bits(found)) {
             match self.cell.exchange(found, new.to_bits(), (set, fetch), true) {
@@ -317,7 +312,7 @@ impl<T: AtomicPrimitive> fmt::Debug for Atomic<T> {
     }
 }
 
-/// One [`Atomic`] in shared memory.
+/// One [`Atomic`] in shared memory (Python: `multiprocessing.Value(..., lock=False)`, which has no atomic `+=`).
 ///
 /// A handle: cheap to clone, and sending it to another process sends the handle. Gone with its last handle, however
 /// its owners end.

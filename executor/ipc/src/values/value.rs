@@ -36,7 +36,7 @@ unsafe impl Layout for Head {}
 /// A number or struct in shared memory, with a lock of its own.
 ///
 /// A handle: cheap to clone, and sending it to another process sends the handle. Gone with its last handle, however
-/// its owners end.
+/// its owners end. Python's equivalent is `multiprocessing.Value`.
 ///
 /// Reading ([`get`](Value::get)) takes no lock and sees a whole value. Every change is one step: if the process is killed or the closure
 /// panics in the middle of [`with`](Value::with), nothing has happened, and the next one gets the lock at once. So a `Value` is never poisoned.

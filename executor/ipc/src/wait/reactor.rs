@@ -21,7 +21,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Change, Word, futex};
 use crate::presence::robust;
@@ -31,6 +31,9 @@ const WORDS: usize = futex::MOST_WORDS - 1;
 
 /// How long a thread sleeps for nobody. (It is woken for everything; this is only so that the number is finite.)
 const IDLE: Duration = Duration::from_secs(3600);
+
+/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since there may be many.
+const LOOK: Duration = Duration::from_millis(500);
 
 struct Sleeper {
     id: u64,
@@ -53,6 +56,7 @@ impl Bed {
     }
 
     fn run(&self) -> ! {
+        let mut looked = Instant::now();
         loop {
             let heard = self.doorbell.load(Ordering::SeqCst);
             let words: Vec<(Word, u32)> = {
@@ -74,6 +78,10 @@ impl Bed {
                 }
                 Err(_) => None,
             };
+            if looked.elapsed() > LOOK {
+                looked = Instant::now();
+                self.wake(|_| true);
+            }
             let named = woken.map(|index| words[index].0.get());
             let mut met = false;
             self.wake(|change| {

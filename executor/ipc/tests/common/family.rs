@@ -86,8 +86,21 @@ impl std::ops::Deref for Child {
     }
 }
 
+/// Ends a test binary that waits for something that no timeout of its own covers, such as a lock of a dead child.
+fn watchdog() {
+    static STARTED: std::sync::Once = std::sync::Once::new();
+    STARTED.call_once(|| {
+        std::thread::spawn(|| {
+            std::thread::sleep(LIMIT * 5);
+            eprintln!("the tests are still running after {:?}", LIMIT * 5);
+            std::process::exit(101);
+        });
+    });
+}
+
 /// Starts this binary in a role, and sends it its first message.
 pub fn child(role: &str, message: &(impl Serialize + ?Sized)) -> Child {
+    watchdog();
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(LIMIT)).unwrap();
     let process = Command::new(env::current_exe().unwrap())

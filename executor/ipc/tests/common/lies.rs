@@ -19,7 +19,7 @@ use std::fs::File;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -44,7 +44,7 @@ const BOARD: u8 = 0x80;
 /// How many commands of an input are obeyed, and how many operations may wait for their time to run out.
 const COMMANDS: usize = 40;
 const WAITS: u32 = 3;
-const WAIT: Duration = Duration::from_millis(1);
+const WAIT: Duration = Duration::from_micros(300);
 
 /// Where things are in the memory of objects; `tests/lies.rs` looks whether they are there.
 const BODY: u64 = 64;
@@ -61,7 +61,7 @@ const BOARD_LEN: u64 = SEAT * (SEATS + 2);
 const TOLD: u64 = SEAT * 34;
 
 /// Runs an input; whatever is wrong is a panic, a crash, or doesn't end.
-pub fn memory(input: &[u8]) {
+pub(crate) fn memory(input: &[u8]) {
     let Some((&kind, rest)) = input.split_first() else { return };
     let board = kind & BOARD != 0;
     let run = Run { input: rest, board };
@@ -102,7 +102,7 @@ pub fn memory(input: &[u8]) {
 
 /// What goes through queues and pipes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Item {
+pub(crate) struct Item {
     number: u64,
     text: String,
     bytes: Vec<u8>,
@@ -207,7 +207,7 @@ fn another_board(board: &File) -> OwnedFd {
 }
 
 /// The input, and what is lied about.
-pub struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     input: &'a [u8],
     commands: usize,
     waits: u32,
@@ -367,7 +367,7 @@ fn read_u32(file: &File, at: u64) -> u32 {
 }
 
 /// What stands in a lock that this process holds.
-pub fn word_of_ours() -> u32 {
+pub(crate) fn word_of_ours() -> u32 {
     static WORD: OnceLock<u32> = OnceLock::new();
     *WORD.get_or_init(|| {
         let mutex = Mutex::new(0_u32).expect("a mutex");
@@ -390,6 +390,14 @@ fn poll<F: Future>(future: F) -> Option<F::Output> {
         }
     }
     None
+}
+
+/// Polls a future that goes on later, if it isn't ready yet.
+fn nudge<F: Future>(future: &mut Option<Pin<Box<F>>>) {
+    let mut context = Context::from_waker(Waker::noop());
+    if future.as_mut().is_some_and(|future| future.as_mut().poll(&mut context).is_ready()) {
+        *future = None;
+    }
 }
 
 fn guard<G>(result: LockResult<G>) -> Option<G> {
@@ -556,13 +564,12 @@ fn condvar(it: &Condvar, op: u8, stage: &mut Stage<'_>) {
         0 => drop(it.wait_timeout(guard(), stage.wait())),
         1 => drop(it.wait_while_timeout(guard(), stage.wait(), |value| *value == 0)),
         2 => {
-            let mut future = Box::pin(it.wait_async(guard()));
-            let mut context = Context::from_waker(Waker::noop());
-            let _ = future.as_mut().poll(&mut context);
+            let mut future = Some(Box::pin(it.wait_async(guard())));
+            nudge(&mut future);
             stage.meddle();
             stage.free();
             it.notify_one();
-            let _ = future.as_mut().poll(&mut context);
+            nudge(&mut future);
             stage.meddle();
             stage.free();
         }
@@ -577,9 +584,8 @@ fn barrier(it: &Barrier, op: u8, stage: &mut Stage<'_>) {
         0 => drop(it.try_wait()),
         1 => drop(it.wait_timeout(stage.wait())),
         2 => {
-            let mut future = Box::pin(it.wait_async());
-            let mut context = Context::from_waker(Waker::noop());
-            let _ = future.as_mut().poll(&mut context);
+            let mut future = Some(Box::pin(it.wait_async()));
+            nudge(&mut future);
             stage.meddle();
             stage.free();
             let _ = it.try_wait_with(|| {
@@ -587,7 +593,7 @@ fn barrier(it: &Barrier, op: u8, stage: &mut Stage<'_>) {
                 stage.free();
             });
             stage.free();
-            let _ = future.as_mut().poll(&mut context);
+            nudge(&mut future);
             stage.meddle();
             stage.free();
         }
@@ -595,10 +601,10 @@ fn barrier(it: &Barrier, op: u8, stage: &mut Stage<'_>) {
         4 => it.reset(),
         5 => {
             let wait = stage.wait();
-            drop(it.wait_timeout_with(wait, || {
+            let _ = it.wait_timeout_with(wait, || {
                 stage.meddle();
                 stage.free();
-            }));
+            });
         }
         6 => drop((it.why_broken(), it.is_broken(), it.n_waiting(), it.parties())),
         _ => drop(format!("{it:?}")),
@@ -625,7 +631,7 @@ fn once_value(it: &OnceValue<[u8; 12]>, op: u8, stage: &mut Stage<'_>) {
         0 => drop(it.try_get_or_init(make)),
         1 => drop(it.get_or_init_timeout(wait, make)),
         2 => drop(poll(it.get_or_init_async(|_| async { [4; 12] }))),
-        3 => drop(it.set(make(()))),
+        3 => drop(it.set(make(None))),
         4 => drop(it.get()),
         _ => drop((it.is_completed(), format!("{it:?}"))),
     }
@@ -675,24 +681,30 @@ fn array<T: polypool_ipc::Plain + std::fmt::Debug>(it: &Array<T>, op: u8, stage:
         }
         drop(format!("{slice:?}"));
         // Nobody gets a second slice meanwhile.
-        assert!(it.try_lock().is_err(), "two slices of the same memory");
+        assert!(guard(it.try_lock()).is_none(), "two slices of the same memory");
         stage.meddle();
     };
     let index = usize::from(op / 8);
     match op % 8 {
-        0 => drop(guard(it.try_lock()).map(|slice| change(slice, stage))),
+        0 => {
+            let slice = guard(it.try_lock());
+            let _ = slice.map(|slice| change(slice, stage));
+        }
         1 => {
             let slice = guard(it.lock_timeout(stage.wait()));
-            drop(slice.map(|slice| change(slice, stage)));
+            let _ = slice.map(|slice| change(slice, stage));
         }
-        2 => drop(poll(it.lock_async()).and_then(guard).map(|slice| change(slice, stage))),
+        2 => {
+            let slice = poll(it.lock_async()).and_then(guard);
+            let _ = slice.map(|slice| change(slice, stage));
+        }
         3 => {
             stage.free();
-            drop(it.get(index).and_then(|value| it.set(index, value)));
+            let _ = it.get(index).and_then(|value| it.set(index, value));
         }
         4 => {
             stage.free();
-            drop(it.with_element(index, |_| stage.meddle()));
+            let _ = it.with_element(index, |_| stage.meddle());
         }
         5 => {
             stage.free();
@@ -707,7 +719,7 @@ fn array<T: polypool_ipc::Plain + std::fmt::Debug>(it: &Array<T>, op: u8, stage:
         }
         _ => {
             stage.free();
-            drop(poll(it.with_element_async(index, |value| *value)));
+            let _ = poll(it.with_element_async(index, |value| *value));
             drop(format!("{it:?}"));
         }
     }
@@ -872,12 +884,11 @@ fn stream((sender, receiver): &(FrameSender, FrameReceiver), op: u8, stage: &mut
         5 => drop(receiver.recv_timeout(&mut to, stage.wait())),
         6 => {
             // Half of it, then given up.
-            let mut future = Box::pin(sender.send_async(&frame));
-            let mut context = Context::from_waker(Waker::noop());
-            let _ = future.as_mut().poll(&mut context);
+            let mut future = Some(Box::pin(sender.send_async(&frame)));
+            nudge(&mut future);
             stage.meddle();
             let _ = receiver.try_recv(&mut to);
-            let _ = future.as_mut().poll(&mut context);
+            nudge(&mut future);
         }
         7 => drop(poll(receiver.recv_async(&mut to))),
         8 => {
@@ -913,11 +924,7 @@ fn pipe((sender, receiver): &(PipeSender<Parcel>, PipeReceiver<Parcel>), op: u8,
     }
 }
 
-fn connection(
-    (one, two): &(Connection<Item, Parcel>, Connection<Parcel, Item>),
-    op: u8,
-    stage: &mut Stage<'_>,
-) {
+fn connection((one, two): &(Connection<Item, Parcel>, Connection<Parcel, Item>), op: u8, stage: &mut Stage<'_>) {
     one.set_max_len(1 << 20);
     two.set_max_len(1 << 20);
     match op % 8 {

@@ -56,7 +56,9 @@ pub(crate) fn between(head: Position, tail: Position, size: u32) -> Result<Conte
 #[inline]
 pub(crate) fn granules(len: usize) -> Option<u32> {
     let granules = 1 + len.div_ceil(GRANULE);
-    u32::try_from(granules).ok().filter(|granules| u64::from(*granules) <= LARGEST / GRANULE as u64 && u32::try_from(len).is_ok())
+    u32::try_from(granules)
+        .ok()
+        .filter(|granules| u64::from(*granules) <= LARGEST / GRANULE as u64 && u32::try_from(len).is_ok())
 }
 
 /// The head of a record of `len` bytes, which `granules` has accepted.
@@ -75,7 +77,9 @@ pub(crate) fn parse(head: u64, content: Content) -> Result<(usize, u32), &'stati
     }
     match granules(len as usize) {
         // Those behind it need a granule each at least.
-        Some(granules) if content.granules.checked_sub(granules).is_some_and(|rest| rest >= content.records.saturating_sub(1)) => {
+        Some(granules)
+            if content.granules.checked_sub(granules).is_some_and(|rest| rest >= content.records.saturating_sub(1)) =>
+        {
             Ok((len as usize, granules))
         }
         _ => Err("a record reaches beyond what has been put"),
