@@ -137,6 +137,13 @@ macro_rules! __no_hook {
     ($function:path) => {};
 }
 
+/// What reads bytes of a worker or a supervisor, for fuzz targets.
+#[cfg(all(fuzzing, unix))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::process::fuzzing::{answers, calls, frames};
+}
+
 /// What the macros write; not for use by hand.
 #[doc(hidden)]
 pub mod __private {

@@ -54,10 +54,10 @@
 //! ```
 
 pub use polypool_ipc::{
-    Array, ArrayError, ArrayGuard, Atomic, AtomicArray, AtomicBits, AtomicNumber, AtomicPrimitive, AtomicValue, Barrier,
-    BarrierError, BarrierWaitResult, BoundedSemaphore, ByteQueue, CodecError, Condvar, Connection, Corrupt, Event, Fd,
-    GetError, ItemStream, Items, JoinableQueue, ListError, ListItem, Lock, LockError, LockOwner, LockResult, Mutex,
-    MutexGuard, Once, OnceValue, OwnedReentrantGuard, Permit, PipeError, PipeReceiver, PipeSender, Plain,
+    Array, ArrayError, ArrayGuard, Atomic, AtomicArray, AtomicBits, AtomicNumber, AtomicPrimitive, AtomicValue,
+    Barrier, BarrierError, BarrierWaitResult, BoundedSemaphore, ByteQueue, CodecError, Condvar, Connection, Corrupt,
+    Event, Fd, GetError, ItemStream, Items, JoinableQueue, ListError, ListItem, Lock, LockError, LockOwner, LockResult,
+    Mutex, MutexGuard, Once, OnceValue, OwnedReentrantGuard, Permit, PipeError, PipeReceiver, PipeSender, Plain,
     PreviousAttempt, PutError, PutFailure, Queue, QueueOptions, RLock, ReentrantMutex, ReentrantMutexGuard, RwLock,
     RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphoreError, SharedList, SharedListBuilder, SharedMemory,
     SharedMemoryCursor, SharedMemoryScope, StreamOptions, Task, TooManyDone, Value, ValueGuard, WaitError, channel,

@@ -53,7 +53,7 @@ impl Object {
         let whole = BODY.checked_add(len).filter(|whole| isize::try_from(*whole).is_ok()).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("an object of {len} bytes does not fit in memory"))
         })?;
-        let segment = Segment::create(whole)?;
+        let segment = Segment::create_for(whole, u32::from_le_bytes(kind))?;
         let head: &Head = segment.at(0);
         head.kind.store(u32::from_le_bytes(kind), Ordering::Relaxed);
         head.shape.store(shape, Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Object {
 
     /// The object behind two descriptors, whose body must have at least `least` bytes.
     pub(crate) fn open(kind: Kind, shape: u64, least: usize, memory: &Fd, board: &Fd) -> io::Result<Self> {
-        let segment = Segment::open(memory, BODY.saturating_add(least))?;
+        let segment = Segment::open_for(memory, BODY.saturating_add(least), u32::from_le_bytes(kind))?;
         let head: &Head = segment.at(0);
         let says = (
             head.magic.load(Ordering::Acquire),

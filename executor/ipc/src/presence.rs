@@ -33,9 +33,13 @@
 //!
 //! # Boards
 //!
-//! The first object of a process makes a board; a process that receives a handle joins the board that comes with it, and uses
-//! it for its own objects from then on. So a program and its workers normally share one. Objects of several boards can be
-//! used together: what a process holds on each is a seat of its own.
+//! The first object that a process makes makes a board. A process that receives a handle joins the board that comes with it, and sits on it as long as it has objects
+//! of it; for its own objects it uses its own board. What a process holds on each board is a seat of its own.
+//!
+//! # Forks
+//!
+//! A child that a process makes by a plain `fork` has the seats of its parent and no keeper: it must not use the objects it has
+//! inherited. (The process pool's fork server has none.) After `exec` there is nothing left of them.
 //!
 //! # What a lying peer can do
 //!
@@ -72,6 +76,9 @@ const GENERATION_BITS: u32 = 18;
 const GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"pp-board");
+
+/// How long the dead are given to leave; see [`Board::has_left`].
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The bits of a word that a [`Seat`] takes; the two highest are free for the flags of its user.
 pub(crate) const SEAT_BITS: u32 = (1 << (SLOT_BITS + GENERATION_BITS)) - 1;
@@ -164,24 +171,18 @@ fn boards() -> &'static Mutex<HashMap<usize, Weak<Board>>> {
 }
 
 impl Board {
-    /// A board for a new object: one that this process sits on already, else a new one.
+    /// The board for the objects that this process makes. Never one that came from elsewhere: whoever has a board can declare those on it dead.
     pub(crate) fn own() -> io::Result<Arc<Board>> {
-        // The last board used stays, so that a program that makes and drops objects one by one doesn't take a new seat each time.
-        static LAST: Mutex<Option<Arc<Board>>> = Mutex::new(None);
-        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(board) = &*last {
+        static OWN: Mutex<Option<Arc<Board>>> = Mutex::new(None);
+        let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(board) = &*own {
             return Ok(board.clone());
         }
+        let segment = Segment::create(BOARD_LEN)?;
+        segment.at::<Head>(0).magic.store(MAGIC, Ordering::Release);
         let mut boards = boards().lock().unwrap_or_else(PoisonError::into_inner);
-        let board = match boards.values().find_map(Weak::upgrade) {
-            Some(board) => board,
-            None => {
-                let segment = Segment::create(BOARD_LEN)?;
-                segment.at::<Head>(0).magic.store(MAGIC, Ordering::Release);
-                Board::sit_down(&mut boards, segment)?
-            }
-        };
-        *last = Some(board.clone());
+        let board = Board::sit_down(&mut boards, segment)?;
+        *own = Some(board.clone());
         Ok(board)
     }
 
@@ -272,20 +273,36 @@ impl Board {
         futex::wake_all(&words(&self.segment, dead.slot()).word);
     }
 
-    /// Waits until nothing of a dead process runs any more, but not long.
+    /// Whether nothing of a dead process runs any more. Never blocks; those who are told "no" look again.
     ///
-    /// The threads of a killed process end one by one, and the keeper may be among the first; another one may still be about to write for the fraction of
-    /// a millisecond that it takes to reach it. Those who hand out plain references to memory that the process was writing wait here first.
-    pub(crate) fn wait_until_gone(&self, dead: Seat) {
+    /// The threads of a killed process end one by one, and the keeper may be among the first; another one may still be about to write, or to give a lock back, for the
+    /// fraction of a millisecond that it takes the kernel to reach it. Nobody inherits before that.
+    ///
+    /// It is "yes" after [`PATIENCE`] in any case, which matters to a process that has replaced itself by `exec`: none of its old threads runs any
+    /// more, but that can't be told from outside. Where `/proc` doesn't show the process (another pid namespace), it's "yes" at once.
+    pub(crate) fn has_left(&self, dead: Seat) -> bool {
+        /// Whom we are waiting for, and since when.
+        static LEAVING: Mutex<Vec<(usize, Seat, Instant)>> = Mutex::new(Vec::new());
+
         let words = words(&self.segment, dead.slot());
         let pid = words.pid.load(Ordering::Relaxed);
         let started = u64::from(words.started_low.load(Ordering::Relaxed))
             | u64::from(words.started_high.load(Ordering::Relaxed)) << 32;
         if words.generation.load(Ordering::Acquire) & GENERATION != dead.generation() {
-            return; // So long gone that its seat has been taken again.
+            return true; // So long gone that its seat has been taken again.
         }
-        if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-            sys::wait_for_exit(pid, started, Instant::now() + Duration::from_millis(100));
+        let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return true };
+        let board = self.segment.start().addr();
+        let runs = sys::may_still_run(pid, started);
+        let mut leaving = LEAVING.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|(_, _, since)| since.elapsed() < 10 * PATIENCE);
+        match leaving.iter().find(|(at, seat, _)| (*at, *seat) == (board, dead)) {
+            _ if !runs => true,
+            Some((.., since)) => since.elapsed() > PATIENCE,
+            None => {
+                leaving.push((board, dead, Instant::now()));
+                false
+            }
         }
     }
 }
@@ -378,6 +395,9 @@ pub(crate) mod robust {
     pub(super) fn leave(segment: &Arc<Segment>, slot: usize) {
         let mut seats = SEATS.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(at) = seats.iter().position(|seat| Arc::ptr_eq(&seat.0, segment) && seat.1 == slot) else { return };
+        let entry = address(&seats[at]);
+        // Should we die between the next line and the last one, the kernel looks at the pending entry too.
+        HEAD.pending.store(entry, Ordering::SeqCst);
         let older = if at == 0 { head() } else { address(&seats[at - 1]) };
         match seats.get(at + 1) {
             Some((segment, slot)) => words(segment, *slot).next.store(older, Ordering::SeqCst),
@@ -386,6 +406,7 @@ pub(crate) mod robust {
         let (segment, slot) = seats.remove(at);
         let words = words(&segment, slot);
         words.word.store(0, Ordering::Release);
+        HEAD.pending.store(0, Ordering::SeqCst);
         futex::wake_all(&words.word);
     }
 }

@@ -9,12 +9,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::memory::segment::Segment;
+use crate::sys;
 
 pub(crate) mod futex;
 pub(crate) mod reactor;
@@ -67,13 +68,9 @@ pub(crate) enum Step<R> {
 /// How often a future looks again in one poll.
 const ATTEMPTS: u32 = 16;
 
-/// How long a caller spins before it sleeps: about what a wake-up costs, and not at all where nobody else could run meanwhile.
+/// How often a caller looks before it sleeps: for about as long as a wake-up costs, and not at all where nobody else could run meanwhile.
 pub(crate) fn spins() -> u32 {
-    static SPINS: OnceLock<u32> = OnceLock::new();
-    *SPINS.get_or_init(|| match std::thread::available_parallelism() {
-        Ok(cpus) if cpus.get() > 1 => 100,
-        _ => 0,
-    })
+    if sys::cpus() > 1 { 100 } else { 0 }
 }
 
 /// Repeats `step` until it is ready, sleeping in between; `None` if that's not so by `until`. At least one attempt is made.

@@ -29,7 +29,8 @@ impl Random {
 /// The input of that number, every kind of object in turn: mostly operations and single numbers, as random bytes would mostly spoil the head.
 fn input(number: usize) -> Vec<u8> {
     let mut random = Random(number as u64);
-    let kind = (number % 24) as u8 | ((number / 24 % 2) as u8) << 7;
+    let kinds = usize::from(lies::KINDS);
+    let kind = (number % kinds) as u8 | ((number / kinds % 2) as u8) << 7;
     let mut bytes = vec![kind];
     for _ in 0..random.next() % 30 {
         let [command, low, high, ..] = random.next().to_le_bytes();

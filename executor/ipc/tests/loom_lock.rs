@@ -99,6 +99,9 @@ impl World {
     fn lock(&self, sleeper: usize, me: u32) -> bool {
         let mut slept = false;
         let inherited = loop {
+            if !slept && protocol::take(&self.word, me).is_ok() {
+                break false;
+            }
             match protocol::attempt(&self.word, me, true, slept, |holder| self.is_dead(holder)) {
                 Attempt::Mine => break false,
                 Attempt::Inherited(_) => {

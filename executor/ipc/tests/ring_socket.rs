@@ -95,7 +95,7 @@ fn receive_all(reader: &mut RingReader, socket: &UnixStream, seed: u64) {
     while at < TOTAL {
         let most = 1 + next() as usize % [8, 300, 20_000][next() as usize % 3];
         // Now and then with a deadline, which may pass.
-        let until = (next() % 4 == 0).then(|| Instant::now() + Duration::from_micros(next() % 200));
+        let until = (next().is_multiple_of(4)).then(|| Instant::now() + Duration::from_micros(next() % 200));
         match reader.read(socket, &mut room[..most], until) {
             Ok(count) => {
                 assert!(count > 0, "it ended early");

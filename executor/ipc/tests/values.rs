@@ -19,7 +19,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use family::{LIMIT, Peer, child};
-use polypool_ipc::{Array, ArrayError, AtomicArray, AtomicValue, LockError, Luggage, Value, pack, unpack};
+use polypool_ipc::{
+    Array, ArrayError, AtomicArray, AtomicValue, LockError, Luggage, SharedMemory, Value, pack, unpack,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -579,6 +581,60 @@ fn a_lie_about_the_lock_gives_no_second_slice() {
         drop(guard);
         assert_eq!(receiver.recv_timeout(LIMIT), Ok(2));
     });
+}
+
+#[test]
+fn a_lie_about_the_lock_lets_no_element_be_written_under_a_slice() {
+    let array = Array::from_slice(&[1_u64]).unwrap();
+    let guard = array.lock().unwrap();
+    memory_of(&array).write_all_at(&[0; 4], 64).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            array.set(0, 77).unwrap();
+            sender.send(()).unwrap();
+        });
+        assert!(receiver.recv_timeout(SHORT).is_err());
+        assert_eq!(guard[0], 1);
+        drop(guard);
+        assert_eq!(receiver.recv_timeout(LIMIT), Ok(()));
+    });
+    assert_eq!(array.get(0), Ok(77));
+}
+
+#[test]
+fn the_memory_of_an_array_can_be_had_as_nothing_else() {
+    let array = Array::from_slice(&[1_u64; 8]).unwrap();
+    let (_, luggage) = pack(|| serde_json::to_vec(&array).unwrap());
+    let as_memory = unpack(&luggage, || serde_json::from_str::<SharedMemory>("[0, null]"));
+    assert!(as_memory.unwrap_err().to_string().contains("used as \"arry\""));
+    let as_atomics = unpack(&luggage, || serde_json::from_str::<AtomicArray<u64>>("0"));
+    assert!(as_atomics.unwrap_err().to_string().contains("used as \"arry\""));
+    let memory = SharedMemory::new(4096).unwrap();
+    let (bytes, _) = pack(|| serde_json::to_vec(&array).unwrap());
+    let (_, luggage) = pack(|| serde_json::to_vec(&(&memory, &array)).unwrap());
+    let as_array = unpack(&luggage, || serde_json::from_slice::<Array<u64>>(&bytes));
+    assert!(as_array.unwrap_err().to_string().contains("used as \"bytes\""));
+}
+
+#[test]
+fn handles_that_arrive_at_once_are_of_one_mapping() {
+    for _ in 0..200 {
+        let (bytes, luggage) = {
+            let value = Value::new(1_u64).unwrap();
+            pack(|| serde_json::to_vec(&value).unwrap())
+        };
+        let start = std::sync::Barrier::new(2);
+        let take = || {
+            start.wait();
+            unpack(&luggage, || serde_json::from_slice::<Value<u64>>(&bytes)).unwrap()
+        };
+        let (one, two) = thread::scope(|scope| {
+            let other = scope.spawn(take);
+            (take(), other.join().unwrap())
+        });
+        assert!(one.is_same(&two));
+    }
 }
 
 #[test]

@@ -336,7 +336,9 @@ impl<'ast> Visit<'ast> for Types<'_> {
     fn visit_path(&mut self, path: &'ast syn::Path) {
         if path.segments.first().is_some_and(|first| first.ident == "Self") {
             let message = match self.what {
-                "a task" => "a task is a free function, so there is no `Self`: move it out of the `impl`, and write the type",
+                "a task" => {
+                    "a task is a free function, so there is no `Self`: move it out of the `impl`, and write the type"
+                }
                 _ => "what crosses a border is named in other places as well, where `Self` is another: write the type",
             };
             self.refusals.add(path, message);

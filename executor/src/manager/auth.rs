@@ -7,11 +7,14 @@
 //!
 //! ```text
 //! client                                             server
-//!   hello:   magic, version, has a key?, nonce  ───▶
-//!                                               ◀───   hello:   magic, version, verdict, nonce
+//!   hello:   magic, version, has a key?, extras, nonce  ───▶
+//!                                               ◀───   hello:   magic, version, verdict, extras, nonce
 //!   proof:   HMAC(key, client ‖ transcript)     ───▶                                            (only with a key)
 //!                                               ◀───   verdict: HMAC(key, server ‖ transcript)  (only with a key)
 //! ```
+//!
+//! Extras are bits for what is not needed: the client says what it could do, the server which of that is done. Who doesn't
+//! know one leaves it at zero.
 //!
 //! The transcript is both hellos, whole, and 32 bytes that are bound to the TLS session (zeros without TLS). HMAC is that
 //! of RFC 2104 over SHA-256, compared in constant time. That both challenge each other is the idea of the pair
@@ -219,6 +222,9 @@ const MAGIC: [u8; 8] = *b"polypool";
 const CLIENT_ROLE: [u8; 32] = *b"polypool manager/1: client proof";
 const SERVER_ROLE: [u8; 32] = *b"polypool manager/1: server proof";
 
+/// The extra by which a Unix socket continues through shared memory; see the transport's `ring.rs`.
+pub(super) const RING: u8 = 1;
+
 // The code of a client's hello.
 const HAS_NO_KEY: u8 = 0;
 const HAS_KEY: u8 = 1;
@@ -298,6 +304,12 @@ impl<'a> ClientSide<'a> {
         ClientSide { key, hello: hello(if key.is_some() { HAS_KEY } else { HAS_NO_KEY }, nonce) }
     }
 
+    /// With the extras that this client could do.
+    pub(super) fn extras(mut self, extras: u8) -> Self {
+        self.hello[EXTRAS] = extras;
+        self
+    }
+
     pub(super) fn hello(&self) -> &Hello {
         &self.hello
     }
@@ -356,11 +368,13 @@ pub(super) struct AwaitProof {
     answer: Hmac<Sha256>,
 }
 
+/// `extras`: those that the server does, of what the client said it could.
 pub(super) fn server_on_hello(
     key: Option<&AuthKey>,
     nonce: &Nonce,
     binding: &Binding,
     client_hello: &Hello,
+    extras: u8,
 ) -> ServerStep {
     let refuse = |answer, error| ServerStep::Refuse(refusal(answer), error);
     let (version, code) = match parse(client_hello) {
@@ -371,11 +385,11 @@ pub(super) fn server_on_hello(
         return refuse(Answer::OtherVersion, ConnectError::OtherVersion { ours: VERSION, theirs: version });
     }
     match (code, key) {
-        (HAS_NO_KEY, None) => ServerStep::Done(hello(Answer::Welcome as u8, nonce)),
+        (HAS_NO_KEY, None) => ServerStep::Done(with_extras(hello(Answer::Welcome as u8, nonce), extras)),
         (HAS_NO_KEY, Some(_)) => refuse(Answer::KeyRequired, ConnectError::KeyRequired),
         (HAS_KEY, None) => refuse(Answer::NoKeyHere, ConnectError::ServerHasNoKey),
         (HAS_KEY, Some(key)) => {
-            let server_hello = hello(Answer::Prove as u8, nonce);
+            let server_hello = with_extras(hello(Answer::Prove as u8, nonce), extras);
             let transcript = Transcript { client_hello, server_hello: &server_hello, binding };
             let (expected, answer) = (key.mac(&CLIENT_ROLE, &transcript), key.mac(&SERVER_ROLE, &transcript));
             ServerStep::Challenge(server_hello, AwaitProof { expected, answer })
@@ -408,7 +422,20 @@ struct Transcript<'a> {
     binding: &'a Binding,
 }
 
-/// Magic (8), version (2, big endian), code (1), zeros (5), nonce (32).
+/// Where the extras stand in a hello.
+const EXTRAS: usize = 11;
+
+/// The extras that a hello names.
+pub(super) fn extras(hello: &Hello) -> u8 {
+    hello[EXTRAS]
+}
+
+fn with_extras(mut hello: Hello, extras: u8) -> Hello {
+    hello[EXTRAS] = extras;
+    hello
+}
+
+/// Magic (8), version (2, big endian), code (1), extras (1), zeros (4), nonce (32).
 fn hello(code: u8, nonce: &Nonce) -> Hello {
     let mut bytes = [0; HELLO_LEN];
     bytes[..8].copy_from_slice(&MAGIC);
@@ -445,7 +472,7 @@ mod tests {
         let client = ClientSide::new(client_key, &[1; 32]);
         let mut hello = *client.hello();
         tamper(0, &mut hello);
-        let (mut reply, server) = match server_on_hello(server_key, &[2; 32], &bindings.1, &hello) {
+        let (mut reply, server) = match server_on_hello(server_key, &[2; 32], &bindings.1, &hello, 0) {
             ServerStep::Done(reply) => (reply, Ok(None)),
             ServerStep::Challenge(reply, await_proof) => (reply, Ok(Some(await_proof))),
             ServerStep::Refuse(reply, error) => (reply, Err(error)),
@@ -504,6 +531,27 @@ mod tests {
     }
 
     #[test]
+    fn extras_are_told_to_both_sides_and_are_under_the_proof() {
+        let key = key(7);
+        for key in [None, Some(&key)] {
+            let client = ClientSide::new(key, &[1; 32]).extras(RING);
+            assert_eq!(extras(client.hello()), RING);
+            match server_on_hello(key, &[2; 32], &NO_TLS, client.hello(), RING) {
+                ServerStep::Done(reply) => assert!(key.is_none() && extras(&reply) == RING),
+                ServerStep::Challenge(reply, await_proof) => {
+                    assert_eq!(extras(&reply), RING);
+                    let Ok(ClientStep::Prove(proof, _)) = client.on_hello(&with_extras(reply, 0), &NO_TLS) else {
+                        panic!("a challenge is answered")
+                    };
+                    assert!(await_proof.on_proof(&proof).1.is_err(), "an extra was taken away, and nobody noticed");
+                }
+                ServerStep::Refuse(_, error) => panic!("{error}"),
+            }
+            assert_eq!(extras(&refusal(Answer::Busy)), 0);
+        }
+    }
+
+    #[test]
     fn a_key_cannot_be_stripped_off_by_a_server_that_welcomes_everybody() {
         let key = key(7);
         let client = ClientSide::new(Some(&key), &[1; 32]);
@@ -537,7 +585,7 @@ mod tests {
     fn a_recorded_proof_is_worth_nothing_at_the_next_connection() {
         let key = key(7);
         let client = ClientSide::new(Some(&key), &[1; 32]);
-        let challenge = |nonce: u8| match server_on_hello(Some(&key), &[nonce; 32], &NO_TLS, client.hello()) {
+        let challenge = |nonce: u8| match server_on_hello(Some(&key), &[nonce; 32], &NO_TLS, client.hello(), 0) {
             ServerStep::Challenge(reply, await_proof) => (reply, await_proof),
             other => panic!("{other:?}"),
         };
@@ -554,7 +602,7 @@ mod tests {
     fn another_version_is_named_on_both_sides() {
         let mut from_the_future = *ClientSide::new(None, &[1; 32]).hello();
         from_the_future[8..10].copy_from_slice(&9_u16.to_be_bytes());
-        let ServerStep::Refuse(reply, error) = server_on_hello(None, &[2; 32], &NO_TLS, &from_the_future) else {
+        let ServerStep::Refuse(reply, error) = server_on_hello(None, &[2; 32], &NO_TLS, &from_the_future, 0) else {
             panic!("it is another version")
         };
         assert!(matches!(error, ConnectError::OtherVersion { ours: VERSION, theirs: 9 }), "{error}");
@@ -580,7 +628,7 @@ mod tests {
             let same = next() as usize % (HELLO_LEN + 1);
             bytes[..same].copy_from_slice(&right[..same]);
             let server_key = (round % 2 == 0).then_some(&key);
-            match server_on_hello(server_key, &[2; 32], &NO_TLS, &bytes) {
+            match server_on_hello(server_key, &[2; 32], &NO_TLS, &bytes, RING) {
                 ServerStep::Done(_) => assert!(server_key.is_none()),
                 ServerStep::Challenge(_, await_proof) => {
                     assert!(await_proof.on_proof(bytes.first_chunk().unwrap()).1.is_err());

@@ -10,8 +10,9 @@
 //! and looks for its successor.
 //!
 //! **Who writes.** A frame goes into a queue, and whoever gets the writer writes all that is there: while one thread is in
-//! the system call, others add to the next one. A future writes by itself only when nothing else is in flight and the frame is
-//! small, so that it does not block; otherwise a background thread does, and takes along what has come by then.
+//! the system call, others add to the next one. A future writes by itself only when the frame is small and little is unread,
+//! so that it does not block, and nothing else is in flight or the connection goes through shared memory, where a write alone is
+//! cheap; otherwise a background thread does, and takes along what has come by then.
 //!
 //! **Locks**: state, queue and writer are never held together, but for the queue under the writer. Tickets are leaves.
 
@@ -434,8 +435,18 @@ impl Inner {
                 return;
             }
             if !park(deadline) {
-                return;
+                return self.stop_following(ticket);
             }
+        }
+    }
+
+    /// The time of a follower is up. If it was just chosen to lead, another one is to do so.
+    fn stop_following(self: &Arc<Self>, ticket: &Arc<Ticket>) {
+        let mut state = self.state.lock();
+        state.followers.retain(|other| !Arc::ptr_eq(other, ticket));
+        ticket.state.lock().thread = None;
+        if let Some(reader) = state.reader.take() {
+            self.hand_on(state, reader);
         }
     }
 
@@ -583,9 +594,9 @@ impl Inner {
 
     /// Writes a small frame if that can't block, or has it written by the background thread.
     fn post_aside(self: &Arc<Self>, frame: Vec<u8>, inline: bool) {
-        if inline && frame.len() <= INLINE_BYTES && self.unanswered.load(Ordering::Relaxed) < INLINE_UNANSWERED {
+        if frame.len() <= INLINE_BYTES && self.unanswered.load(Ordering::Relaxed) < INLINE_UNANSWERED {
             let Some(mut writer) = self.writer.try_lock() else { return self.post_to_thread(frame) };
-            if self.queue.lock().frames.is_empty() {
+            if (inline || writer.is_cheap()) && self.queue.lock().frames.is_empty() {
                 let sent = writer.send(&frame);
                 drop(writer);
                 self.unanswered.fetch_add(1, Ordering::Relaxed);

@@ -211,6 +211,10 @@ impl ManagerBuilder {
     }
 
     /// How many processes may be connected at a time, at least 1; by default 4096.
+    ///
+    /// On Linux the first 128 of those that come by a Unix socket exchange their messages through shared memory: 132 KiB each, and
+    /// two descriptors on either side besides the socket. Further ones, and those for which the system has no more to give,
+    /// use the socket, which is slower.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -615,7 +619,8 @@ impl ManagerProxy {
         self.remote.request(root::STATS, Ok(Request::new()), |result, _| {
             let mut fields = Fields(result);
             let mut next = || fields.number().map_err(|failure| failure.explain("manager"));
-            Ok(ManagerStats { objects: next()?, names: next()?, connections: next()? })
+            let (objects, names, connections, failed_handshakes) = (next()?, next()?, next()?, next()?);
+            Ok(ManagerStats { objects, names, connections, failed_handshakes })
         })
     }
 

@@ -99,6 +99,9 @@ mod auth;
 mod builtin;
 mod client;
 mod error;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod hosted;
 mod object;
@@ -113,9 +116,7 @@ mod wire;
 pub use auth::{AuthKey, AuthKeyError};
 #[cfg(feature = "tls")]
 pub use tls::{ClientTls, ServerTls, TlsConfigError};
-pub use transport::{
-    Address, BindTo, ClientSecurity, ConnectError, ParseAddressError, ServerSecurity, TransportError,
-};
+pub use transport::{Address, BindTo, ClientSecurity, ConnectError, ParseAddressError, ServerSecurity, TransportError};
 
 pub use builtin::{
     BarrierProxy, BarrierState, ConditionGuard, ConditionProxy, DictProxy, EventProxy, ListProxy, LockGuard, LockProxy,

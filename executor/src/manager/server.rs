@@ -105,6 +105,9 @@ pub struct ManagerStats {
     pub names: u64,
     /// The processes that are connected.
     pub connections: u64,
+    /// How many of those who came were not let in since the start: with a wrong key or none, for not speaking the protocol, for
+    /// taking too long. (Those who found the server full are not counted.)
+    pub failed_handshakes: u64,
 }
 
 /// A running server.
@@ -170,6 +173,7 @@ impl Server {
             objects: state.objects.len() as u64,
             names: state.names.len() as u64,
             connections: state.sessions.len() as u64,
+            failed_handshakes: self.endpoint.failed_handshakes(),
         }
     }
 
@@ -294,7 +298,7 @@ impl Server {
         let mut bytes = 0;
         loop {
             let Ok(Some(frame)) = reader.recv(None) else { return };
-            let Some(request) = Received::read(&frame) else { return };
+            let Some(request) = Received::read(frame) else { return };
             let throttled = match &mut bucket {
                 // What gives something back is never refused.
                 Some(bucket) if !(request.object == ROOT && request.id == 0) => bucket.take(),
@@ -458,7 +462,8 @@ impl Server {
             }
             root::STATS => {
                 let stats = self.stats();
-                Ok(Body::new().number(stats.objects).number(stats.names).number(stats.connections))
+                let body = Body::new().number(stats.objects).number(stats.names);
+                Ok(body.number(stats.connections).number(stats.failed_handshakes))
             }
             root::CANCEL => {
                 let (object, id) = (fields.number()?, fields.number()?);

@@ -4,6 +4,8 @@
 mod entry;
 #[cfg(target_os = "linux")]
 mod forkserver;
+#[cfg(all(fuzzing, unix))]
+pub(crate) mod fuzzing;
 #[cfg(unix)]
 mod link;
 #[cfg(unix)]

@@ -204,11 +204,10 @@ impl Row {
             let before = row.seat.load(Ordering::Acquire);
             if before != 0 {
                 if let Some(seat) = Seat::from_word(before) {
-                    if !board.is_dead(seat) {
+                    // A thread of a dying process may still be counting.
+                    if !board.is_dead(seat) || !board.has_left(seat) {
                         continue;
                     }
-                    // A thread of the dying process may still be counting.
-                    board.wait_until_gone(seat);
                 }
                 let abandoned = row.open.swap(0, Ordering::AcqRel);
                 head(ring).abandoned.fetch_add(u64::from(abandoned), Ordering::Relaxed);

@@ -92,6 +92,9 @@ const KEEP: u64 = 32 << 20;
 /// How much is asked of the system at once: a signal makes it start anew.
 const PORTION: u64 = 1 << 20;
 
+/// How often a producer looks for room in a row; a position that moves all the time and never makes room is a lie.
+const LOOKS: u32 = 10_000;
+
 /// The fewest bytes at which a batch of gets ends, so that one getter doesn't fill its memory.
 const BATCH: usize = 1 << 20;
 
@@ -414,6 +417,7 @@ impl Ring {
         let mut seen = Position::from_word(head.producers.0.seen.load(Ordering::Relaxed));
         let mut size = self.size()?;
         let mut announced = None;
+        let mut looks = 0;
         loop {
             let Some(bytes) = record(*done) else { return Ok(None) };
             let needs =
@@ -431,7 +435,8 @@ impl Ring {
             // It doesn't fit, as far as we know. What has been put so far, others may get meanwhile.
             protocol::publish(&head.tail.0, end.word());
             let now = protocol::look(&head.head.0);
-            if now != seen.word() {
+            looks += 1;
+            if now != seen.word() && looks < LOOKS {
                 seen = Position::from_word(now);
                 head.producers.0.seen.store(now, Ordering::Relaxed);
                 continue;

@@ -25,8 +25,8 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,8 +34,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::memory::segment::{Layout, Segment};
+use crate::sys;
 use crate::travel::Fd;
 
+// It takes its atomics from the module that includes it, as it does in its loom model.
+#[allow(clippy::duplicate_mod)]
 #[path = "stream/protocol.rs"]
 mod protocol;
 
@@ -510,7 +513,7 @@ impl Default for Spin {
 impl Spin {
     /// Waits shortly for `come`; whether it did.
     fn spin(&mut self, come: impl Fn() -> bool) -> bool {
-        let cpus = cpus();
+        let cpus = sys::cpus();
         if cpus < 2 || ENDS.load(Ordering::Relaxed) > cpus {
             return false;
         }
@@ -540,13 +543,4 @@ impl Spin {
         }
         false
     }
-}
-
-/// The processors of the machine. Not those that this thread may use: the peer may use others, and if it doesn't, spinning doesn't pay and soon ends.
-fn cpus() -> usize {
-    static CPUS: OnceLock<usize> = OnceLock::new();
-    *CPUS.get_or_init(|| {
-        // SAFETY: a question without pointers.
-        usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
-    })
 }

@@ -1421,9 +1421,9 @@ mod tests {
             let mut ring = vec![0; LEAST_CAPACITY];
             let mut at = 0;
             // Some chunks that are right, or nearly so, and then noise.
-            while at + HEADER < ring.len() && random.next() % 20 != 0 {
+            while at + HEADER < ring.len() && !random.next().is_multiple_of(20) {
                 let len = (random.next() % 100) as u32;
-                let (first, last) = (random.next() % 3 != 0, random.next() % 3 != 0);
+                let (first, last) = (!random.next().is_multiple_of(3), !random.next().is_multiple_of(3));
                 let total = if first && last { u64::from(len) } else { random.next() % 1_000_000 };
                 let chunk = Chunk {
                     len,

@@ -148,9 +148,18 @@ pub(crate) struct Segment {
     /// Over a mapping that others can take away from under us. Dropped before the mapping.
     watched: Option<Watched>,
     mapping: Mapping,
+    /// What this process uses it for.
+    purpose: Purpose,
     /// Whether a plain slice of this memory exists in this process; see `Array`.
     pub(crate) sliced: AtomicBool,
 }
+
+/// What memory is used for: the kind of an object, or [`BYTES`]. One memory has one purpose as long as a process has it mapped, whatever handles of it
+/// arrive: a handle that lies could make atomics of the elements that an array lends as a slice.
+pub(crate) type Purpose = u32;
+
+/// What is not an object of a kind of its own: bytes, lists, boards.
+pub(crate) const BYTES: Purpose = 0;
 
 type Known = HashMap<(u64, u64), Weak<Segment>>;
 
@@ -163,12 +172,38 @@ fn known() -> &'static Mutex<Known> {
 impl Segment {
     /// New memory, all zero. Its pages take room when they are first touched.
     pub(crate) fn create(len: usize) -> io::Result<Arc<Self>> {
+        Segment::create_for(len, BYTES)
+    }
+
+    /// As [`create`](Segment::create), for an object of a kind of its own.
+    pub(crate) fn create_for(len: usize, purpose: Purpose) -> io::Result<Arc<Self>> {
         let fd = sys::create_shared_memory(len)?;
         let mapping = Mapping::new(fd.as_fd(), len, true)?;
         let id = identity(fd.as_fd())?;
-        let segment = Arc::new(Segment { fd: Fd::new(fd), watched: None, mapping, sliced: AtomicBool::new(false) });
-        remember(id, &segment);
-        Ok(segment)
+        Ok(remember(id, Segment::over(Fd::new(fd), None, mapping, purpose), |_| true))
+    }
+
+    fn over(fd: Fd, watched: Option<Watched>, mapping: Mapping, purpose: Purpose) -> Arc<Self> {
+        Arc::new(Segment { fd, watched, mapping, purpose, sliced: AtomicBool::new(false) })
+    }
+
+    /// The same memory, if it's used for the same thing. What stands in it, and which references go into it, is only sound for one.
+    fn used_for(self: Arc<Self>, purpose: Purpose) -> io::Result<Arc<Self>> {
+        if self.purpose == purpose {
+            return Ok(self);
+        }
+        let name = |purpose: Purpose| match purpose {
+            BYTES => "bytes".to_owned(),
+            kind => kind.to_le_bytes().escape_ascii().to_string(),
+        };
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "a handle was expected to be of kind {:?}, but its memory is used as {:?} in this process",
+                name(purpose),
+                name(self.purpose)
+            ),
+        ))
     }
 
     /// The memory behind a descriptor that arrived from elsewhere, of at least `least` bytes.
@@ -177,12 +212,18 @@ impl Segment {
     ///
     /// `InvalidData` if it is smaller, or could still be shrunk by others.
     pub(crate) fn open(fd: &Fd, least: usize) -> io::Result<Arc<Self>> {
+        Segment::open_for(fd, least, BYTES)
+    }
+
+    /// As [`open`](Segment::open), for an object of a kind of its own.
+    pub(crate) fn open_for(fd: &Fd, least: usize, purpose: Purpose) -> io::Result<Arc<Self>> {
         let id = identity(fd.as_fd())?;
         // One that is only watched doesn't do here: what stands in it would turn into zeros one day.
         if let Some(segment) = find(id).filter(|segment| segment.watched.is_none()) {
             segment.check_len(least)?;
-            return Ok(segment);
+            return segment.used_for(purpose);
         }
+        sys::check_is_memory(fd.as_fd())?;
         // The seals first: from then on the size is final.
         sys::check_sealed(fd.as_fd())?;
         let len = usize::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
@@ -190,10 +231,9 @@ impl Segment {
             return Err(too_small(0, least));
         }
         let mapping = Mapping::new(fd.as_fd(), len, true)?;
-        let segment = Arc::new(Segment { fd: fd.clone(), watched: None, mapping, sliced: AtomicBool::new(false) });
+        let segment = Segment::over(fd.clone(), None, mapping, purpose);
         segment.check_len(least)?;
-        remember(id, &segment);
-        Ok(segment)
+        remember(id, segment, |other| other.watched.is_none()).used_for(purpose)
     }
 
     /// As [`open`](Segment::open), but takes memory that isn't sealed as well, and watches it: if somebody truncates it, it turns into zeros and
@@ -202,6 +242,7 @@ impl Segment {
         if sys::check_sealed(fd.as_fd()).is_ok() {
             return Segment::open(fd, least);
         }
+        sys::check_is_memory(fd.as_fd())?;
         let stat = rustix::fs::fstat(fd)?;
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a descriptor of no memory came with a handle"));
@@ -209,7 +250,7 @@ impl Segment {
         let id = identity(fd.as_fd())?;
         if let Some(segment) = find(id).filter(|segment| !segment.is_lost()) {
             segment.check_len(least)?;
-            return Ok(segment);
+            return segment.used_for(BYTES);
         }
         let len = usize::try_from(stat.st_size).unwrap_or(0);
         if len == 0 {
@@ -217,10 +258,9 @@ impl Segment {
         }
         let mapping = Mapping::new(fd.as_fd(), len, true)?;
         let watched = Some(Watched::new(mapping.start(), len)?);
-        let segment = Arc::new(Segment { fd: fd.clone(), watched, mapping, sliced: AtomicBool::new(false) });
+        let segment = Segment::over(fd.clone(), watched, mapping, BYTES);
         segment.check_len(least)?;
-        remember(id, &segment);
-        Ok(segment)
+        remember(id, segment, |other| !other.is_lost()).used_for(BYTES)
     }
 
     /// Whether somebody has truncated the memory, so that it isn't shared any more and its content is gone. Never, if it's sealed.
@@ -257,13 +297,20 @@ fn find(id: (u64, u64)) -> Option<Arc<Segment>> {
     known().lock().unwrap_or_else(PoisonError::into_inner).get(&id).and_then(Weak::upgrade)
 }
 
-fn remember(id: (u64, u64), segment: &Arc<Segment>) {
+/// Enters a mapping, unless another thread has entered one of the same memory meanwhile that will do: there must be one only.
+fn remember(id: (u64, u64), segment: Arc<Segment>, will_do: impl FnOnce(&Segment) -> bool) -> Arc<Segment> {
     let mut known = known().lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(other) = known.get(&id).and_then(Weak::upgrade).filter(|other| will_do(other)) {
+        // Ours goes when the lock has: its drop is nobody's business here.
+        drop(known);
+        return other;
+    }
     // Those that have gone are swept when the table would grow, so that it stays as large as what is in use.
     if known.len() == known.capacity() {
         known.retain(|_, segment| segment.strong_count() > 0);
     }
-    known.insert(id, Arc::downgrade(segment));
+    known.insert(id, Arc::downgrade(&segment));
+    segment
 }
 
 fn too_small(has: usize, least: usize) -> io::Error {

@@ -87,12 +87,8 @@ impl<'a> RawLock<'a> {
         // A seat that can't exist is a peer's lie, and nobody holds the lock.
         let is_dead = |holder| {
             let Some(seat) = Seat::from_word(holder) else { return true };
-            let dead = board.is_dead(seat);
-            if dead {
-                // Another thread of the dying process may still run for a moment, and write under the lock or give it back: not before it is gone.
-                board.wait_until_gone(seat);
-            }
-            dead
+            // Another thread of the dying process may still write under the lock, or give it back: not before it has left.
+            board.is_dead(seat) && board.has_left(seat)
         };
         match protocol::attempt(self.word, self.me(), mark, slept, is_dead) {
             Attempt::Mine => Ok(Taken::Fairly),
@@ -112,26 +108,26 @@ impl<'a> RawLock<'a> {
             return Step::Ready(taken);
         }
         let board = self.object.board();
-        loop {
-            let found = match self.attempt(true, *slept) {
-                Ok(taken) => return Step::Ready(taken),
-                Err(found) => found,
-            };
-            // Dead since: another attempt will find it so.
-            let Some(Holder::Alive(presence, alive)) = Seat::from_word(found).map(|seat| board.look(seat)) else {
-                continue;
-            };
-            *slept = true;
-            return Step::Wait(Change {
-                holders: vec![(Word::new(board.segment(), board.offset(presence)), alive)],
-                ..Change::of(self.object.segment(), BODY + self.offset, found)
-            });
-        }
+        let found = match self.attempt(true, *slept) {
+            Ok(taken) => return Step::Ready(taken),
+            Err(found) => found,
+        };
+        let Some(Holder::Alive(presence, alive)) = Seat::from_word(found).map(|seat| board.look(seat)) else {
+            // Dead, but not gone for good: to be looked at again at once, so a value that the word doesn't have.
+            return Step::Wait(Change::of(self.object.segment(), BODY + self.offset, found.wrapping_add(1)));
+        };
+        *slept = true;
+        Step::Wait(Change {
+            holders: vec![(Word::new(board.segment(), board.offset(presence)), alive)],
+            ..Change::of(self.object.segment(), BODY + self.offset, found)
+        })
     }
 
     /// Waits a moment without sleeping, as long as nobody else sleeps: those come first.
     fn spin(self) -> Option<Taken> {
-        for _ in 0..wait::spins() {
+        // Rarer and rarer: each look takes the line away from the holder, who might use the lock again at once.
+        let mut pause = 1;
+        while pause <= wait::spins() {
             match self.word.load(Ordering::Relaxed) {
                 0 => {
                     if protocol::take(self.word, self.me()).is_ok() {
@@ -139,8 +135,10 @@ impl<'a> RawLock<'a> {
                     }
                 }
                 word if word & protocol::ASLEEP != 0 => return None,
-                _ => std::hint::spin_loop(),
+                _ => {}
             }
+            (0..pause).for_each(|_| std::hint::spin_loop());
+            pause *= 2;
         }
         None
     }

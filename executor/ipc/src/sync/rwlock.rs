@@ -51,9 +51,9 @@ impl State {
         if let Some(seat) = Seat::from_word(self.writer)
             && seat != board.seat()
             && let Holder::Dead(pid) = board.look(seat)
-        {
             // A thread of it may be in the middle of a store still.
-            board.wait_until_gone(seat);
+            && board.has_left(seat)
+        {
             board.tell(seat);
             self.poison = poison::by(pid);
             self.writer = 0;

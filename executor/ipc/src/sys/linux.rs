@@ -3,7 +3,6 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
@@ -34,6 +33,17 @@ pub(crate) fn create_shared_memory(bytes: usize) -> io::Result<OwnedFd> {
     ftruncate(&fd, bytes as u64)?;
     fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
+}
+
+/// Refuses what isn't plain memory: a page of a file on a network or of a huge-page pool may take for ever to come, or never.
+pub(crate) fn check_is_memory(fd: BorrowedFd<'_>) -> io::Result<()> {
+    /// `TMPFS_MAGIC` of statfs(2).
+    const TMPFS: i64 = 0x0102_1994;
+    #[allow(clippy::unnecessary_cast)] // The type differs between architectures.
+    if rustix::fs::fstatfs(fd)?.f_type as i64 == TMPFS {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "a descriptor of no memory came with a handle"))
 }
 
 pub(crate) fn check_sealed(fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -85,20 +95,24 @@ pub(crate) fn start_time() -> u64 {
     started(std::fs::read_to_string("/proc/self/stat"))
 }
 
-/// Waits until the process with that number and start is gone, all its threads included, at most until `until`.
-pub(crate) fn wait_for_exit(pid: Pid, start: u64, until: Instant) {
-    let Ok(fd) = open_pidfd(pid) else { return };
-    if started(std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))) != start {
-        return;
+/// Whether a thread of the process with that number and start may still run in user mode.
+///
+/// A thread on its way out has `PF_EXITING` in its flags (the ninth field of `/proc/<pid>/task/<tid>/stat`, see proc_pid_stat(5)) long before its
+/// memory is gone, and doesn't return from the kernel.
+pub(crate) fn may_still_run(pid: Pid, start: u64) -> bool {
+    const PF_EXITING: u64 = 4;
+    let process = format!("/proc/{}", pid.as_raw_nonzero());
+    if started(std::fs::read_to_string(format!("{process}/stat"))) != start {
+        return false;
     }
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
-            Err(Errno::INTR) => {}
-            _ => return,
-        }
-    }
+    let Ok(threads) = std::fs::read_dir(format!("{process}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { return false };
+        let mut fields = stat.rsplit_once(')').map_or("", |(_, after)| after).split_ascii_whitespace();
+        let is_dead = matches!(fields.next(), None | Some("Z" | "X"));
+        let flags: u64 = fields.nth(5).and_then(|field| field.parse().ok()).unwrap_or(0);
+        !is_dead && flags & PF_EXITING == 0
+    })
 }
 
 /// Whether the process with that number and start is gone, all its threads included.
@@ -140,4 +154,13 @@ impl Drop for BlockedSignals {
         // SAFETY: the set was filled by `block_signals`; nobody asks for the old one.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
     }
+}
+
+/// The processors of the machine. Not those that this thread may use: a peer may use others, and if it doesn't, spinning doesn't pay and soon ends.
+pub(crate) fn cpus() -> usize {
+    static CPUS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *CPUS.get_or_init(|| {
+        // SAFETY: a question without pointers.
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+    })
 }

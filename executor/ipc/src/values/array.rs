@@ -12,9 +12,10 @@
 //!    has written, reading it is defined.
 //! 2. Slices exist only under the lock, and every safe way to the memory of an `Array`, in all processes that use this crate, takes it:
 //!    single elements and copies as well. So whoever keeps to the protocol never writes to what is lent.
-//! 3. The lock passes from a process that died only when all its threads are gone; none of them still writes.
-//! 4. Within one process no two slices of the same memory exist even if another process lies about the lock: beside the
-//!    lock there is a mark in memory of our own, and a guard that finds it set waits until it isn't.
+//! 3. The lock passes from a process that died only when none of its threads will run again (`Board::has_left`, with its limits); none still writes.
+//! 4. Within one process nothing else touches the memory of a slice even if another process lies about the lock: beside the
+//!    lock there is a mark in memory of our own, for guards, single elements and copies alike, and who finds it set waits until it isn't. And the
+//!    memory is used for nothing but this array in this process, whatever other handles of it arrive.
 //! 5. Memory and bounds: the segment is sealed against shrinking and stays mapped as long as the guard lives; the number of elements was compared with
 //!    the segment's size when the handle was opened, and is then kept in memory of our own.
 //!
@@ -29,7 +30,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::{align_of, offset_of, size_of};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -255,8 +256,13 @@ impl<T: Plain> Array<T> {
     /// As for [`get`](Array::get).
     pub async fn with_element_async<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R, ArrayError> {
         let offset = self.offset(index)?;
-        let taken = self.wait().await;
-        let held = self.held(self.raw(), taken)?;
+        let held = loop {
+            let taken = self.wait().await;
+            if let Some(held) = self.held(self.raw(), taken) {
+                break held?;
+            }
+            pass_on().await;
+        };
         Ok(self.change(held, index, offset, change))
     }
 
@@ -352,17 +358,7 @@ impl<T: Plain> Array<T> {
             if let Some(result) = self.slice(taken) {
                 return result;
             }
-            // Another process has lied about the lock. Whoever has the slice in this process needs the thread perhaps.
-            let mut yielded = false;
-            std::future::poll_fn(|cx| {
-                if yielded {
-                    return Poll::Ready(());
-                }
-                yielded = true;
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            })
-            .await;
+            pass_on().await;
         }
     }
 
@@ -426,19 +422,30 @@ impl<T: Plain> Array<T> {
     #[inline]
     fn hold(&self) -> Result<Held<'_>, ArrayError> {
         let raw = self.raw();
-        let taken = raw.lock();
-        self.held(raw, taken)
+        loop {
+            let taken = raw.lock();
+            if let Some(held) = self.held(raw, taken) {
+                return held;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
-    /// Under the lock; gives it back if the array is poisoned.
+    /// Under the lock; gives it back if the array is poisoned, or (`None`) if somebody in this process holds it too, because another process has
+    /// lied about it.
     #[inline]
-    fn held<'a>(&'a self, raw: RawLock<'a>, taken: Taken) -> Result<Held<'a>, ArrayError> {
-        let held = Held(raw);
+    fn held<'a>(&'a self, raw: RawLock<'a>, taken: Taken) -> Option<Result<Held<'a>, ArrayError>> {
+        let sliced = &self.object.segment().sliced;
+        if sliced.swap(true, Ordering::Acquire) {
+            raw.unlock();
+            return None;
+        }
+        let held = Held(raw, sliced);
         self.finish(taken);
-        match self.head().writer.load(Ordering::Relaxed) {
+        Some(match self.head().writer.load(Ordering::Relaxed) {
             0 => Ok(held),
             pid => Err(ArrayError::Poisoned { pid }),
-        }
+        })
     }
 
     /// Finishes what a dead holder has begun.
@@ -514,13 +521,28 @@ impl<T: Plain> Array<T> {
 }
 
 /// The lock, for single elements and copies; given back when dropped, also when a closure panics.
-struct Held<'a>(RawLock<'a>);
+struct Held<'a>(RawLock<'a>, &'a AtomicBool);
 
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
+        self.1.store(false, Ordering::Release);
         self.0.unlock();
     }
+}
+
+/// Another process has lied about the lock. Whoever has it in this process needs the thread perhaps.
+async fn pass_on() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl<T> fmt::Debug for Array<T> {

@@ -28,11 +28,17 @@ pub(crate) fn wait(words: &[(&AtomicU32, u32)], until: Option<Instant>) {
     let longest = until.map_or(RECHECK, |until| until.saturating_duration_since(Instant::now()).min(RECHECK));
     if let [(word, expected)] = words {
         wait_one(word, *expected, longest);
-    } else if wait_any(words, longest) == Err(Errno::NOSYS)
+    } else if wait_any(words, longest).is_err_and(is_unavailable)
         && words.iter().all(|(word, value)| word.load(Ordering::SeqCst) == *value)
     {
         wait_one(words[0].0, words[0].1, longest.min(POLL));
     }
+}
+
+/// Whether an error of [`wait_any`] means that it can't be used here: unknown to the kernel, or forbidden by a sandbox. (The others say that
+/// it's time to look again.)
+pub(crate) fn is_unavailable(error: Errno) -> bool {
+    !matches!(error, Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT)
 }
 
 fn wait_one(word: &AtomicU32, expected: u32, longest: Duration) {

@@ -70,7 +70,7 @@ impl Bed {
             all.extend(words.iter().map(|(word, value)| (word.get(), *value)));
             let woken = match futex::wait_any(&all, if words.is_empty() { IDLE } else { futex::RECHECK }) {
                 Ok(index) => index.checked_sub(1),
-                Err(rustix::io::Errno::NOSYS) => {
+                Err(error) if futex::is_unavailable(error) => {
                     // An old kernel: short sleeps at the doorbell, and a look at the rest.
                     let longest = if words.is_empty() { None } else { super::after(Duration::from_millis(5)) };
                     futex::wait(&all[..1], longest);
@@ -146,7 +146,7 @@ pub(crate) fn keeper() -> io::Result<u32> {
 fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     // Threads inherit the mask of their maker: signals are for the program's own threads.
     let all = crate::sys::block_signals();
-    let started = std::thread::Builder::new().name(name.into()).stack_size(128 * 1024).spawn(run);
+    let started = std::thread::Builder::new().name(name.into()).stack_size(1 << 20).spawn(run);
     drop(all);
     started.map(drop)
 }
@@ -161,7 +161,9 @@ pub(crate) struct Sleep {
 }
 
 /// Has `waker` woken when the change may have come.
-pub(crate) fn sleep(change: Change, waker: Waker) -> Sleep {
+pub(crate) fn sleep(mut change: Change, waker: Waker) -> Sleep {
+    // Those beyond what the kernel takes are found dead when all look again.
+    change.holders.truncate(WORDS - 1);
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let over = Arc::new(AtomicBool::new(false));

@@ -19,24 +19,25 @@ use std::fs::File;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polypool_ipc::{
     Array, ArrayGuard, AtomicArray, AtomicValue, Barrier, BoundedSemaphore, ByteQueue, Condvar, Connection, Event, Fd,
     Frame, FrameReceiver, FrameSender, JoinableQueue, ListItem, LockOwner, LockResult, Luggage, Mutex, Once, OnceValue,
-    PipeReceiver, PipeSender, Queue, QueueOptions, ReentrantMutex, RwLock, Semaphore, SharedList, SharedMemory,
-    StreamOptions, Value, pack, unpack,
+    PipeReceiver, PipeSender, Queue, QueueOptions, ReentrantMutex, RingSocket, RwLock, Semaphore, SharedList,
+    SharedMemory, StreamOptions, Value, pack, unpack,
 };
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// How many kinds of objects there are.
-const KINDS: u8 = 24;
+pub(crate) const KINDS: u8 = 25;
 
 /// In the first byte: the board of presences is lied about as well.
 const BOARD: u8 = 0x80;
@@ -96,7 +97,8 @@ pub(crate) fn memory(input: &[u8]) {
         20 => run.play(&queue_options(rest).bytes(), RING, byte_queue),
         21 => run.play(&StreamOptions::new().capacity(4_096).one_way(), STREAM, stream),
         22 => run.play(&StreamOptions::new().capacity(4_096).channel::<Parcel>(), STREAM, pipe),
-        _ => run.play(&StreamOptions::new().capacity(4_096).pipe::<Item, Parcel>(), STREAM, connection),
+        23 => run.play(&StreamOptions::new().capacity(4_096).pipe::<Item, Parcel>(), STREAM, connection),
+        _ => ring_socket(rest).expect("the ends of a connection"),
     }
 }
 
@@ -138,18 +140,7 @@ impl Run<'_> {
         // Objects without holders have no board.
         let has_board = locks != NONE && fds.len() > 1;
         let mut board = has_board.then(|| File::from(own(fds[1].as_fd())));
-        let len = memory.metadata().expect("the size of memory").len();
-        let mut stage = Stage {
-            input: self.input,
-            commands: 0,
-            waits: WAITS,
-            len,
-            sealed: !is_open(&memory),
-            memory,
-            lied_board: false,
-            board: None,
-            locks,
-        };
+        let mut stage = Stage::new(self.input, memory, locks);
         if self.board && has_board {
             fds[1] = another_board(board.as_ref().expect("a board"));
             board = Some(File::from(own(fds[1].as_fd())));
@@ -219,7 +210,13 @@ pub(crate) struct Stage<'a> {
     locks: &'static [u64],
 }
 
-impl Stage<'_> {
+impl<'a> Stage<'a> {
+    fn new(input: &'a [u8], memory: File, locks: &'static [u64]) -> Self {
+        let len = memory.metadata().expect("the size of memory").len();
+        let sealed = !is_open(&memory);
+        Stage { input, commands: 0, waits: WAITS, memory, len, sealed, board: None, lied_board: false, locks }
+    }
+
     fn byte(&mut self) -> u8 {
         match self.input.split_first() {
             Some((&byte, rest)) => {
@@ -935,4 +932,41 @@ fn connection((one, two): &(Connection<Item, Parcel>, Connection<Parcel, Item>),
         6 => drop((one.poll(Duration::ZERO), two.poll(Duration::ZERO))),
         _ => drop((one.is_closed(), format!("{one:?} {two:?}"))),
     }
+}
+
+/// A connection through shared memory, which is no handle: its ends come by their descriptors, one from each.
+fn ring_socket(input: &[u8]) -> std::io::Result<()> {
+    let (here, there) = UnixStream::pair()?;
+    let (ours, [memory, room]) = RingSocket::create(4_096)?;
+    let mut stage = Stage::new(input, File::from(memory.try_clone()?), NONE);
+    stage.meddle();
+    let Ok(theirs) = RingSocket::join(vec![memory, room]) else { return Ok(()) };
+    let ((mut reader, mut writer), (mut their_reader, mut their_writer)) = (ours.split(), theirs.split());
+    let mut buffer = [0; 3_000];
+    while let Some(command) = stage.command() {
+        if command < 0x80 {
+            stage.lie(command);
+            continue;
+        }
+        let long = vec![1; usize::from(command & 0x3f) * 64];
+        let parts: &[&[u8]] = &[b"head", &long];
+        let until = Some(Instant::now() + stage.wait());
+        let _ = match command % 6 {
+            0 => writer.write(&here, parts, until),
+            1 => their_reader.read(&there, &mut buffer, until).map(drop),
+            2 => their_writer.write(&there, parts, until),
+            3 => reader.read(&here, &mut buffer, until).map(drop),
+            4 => {
+                drop((
+                    reader.has_buffered(),
+                    reader.sleeps(),
+                    their_reader.has_buffered(),
+                    format!("{reader:?} {writer:?}"),
+                ));
+                Ok(())
+            }
+            _ => reader.read(&here, &mut buffer[..8], until).map(drop),
+        };
+    }
+    Ok(())
 }

@@ -224,7 +224,7 @@ impl Object for Lock {
 
     fn expire(&self, ticket: u64) {
         let mut state = self.state.lock();
-        if ticket % 4 == 0 {
+        if ticket.is_multiple_of(4) {
             if let Some((responder, _)) = state.waiters.expire(ticket) {
                 responder.answer(Err(Failure::TimedOut));
             }

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 #[cfg(unix)]
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -234,7 +234,12 @@ impl Accepted {
             }
         };
         let nonce = fresh_nonce()?;
-        match auth::server_on_hello(security.key.as_ref(), &nonce, &binding, &hello) {
+        let wants_ring = auth::extras(&hello) & auth::RING != 0 && link.is_local();
+        let extras = match &link.permit {
+            Some(permit) if wants_ring && permit.take_ring(limits.max_rings) => auth::RING,
+            _ => 0,
+        };
+        match auth::server_on_hello(security.key.as_ref(), &nonce, &binding, &hello, extras) {
             ServerStep::Done(reply) => say(&reply)?,
             ServerStep::Refuse(reply, error) => {
                 let _ = say(&reply);
@@ -253,6 +258,14 @@ impl Accepted {
                 said?;
             }
         }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if extras & auth::RING != 0
+            && !super::ring::offer(&mut reader, &mut writer, limits.ring_len, deadline)?
+            && let Some(permit) = &link.permit
+        {
+            permit.give_ring();
+        }
+        writer.set_timeout(Some(limits.write_timeout));
         Ok((reader, writer, closer))
     }
 }
@@ -262,6 +275,8 @@ impl Accepted {
 pub(crate) struct Permit {
     gate: Arc<Gate>,
     id: u64,
+    /// Whether it is one of the connections through shared memory.
+    ring: AtomicBool,
 }
 
 impl Permit {
@@ -269,12 +284,34 @@ impl Permit {
     fn established(&self) {
         self.gate.state.lock().handshakes.remove(&self.id);
     }
+
+    /// Takes a place among those that go through shared memory, if there is one.
+    fn take_ring(&self, most: usize) -> bool {
+        if !cfg!(any(target_os = "linux", target_os = "android")) {
+            return false;
+        }
+        let mut state = self.gate.state.lock();
+        let taken = state.rings < most;
+        if taken {
+            state.rings += 1;
+            self.ring.store(true, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Gives it back.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn give_ring(&self) {
+        let mut state = self.gate.state.lock();
+        state.rings -= usize::from(self.ring.swap(false, Ordering::Relaxed));
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.gate.state.lock();
         state.connections -= 1;
+        state.rings -= usize::from(*self.ring.get_mut());
         state.handshakes.remove(&self.id);
     }
 }
@@ -292,6 +329,8 @@ struct Gate {
 struct GateState {
     closed: bool,
     connections: usize,
+    /// Those of them that go through shared memory, or are about to.
+    rings: usize,
     next_id: u64,
     /// Those that are not through the handshake.
     handshakes: HashMap<u64, Weak<Link>>,
@@ -309,7 +348,8 @@ impl Gate {
         let id = state.next_id;
         state.next_id += 1;
         state.connections += 1;
-        let link = Arc::new(Link::new(stream, Some(Permit { gate: Arc::clone(gate), id })));
+        let link =
+            Arc::new(Link::new(stream, Some(Permit { gate: Arc::clone(gate), id, ring: AtomicBool::new(false) })));
         state.handshakes.insert(id, Arc::downgrade(&link));
         Ok(link)
     }

@@ -16,9 +16,12 @@ use crate::manager::tls;
 pub(crate) struct FrameReader {
     pub(super) link: Arc<Link>,
     decoder: FrameDecoder,
-    timer: Timer,
+    pub(super) timer: Timer,
     #[cfg(feature = "tls")]
     cipher: tls::Cipher,
+    /// What the bytes come through instead of the socket.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) ring: Option<polypool_ipc::RingReader>,
 }
 
 impl FrameReader {
@@ -36,7 +39,7 @@ impl FrameReader {
             if read {
                 self.timer.expired(deadline)?;
             }
-            if self.fill(deadline)? == 0 {
+            if self.fill(deadline, usize::MAX)? == 0 {
                 return if self.decoder.is_empty() { Ok(None) } else { Err(TransportError::Disconnected(None)) };
             }
             read = true;
@@ -44,13 +47,36 @@ impl FrameReader {
     }
 
     /// Whether the next [`recv`](Self::recv) has its message already, so that it makes no system call and doesn't wait.
-    pub(crate) fn has_buffered(&self) -> bool {
-        self.decoder.has_frame()
+    pub(crate) fn has_buffered(&mut self) -> bool {
+        loop {
+            if self.decoder.has_frame() {
+                return true;
+            }
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            if let Some(ring) = &self.ring
+                && ring.has_buffered()
+            {
+                // It was not fetched yet. If that fails, so will `recv`, at once.
+                if self.fill(Some(Instant::now()), usize::MAX).is_err() {
+                    return true;
+                }
+                continue;
+            }
+            return false;
+        }
     }
 
-    /// Reads what there is to read, at least one byte, or 0 at the end.
-    fn fill(&mut self, deadline: Option<Instant>) -> Result<usize, TransportError> {
+    /// Reads what there is to read, at least one byte and at most so many, or 0 at the end.
+    fn fill(&mut self, deadline: Option<Instant>, most: usize) -> Result<usize, TransportError> {
         let room = self.decoder.room();
+        let most = room.len().min(most);
+        let room = &mut room[..most];
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(ring) = &mut self.ring {
+            let count = super::ring::read(&self.link, ring, room, deadline)?;
+            self.decoder.filled(count);
+            return Ok(count);
+        }
         #[cfg(feature = "tls")]
         let count = match self.link.tls.get() {
             Some(session) => read_tls(session, &mut self.cipher, &self.link, room, &mut self.timer, deadline)?,
@@ -62,7 +88,8 @@ impl FrameReader {
         Ok(count)
     }
 
-    /// A message of the handshake. What can't become one is refused before it is complete.
+    /// A message of the handshake. What can't become one is refused before it is complete. What follows it is left in the
+    /// socket, as it may come with descriptors.
     pub(super) fn exact<const N: usize>(
         &mut self,
         deadline: Instant,
@@ -80,7 +107,8 @@ impl FrameReader {
             if let Some(message) = self.decoder.take() {
                 return Ok(message);
             }
-            match self.fill(Some(deadline)) {
+            let missing = N - self.decoder.pending().len();
+            match self.fill(Some(deadline), missing) {
                 Ok(0) => return Err(ConnectError::Disconnected),
                 Ok(_) => {}
                 Err(error) => return Err(handshake_error(error)),
@@ -135,6 +163,9 @@ pub(crate) struct FrameWriter {
     timer: Timer,
     /// A write has failed, perhaps in the middle of a frame.
     broken: bool,
+    /// What the bytes go through instead of the socket.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) ring: Option<polypool_ipc::RingWriter>,
 }
 
 /// How much [`FrameWriter::put`] gathers before it sends by itself.
@@ -189,6 +220,14 @@ impl FrameWriter {
         sent
     }
 
+    /// Whether a small message alone costs no system call as long as the peer is awake, so that gathering several gains little.
+    pub(crate) fn is_cheap(&self) -> bool {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        return self.ring.is_some();
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        false
+    }
+
     /// How long one send may take from now on, whatever its length; for ever if `None`, as in the beginning. A peer that
     /// doesn't read fills the buffers of the system, and then the sender waits for it.
     pub(crate) fn set_timeout(&mut self, timeout: Option<Duration>) {
@@ -229,6 +268,10 @@ impl FrameWriter {
     }
 
     fn write_now(&mut self, head: &[u8], tail: &[u8], deadline: Option<Instant>) -> Result<(), TransportError> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(ring) = &mut self.ring {
+            return super::ring::write(&self.link, ring, head, tail, deadline);
+        }
         #[cfg(feature = "tls")]
         if let Some(session) = self.link.tls.get() {
             let (link, timer) = (&self.link, &mut self.timer);
@@ -285,6 +328,8 @@ pub(crate) fn split(link: &Arc<Link>, limits: &Limits) -> (FrameReader, FrameWri
         timer: Timer::default(),
         #[cfg(feature = "tls")]
         cipher: tls::Cipher::default(),
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        ring: None,
     };
     let writer = FrameWriter {
         link: Arc::clone(link),
@@ -295,6 +340,8 @@ pub(crate) fn split(link: &Arc<Link>, limits: &Limits) -> (FrameReader, FrameWri
         timeout: None,
         timer: Timer::default(),
         broken: false,
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        ring: None,
     };
     (reader, writer, Closer(Arc::downgrade(link)))
 }

@@ -20,6 +20,9 @@ pub(crate) struct Link {
     pub(super) stream: Stream,
     closed: AtomicBool,
     pub(super) permit: Option<Permit>,
+    /// Wakes who waits for room in shared memory.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) ring: std::sync::OnceLock<polypool_ipc::RingCloser>,
     #[cfg(feature = "tls")]
     pub(crate) tls: std::sync::OnceLock<tls::Session>,
 }
@@ -30,6 +33,8 @@ impl Link {
             stream,
             closed: AtomicBool::new(false),
             permit,
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            ring: std::sync::OnceLock::new(),
             #[cfg(feature = "tls")]
             tls: std::sync::OnceLock::new(),
         }
@@ -93,7 +98,7 @@ impl Link {
     }
 
     /// Removes the timeouts that the timers of somebody else have set.
-    #[cfg(feature = "tls")]
+    #[cfg(any(feature = "tls", target_os = "linux", target_os = "android"))]
     pub(crate) fn clear_timeouts(&self) -> Result<(), TransportError> {
         self.stream.set_read_timeout(None).map_err(TransportError::Io)?;
         self.stream.set_write_timeout(None).map_err(TransportError::Io)
@@ -103,6 +108,15 @@ impl Link {
         // The flag is first: who is woken by the shutdown sees it.
         self.closed.store(true, Ordering::SeqCst);
         self.stream.shutdown(std::net::Shutdown::Both);
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(ring) = self.ring.get() {
+            ring.close();
+        }
+    }
+
+    /// Whether it is a Unix socket.
+    pub(super) fn is_local(&self) -> bool {
+        !matches!(self.stream, Stream::Tcp(_))
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -267,7 +281,7 @@ impl Stream {
         let _ = on_stream!(self, stream => stream.shutdown(how));
     }
 
-    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(super) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         on_stream!(self, stream => stream.set_read_timeout(timeout))
     }
 
@@ -324,7 +338,7 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-fn is_disconnect(error: &io::Error) -> bool {
+pub(super) fn is_disconnect(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted | NotConnected | UnexpectedEof | WriteZero)
 }

@@ -4,6 +4,9 @@
 //! is made of a [`FrameReader`] and a [`FrameWriter`], for two threads at once, and a [`Closer`], for any other. Sockets
 //! block: a small request costs one write and its reply one read, and no runtime is needed.
 //!
+//! On Linux a Unix socket is only the beginning: once it is known who is at the other end, the bytes go through shared memory
+//! if both sides can, and the socket wakes who sleeps (the `ring` module). Nothing above notices.
+//!
 //! Who may connect is decided in three places, each before a single frame is looked at:
 //!
 //! * a Unix socket asks the kernel for the peer's user, on both sides, and takes only its own;
@@ -20,6 +23,8 @@ mod address;
 mod endpoint;
 mod frame;
 pub(super) mod link;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod ring;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 
@@ -29,6 +34,8 @@ use std::time::{Duration, Instant};
 
 pub use address::{Address, BindTo, ParseAddressError};
 pub(super) use endpoint::Endpoint;
+#[cfg(any(fuzzing, test))]
+pub(super) use frame::FrameDecoder;
 pub(super) use frame::{Closer, FrameReader, FrameWriter};
 
 use super::auth::{self, AuthKey, ClientSide, ClientStep};
@@ -47,6 +54,14 @@ pub(super) struct Limits {
     pub(super) max_handshakes: usize,
     /// How long an answer to a wrong key is held back.
     pub(super) wrong_key_delay: Duration,
+    /// How long a server waits for a client to read what it has been sent, from the beginning of one write to its end. Then the
+    /// connection ends, so that somebody who doesn't read holds no thread and no answers for ever.
+    pub(super) write_timeout: Duration,
+    /// The most connections at a time that go through shared memory; further ones, and those that find no memory or
+    /// descriptors for it, are sockets. 0: none, and a client doesn't ask for it.
+    pub(super) max_rings: usize,
+    /// The shared memory of such a connection in each direction, in bytes; there are two descriptors more as well, on either side.
+    pub(super) ring_len: usize,
 }
 
 impl Default for Limits {
@@ -57,6 +72,9 @@ impl Default for Limits {
             max_connections: 4096,
             max_handshakes: 128,
             wrong_key_delay: Duration::from_millis(100),
+            write_timeout: Duration::from_secs(120),
+            max_rings: 128,
+            ring_len: 64 << 10,
         }
     }
 }
@@ -230,6 +248,9 @@ pub enum TransportError {
     /// The deadline has passed. A read can be tried again and loses nothing; after a write the connection is of no use.
     #[error("the deadline has passed")]
     TimedOut,
+    /// The peer has written nonsense into the memory that a local connection shares with it.
+    #[error("the peer has spoilt the shared memory of the connection")]
+    Corrupt(#[source] io::Error),
     /// What came is not TLS, or was altered on the way.
     #[error("TLS failed")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -281,7 +302,12 @@ pub(super) fn connect(
     let binding = [0; 32];
 
     let (mut reader, mut writer, closer) = frame::split(&link, limits);
-    let side = ClientSide::new(security.key.as_ref(), &fresh_nonce()?);
+    let extras = if cfg!(any(target_os = "linux", target_os = "android")) && link.is_local() && limits.max_rings > 0 {
+        auth::RING
+    } else {
+        0
+    };
+    let side = ClientSide::new(security.key.as_ref(), &fresh_nonce()?).extras(extras);
     // A server that turns us away may have closed already; then it is its answer that counts.
     let said = writer.write_until(side.hello(), &[], Some(deadline));
     if let Err(TransportError::TimedOut) = said {
@@ -296,6 +322,10 @@ pub(super) fn connect(
             await_verdict.on_verdict(&verdict)?;
         }
     }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if auth::extras(&hello) & extras & auth::RING != 0 {
+        ring::join(&mut reader, &mut writer, deadline)?;
+    }
     Ok((reader, writer, closer))
 }
 
@@ -304,6 +334,7 @@ pub(super) fn handshake_error(error: TransportError) -> ConnectError {
         TransportError::TimedOut => ConnectError::TimedOut,
         TransportError::Io(error) => ConnectError::Io(error),
         TransportError::Tls(error) => ConnectError::Tls(error),
+        TransportError::Corrupt(error) => ConnectError::Io(error),
         // Whatever closed it: this side closes only when the endpoint is closed.
         TransportError::Disconnected(_) | TransportError::Closed | TransportError::TooLong { .. } => {
             ConnectError::Disconnected

@@ -74,8 +74,22 @@ fn pair_at(to: &BindTo, server: &ServerSecurity, client: &ClientSecurity, limits
     (client.unwrap(), server.unwrap())
 }
 
-fn pair() -> (Halves, Halves) {
-    pair_at(&BindTo::Private, &ServerSecurity::new(), &ClientSecurity::new(), &patient())
+/// A local connection stays a socket, or continues through shared memory.
+fn forms() -> [Limits; 2] {
+    [Limits { max_rings: 0, ..patient() }, patient()]
+}
+
+fn pair(limits: &Limits) -> (Halves, Halves) {
+    let (client, server) = pair_at(&BindTo::Private, &ServerSecurity::new(), &ClientSecurity::new(), limits);
+    for (reader, writer, _) in [&client, &server] {
+        assert_eq!((reader.ring.is_some(), writer.ring.is_some()), (limits.max_rings > 0, limits.max_rings > 0));
+    }
+    (client, server)
+}
+
+/// Sends bytes that need not be frames.
+fn write(to: &mut FrameWriter, bytes: &[u8]) -> Result<(), TransportError> {
+    to.write_until(bytes, &[], None)
 }
 
 /// A connection that says nothing by itself.
@@ -145,7 +159,7 @@ fn random_frames_in_random_pieces_come_out_the_same() {
     for _ in 0..200 {
         let messages: Vec<Vec<u8>> = (0..next() % 20)
             .map(|_| {
-                let len = if next() % 5 == 0 { next() % 100_000 } else { next() % 64 };
+                let len = if next().is_multiple_of(5) { next() % 100_000 } else { next() % 64 };
                 (0..len).map(|at| at as u8).collect()
             })
             .collect();
@@ -165,7 +179,7 @@ fn random_bytes_never_panic_and_never_take_much_memory() {
         'stream: for _ in 0..20 {
             let room = decoder.room();
             let count = (next() as usize % 300).min(room.len());
-            room[..count].fill_with(|| if next() % 3 == 0 { next() as u8 } else { 0 });
+            room[..count].fill_with(|| if next().is_multiple_of(3) { next() as u8 } else { 0 });
             decoder.filled(count);
             came += count;
             assert!(decoder.capacity() <= 2 * came + (32 << 10));
@@ -302,91 +316,103 @@ fn exchange(client: Halves, server: Halves) {
 #[test]
 fn messages_go_both_ways_at_once_over_every_kind_of_socket() {
     let dir = tempfile::tempdir().unwrap();
-    for to in [BindTo::Private, BindTo::PrivateFile, BindTo::Unix(dir.path().join("socket"))] {
-        let (client, server) = pair_at(&to, &ServerSecurity::new(), &ClientSecurity::new(), &patient());
-        exchange(client, server);
-    }
-    for to in [BindTo::Private, tcp()] {
-        let (client, server) = pair_at(&to, &server_key(1), &client_key(1), &patient());
-        exchange(client, server);
+    for limits in forms() {
+        for to in [BindTo::Private, BindTo::PrivateFile, BindTo::Unix(dir.path().join("socket"))] {
+            let (client, server) = pair_at(&to, &ServerSecurity::new(), &ClientSecurity::new(), &limits);
+            exchange(client, server);
+        }
+        for to in [BindTo::Private, tcp()] {
+            let (client, server) = pair_at(&to, &server_key(1), &client_key(1), &limits);
+            exchange(client, server);
+        }
     }
 }
 
 #[test]
 fn too_long_a_message_is_not_sent_and_the_connection_goes_on() {
-    let limits = Limits { max_message: 1000, ..patient() };
-    let ((_, mut to_server, _a), (mut from_client, _to, _b)) =
-        pair_at(&BindTo::Private, &ServerSecurity::new(), &ClientSecurity::new(), &limits);
-    assert!(matches!(to_server.send(&[0; 1001]), Err(TransportError::TooLong { len: 1001, max: 1000 })));
-    assert!(matches!(to_server.put(&[0; 1001]), Err(TransportError::TooLong { .. })));
-    assert!(matches!(to_server.send_many(&[vec![0; 1], vec![0; 1001]]), Err(TransportError::TooLong { .. })));
-    to_server.send(&[5; 1000]).unwrap();
-    assert_eq!(from_client.recv(None).unwrap().unwrap(), [5; 1000]);
+    for limits in forms() {
+        let limits = Limits { max_message: 1000, ..limits };
+        let ((_, mut to_server, _a), (mut from_client, _to, _b)) = pair(&limits);
+        assert!(matches!(to_server.send(&[0; 1001]), Err(TransportError::TooLong { len: 1001, max: 1000 })));
+        assert!(matches!(to_server.put(&[0; 1001]), Err(TransportError::TooLong { .. })));
+        assert!(matches!(to_server.send_many(&[vec![0; 1], vec![0; 1001]]), Err(TransportError::TooLong { .. })));
+        to_server.send(&[5; 1000]).unwrap();
+        assert_eq!(from_client.recv(None).unwrap().unwrap(), [5; 1000]);
+    }
 }
 
 #[test]
 fn an_end_in_the_middle_of_a_message_is_not_an_orderly_one() {
-    let limits = patient();
-    let endpoint = Arc::new(Endpoint::bind(&tcp(), &server_key(1), &limits).unwrap());
-    let (client, server) = meet(&endpoint, &client_key(1), &limits);
-    let ((_r, to_server, _a), (mut from_client, _w, _b)) = (client.unwrap(), server.unwrap());
-    to_server.link.write(&[9, 0, 0, 0, 1, 2], &[], &mut Timer::default(), None).unwrap();
-    drop(to_server);
-    within(move || assert!(matches!(from_client.recv(None), Err(TransportError::Disconnected(_)))));
+    let [socket, ring] = forms();
+    for pair in [pair_at(&tcp(), &server_key(1), &client_key(1), &socket), pair(&socket), pair(&ring)] {
+        let ((_r, mut to_server, _a), (mut from_client, _w, _b)) = pair;
+        write(&mut to_server, &[1, 0, 0, 0, 7, 9, 0, 0, 0, 1, 2]).unwrap();
+        drop(to_server);
+        within(move || {
+            assert_eq!(from_client.recv(None).unwrap().unwrap(), [7], "what was complete comes first");
+            assert!(matches!(from_client.recv(None), Err(TransportError::Disconnected(_))));
+        });
+    }
 }
 
 #[test]
 fn a_read_that_has_timed_out_goes_on_where_it_was() {
-    let ((_r, to_server, _a), (from_client, _w, _b)) = pair();
-    within(move || {
-        let mut from_client = from_client;
-        let write = |bytes: &[u8]| to_server.link.write(bytes, &[], &mut Timer::default(), None).unwrap();
-        for bytes in [[5, 0].as_slice(), &[0, 0, 1], &[2, 3]] {
-            write(bytes);
-            let deadline = Instant::now() + Duration::from_millis(20);
-            assert!(matches!(from_client.recv(Some(deadline)), Err(TransportError::TimedOut)));
-            assert!(Instant::now() >= deadline, "not before its time");
-        }
-        write(&[4, 5]);
-        // Without a deadline again, and with one that has passed when the message is there.
-        assert_eq!(from_client.recv(None).unwrap().unwrap(), [1, 2, 3, 4, 5]);
-        write(&[1, 0, 0, 0, 8]);
-        assert_eq!(from_client.recv(Some(Instant::now())).unwrap().unwrap(), [8]);
-    });
+    for limits in forms() {
+        let ((_r, mut to_server, _a), (mut from_client, _w, _b)) = pair(&limits);
+        within(move || {
+            for bytes in [[5, 0].as_slice(), &[0, 0, 1], &[2, 3]] {
+                write(&mut to_server, bytes).unwrap();
+                let deadline = Instant::now() + Duration::from_millis(20);
+                assert!(matches!(from_client.recv(Some(deadline)), Err(TransportError::TimedOut)));
+                assert!(Instant::now() >= deadline, "not before its time");
+            }
+            write(&mut to_server, &[4, 5]).unwrap();
+            // Without a deadline again, and with one that has passed when the message is there.
+            assert_eq!(from_client.recv(None).unwrap().unwrap(), [1, 2, 3, 4, 5]);
+            write(&mut to_server, &[1, 0, 0, 0, 8]).unwrap();
+            assert_eq!(from_client.recv(Some(Instant::now())).unwrap().unwrap(), [8]);
+        });
+    }
 }
 
 #[test]
 fn a_byte_at_a_time_does_not_outlast_the_deadline_of_a_read() {
-    let ((_r, to_server, _a), (mut from_client, _w, _b)) = pair();
-    within(move || {
-        let write = |bytes: &[u8]| to_server.link.write(bytes, &[], &mut Timer::default(), None).is_ok();
-        thread::scope(|scope| {
-            write(&1_000_000_u32.to_le_bytes());
-            // Until nobody listens any more.
-            scope.spawn(|| while write(&[1]) {});
-            let deadline = Instant::now() + Duration::from_millis(50);
-            assert!(matches!(from_client.recv(Some(deadline)), Err(TransportError::TimedOut)));
-            drop((from_client, _w));
+    for limits in forms() {
+        let ((_r, mut to_server, _a), (mut from_client, _w, _b)) = pair(&limits);
+        within(move || {
+            thread::scope(|scope| {
+                write(&mut to_server, &1_000_000_u32.to_le_bytes()).unwrap();
+                // Until nobody listens any more.
+                scope.spawn(|| while write(&mut to_server, &[1]).is_ok() {});
+                let deadline = Instant::now() + Duration::from_millis(50);
+                assert!(matches!(from_client.recv(Some(deadline)), Err(TransportError::TimedOut)));
+                drop((from_client, _w));
+            });
         });
-    });
+    }
 }
 
 #[test]
 fn a_send_to_somebody_who_does_not_read_ends_at_its_timeout() {
-    let ((_r, mut to_server, _a), _server) = pair();
-    within(move || {
-        to_server.set_timeout(Some(Duration::from_millis(50)));
-        assert!(matches!(to_server.send(&vec![0; 32 << 20]), Err(TransportError::TimedOut)));
-        // Half a message is out, so nothing can follow it: this isn't even tried.
-        assert!(matches!(to_server.send(b"x"), Err(TransportError::Disconnected(None))));
-    });
+    for limits in forms() {
+        let limits = Limits { write_timeout: Duration::from_millis(50), ..limits };
+        let ((_r, mut to_server, _a), (_, mut to_client, _b)) = pair(&limits);
+        within(move || {
+            // A server has one from the beginning.
+            assert!(matches!(to_client.send(&vec![0; 32 << 20]), Err(TransportError::TimedOut)));
+            to_server.set_timeout(Some(Duration::from_millis(50)));
+            assert!(matches!(to_server.send(&vec![0; 32 << 20]), Err(TransportError::TimedOut)));
+            // Half a message is out, so nothing can follow it: this isn't even tried.
+            assert!(matches!(to_server.send(b"x"), Err(TransportError::Disconnected(None))));
+        });
+    }
 }
 
 #[test]
 fn closing_wakes_who_reads_and_who_writes() {
-    for to in [BindTo::Private, tcp()] {
-        let ((mut from_server, mut to_server, closer), server) =
-            pair_at(&to, &server_key(1), &client_key(1), &patient());
+    let [socket, ring] = forms();
+    for (to, limits) in [(BindTo::Private, ring), (BindTo::Private, socket.clone()), (tcp(), socket)] {
+        let ((mut from_server, mut to_server, closer), server) = pair_at(&to, &server_key(1), &client_key(1), &limits);
         within(move || {
             let (begun, begins) = mpsc::channel();
             let begun_too = begun.clone();
@@ -414,10 +440,16 @@ fn closing_wakes_who_reads_and_who_writes() {
 
 #[test]
 fn a_closer_does_not_keep_a_connection_open() {
-    let ((from_server, to_server, closer), (mut from_client, _w, _b)) = pair();
-    drop((from_server, to_server));
-    assert!(closer.is_closed());
-    within(move || assert!(from_client.recv(None).unwrap().is_none()));
+    for limits in forms() {
+        let ((from_server, to_server, closer), (mut from_client, mut to_client, _b)) = pair(&limits);
+        drop((from_server, to_server));
+        assert!(closer.is_closed());
+        within(move || {
+            // Whoever only sends learns it too.
+            while to_client.send(b"?").is_ok() {}
+            assert!(from_client.recv(None).unwrap().is_none());
+        });
+    }
 }
 
 #[test]
@@ -749,6 +781,316 @@ fn a_full_server_says_so_and_has_room_again_when_somebody_goes() {
             accepting.join().unwrap();
         });
     }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Through shared memory
+
+/// A client by hand: what a server answers to a hello with these extras.
+fn by_hand(endpoint: &Arc<Endpoint>, extras: u8) -> (UnixStream, auth::Hello, Serving) {
+    use std::os::linux::net::SocketAddrExt as _;
+    let Address::Abstract(name) = endpoint.address() else { panic!("not local") };
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+    let mut stream = UnixStream::connect_addr(&address).unwrap();
+    let accepted = endpoint.accept().unwrap();
+    let server = thread::spawn(move || accepted.handshake());
+    stream.write_all(ClientSide::new(None, &[0; 32]).extras(extras).hello()).unwrap();
+    let mut hello = [0; HELLO_LEN];
+    stream.read_exact(&mut hello).unwrap();
+    (stream, hello, server)
+}
+
+type Serving = thread::JoinHandle<Result<Halves, ConnectError>>;
+
+/// What the server sends then: a byte, and descriptors.
+fn luggage(stream: &UnixStream) -> (u8, Vec<std::os::fd::OwnedFd>) {
+    let mut byte = [0];
+    let (count, fds) = polypool_ipc::recv_with_fds(stream, &mut byte, 16).unwrap();
+    assert_eq!(count, 1);
+    (byte[0], fds)
+}
+
+fn private(limits: &Limits) -> Arc<Endpoint> {
+    Arc::new(Endpoint::bind(&BindTo::Private, &ServerSecurity::new(), limits).unwrap())
+}
+
+#[test]
+fn shared_memory_is_for_both_who_can_and_for_so_many_connections() {
+    let limits = Limits { max_rings: 2, ..patient() };
+    let endpoint = private(&limits);
+    let meet = |limits: &Limits| {
+        let (client, server) = meet(&endpoint, &ClientSecurity::new(), limits);
+        let (client, server) = (client.unwrap(), server.unwrap());
+        let rings = (client.0.ring.is_some(), server.0.ring.is_some());
+        assert_eq!(rings.0, rings.1);
+        (rings.0, client, server)
+    };
+    let no = Limits { max_rings: 0, ..patient() };
+    let first = meet(&limits);
+    let plain = meet(&no);
+    let second = meet(&limits);
+    let third = meet(&limits);
+    assert_eq!([first.0, plain.0, second.0, third.0], [true, false, true, false]);
+    drop(first);
+    let fourth = meet(&limits);
+    assert!(fourth.0, "there is a place again");
+    for (_, client, server) in [plain, second, third, fourth] {
+        exchange(client, server);
+    }
+    // A handshake that fails keeps no place.
+    for _ in 0..3 {
+        let (stream, _, server) = by_hand(&endpoint, auth::RING);
+        drop(stream);
+        assert!(within(move || server.join().unwrap()).is_err());
+    }
+    assert!(meet(&limits).0);
+
+    // A server that has none to give says so before.
+    let endpoint = private(&no);
+    let (_stream, hello, server) = by_hand(&endpoint, auth::RING);
+    assert_eq!(auth::extras(&hello), 0);
+    assert!(within(move || server.join().unwrap()).unwrap().0.ring.is_none());
+    let (client, server) = self::meet(&endpoint, &ClientSecurity::new(), &limits);
+    exchange(client.unwrap(), server.unwrap());
+}
+
+#[test]
+fn a_peer_that_does_not_know_of_shared_memory_is_not_bothered_with_it() {
+    let endpoint = private(&patient());
+    let (mut stream, hello, server) = by_hand(&endpoint, 0);
+    assert_eq!(auth::extras(&hello), 0);
+    within(move || {
+        let (mut reader, mut writer, _closer) = server.join().unwrap().unwrap();
+        stream.write_all(&frames(&[b"as ever"])).unwrap();
+        assert_eq!(reader.recv(None).unwrap().unwrap(), b"as ever");
+        writer.send(b"yes").unwrap();
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"\x03\0\0\0yes");
+    });
+}
+
+#[test]
+fn a_peer_that_cannot_take_the_memory_goes_on_with_the_socket() {
+    let endpoint = private(&patient());
+    within(move || {
+        let (mut stream, hello, server) = by_hand(&endpoint, auth::RING | 0x80);
+        assert_eq!(auth::extras(&hello), auth::RING, "what it doesn't know it doesn't promise");
+        let (code, fds) = luggage(&stream);
+        assert_eq!((code, fds.len()), (1, 2));
+        stream.write_all(&[4]).unwrap();
+        let (mut reader, _writer, _closer) = server.join().unwrap().unwrap();
+        stream.write_all(&frames(&[b"as ever"])).unwrap();
+        assert_eq!(reader.recv(None).unwrap().unwrap(), b"as ever");
+        assert!(reader.ring.is_none());
+    });
+}
+
+#[test]
+fn whoever_does_not_say_whether_it_takes_the_memory_is_let_go() {
+    let endpoint = private(&patient());
+    let brief = private(&Limits { handshake_timeout: Duration::from_millis(50), ..patient() });
+    within(move || {
+        let (mut stream, _, server) = by_hand(&endpoint, auth::RING);
+        stream.write_all(b"?").unwrap();
+        assert!(matches!(server.join().unwrap(), Err(ConnectError::NotUnderstood)));
+        let (stream, _, server) = by_hand(&endpoint, auth::RING);
+        drop(stream);
+        assert!(matches!(server.join().unwrap(), Err(ConnectError::Disconnected)));
+        let (_stream, _, server) = by_hand(&brief, auth::RING);
+        assert!(matches!(server.join().unwrap(), Err(ConnectError::TimedOut)));
+        assert_eq!(brief.failed_handshakes(), 1);
+    });
+}
+
+/// What a client makes of a server that sends this after its hello.
+fn offered(offer: impl FnOnce(&mut UnixStream) + Send + 'static) -> Result<Halves, ConnectError> {
+    use std::os::linux::net::SocketAddrExt as _;
+    let name = format!("polypool-test-{:032x}", u128::from_ne_bytes(auth::random().unwrap()));
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
+    within(move || {
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut hello = [0; HELLO_LEN];
+            stream.read_exact(&mut hello).unwrap();
+            match auth::server_on_hello(None, &[1; 32], &[0; 32], &hello, auth::RING) {
+                auth::ServerStep::Done(hello) => stream.write_all(&hello).unwrap(),
+                other => panic!("{other:?}"),
+            }
+            offer(&mut stream);
+            // What the client answers, or its end.
+            let _ = stream.read(&mut [0]);
+        });
+        let limits = Limits { handshake_timeout: Duration::from_millis(300), ..patient() };
+        let outcome = connect(&Address::Abstract(name), &ClientSecurity::new(), &limits, NEVER);
+        if let Ok((_, _, closer)) = &outcome {
+            closer.close();
+        }
+        server.join().unwrap();
+        outcome
+    })
+}
+
+#[test]
+fn a_client_takes_no_memory_that_is_none() {
+    use std::os::fd::AsFd as _;
+    let send = |byte: u8, fds: usize| {
+        move |stream: &mut UnixStream| {
+            let null = std::fs::File::open("/dev/null").unwrap();
+            polypool_ipc::send_with_fds(stream, &[byte], &vec![null.as_fd(); fds]).unwrap();
+        }
+    };
+    // It declines, and goes on with the socket.
+    for fds in [0, 1, 2, 3, 100] {
+        assert!(offered(send(1, fds)).unwrap().0.ring.is_none(), "{fds}");
+    }
+    assert!(offered(send(2, 0)).unwrap().0.ring.is_none());
+    assert!(matches!(offered(send(7, 2)), Err(ConnectError::NotUnderstood)));
+    assert!(matches!(
+        offered(|stream| stream.shutdown(std::net::Shutdown::Both).unwrap()),
+        Err(ConnectError::Disconnected)
+    ));
+    assert!(matches!(offered(|_| {}), Err(ConnectError::TimedOut)));
+}
+
+#[test]
+fn a_peer_that_lies_in_the_memory_gets_an_error_and_hangs_nobody() {
+    use std::os::unix::fs::FileExt as _;
+    let mut next = random(13);
+    let mut corrupt = 0;
+    for round in 0..150 {
+        let limits = Limits { max_message: 1 << 16, ..patient() };
+        let endpoint = private(&limits);
+        let (mut stream, _, server) = by_hand(&endpoint, auth::RING);
+        let (code, mut fds) = luggage(&stream);
+        assert_eq!(code, 1);
+        let memory = std::fs::File::from(fds.remove(0));
+        let len = memory.metadata().unwrap().len();
+        stream.write_all(&[3]).unwrap();
+        let server = thread::spawn(move || {
+            let (mut reader, mut writer, _closer) = server.join().unwrap().unwrap();
+            writer.set_timeout(Some(Duration::from_secs(20)));
+            loop {
+                let answer = match reader.recv(None) {
+                    Ok(Some(frame)) => frame.to_vec(),
+                    Ok(None) => return None,
+                    Err(error) => return Some(error),
+                };
+                if let Err(error) = writer.send(&answer) {
+                    return Some(error);
+                }
+            }
+        });
+        for _ in 0..1 + next() % 20 {
+            let mut bytes = vec![0; 1 + (next() % 64) as usize];
+            bytes.fill_with(|| next() as u8 & next() as u8);
+            // Mostly the words, which stand at the beginning.
+            let within = if next().is_multiple_of(4) { len } else { 2048 };
+            memory.write_at(&bytes, next() % (within - 64)).unwrap();
+            let _ = stream.write_all(&[1]);
+        }
+        drop((stream, fds));
+        let outcome = within(move || server.join().unwrap());
+        match &outcome {
+            Some(TransportError::Corrupt(_)) => corrupt += 1,
+            None | Some(TransportError::TooLong { .. } | TransportError::Disconnected(_)) => {}
+            Some(other) => panic!("round {round}: {other:?}"),
+        }
+    }
+    assert!(corrupt > 10, "only {corrupt} times were the positions impossible");
+}
+
+#[test]
+fn a_peer_that_is_killed_is_the_end_in_the_middle_of_a_message_or_not() {
+    for (half, name) in [(true, "half"), (false, "whole")] {
+        let endpoint = private(&patient());
+        let address = endpoint.address().to_string();
+        let (mut reader, mut child) = within(move || {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["manager::transport::tests::connect_and_be_killed", "--exact", "--ignored", "--nocapture"]);
+            command.env("POLYPOOL_TEST_ADDRESS", address).env("POLYPOOL_TEST_HALF", name);
+            let child =
+                command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+            let (reader, _writer, _closer) = endpoint.accept().unwrap().handshake().unwrap();
+            assert!(reader.ring.is_some());
+            (reader, child)
+        });
+        within(move || {
+            assert_eq!(reader.recv(None).unwrap().unwrap(), b"here");
+            let waits = thread::spawn(move || reader.recv(None).map(|frame| frame.map(<[u8]>::to_vec)));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            match waits.join().unwrap() {
+                Err(TransportError::Disconnected(_)) if half => {}
+                Ok(None) if !half => {}
+                other => panic!("{name}: {other:?}"),
+            }
+        });
+    }
+}
+
+#[test]
+#[ignore = "run by a_peer_that_is_killed_is_the_end_in_the_middle_of_a_message_or_not, as another process"]
+fn connect_and_be_killed() {
+    // Absent when somebody runs all ignored tests.
+    let Ok(address) = std::env::var("POLYPOOL_TEST_ADDRESS") else { return };
+    let Ok(half) = std::env::var("POLYPOOL_TEST_HALF") else { return };
+    let (_reader, mut writer, _closer) =
+        connect(&address.parse().unwrap(), &ClientSecurity::new(), &patient(), NEVER).unwrap();
+    let mut bytes = frames(&[b"here"]);
+    if half == "half" {
+        bytes.extend_from_slice(&[9, 0, 0, 0, 1, 2]);
+    }
+    write(&mut writer, &bytes).unwrap();
+    // Until the kill, or the end of whoever should have done it.
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+#[test]
+fn a_connection_without_traffic_sleeps() {
+    let ((mut from_server, _w, _a), _server) = pair(&patient());
+    within(move || {
+        let sleeps = |reader: &FrameReader| reader.ring.as_ref().unwrap().sleeps();
+        let before = sleeps(&from_server);
+        let deadline = Instant::now() + Duration::from_millis(200);
+        assert!(matches!(from_server.recv(Some(deadline)), Err(TransportError::TimedOut)));
+        let slept = sleeps(&from_server).wrapping_sub(before);
+        assert!((1..=2).contains(&slept), "it has gone to sleep {slept} times in one wait");
+    });
+}
+
+#[test]
+fn connections_leave_no_descriptor_and_no_thread() {
+    let output = within(|| alone("count_what_connections_leave"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "it ran");
+}
+
+#[test]
+#[ignore = "run by connections_leave_no_descriptor_and_no_thread, alone in a process"]
+fn count_what_connections_leave() {
+    // Absent when somebody runs all ignored tests.
+    if std::env::var_os("POLYPOOL_TEST_ALONE").is_none() {
+        return;
+    }
+    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+    let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd").count();
+    let endpoint = private(&patient());
+    let mut before = None;
+    for round in 0..201 {
+        let (client, server) = meet(&endpoint, &ClientSecurity::new(), &patient());
+        let ((_, mut writer, _a), (mut reader, _, _b)) = (client.unwrap(), server.unwrap());
+        assert!(reader.ring.is_some());
+        writer.send(b"hello").unwrap();
+        assert_eq!(reader.recv(None).unwrap().unwrap(), b"hello");
+        drop((writer, reader, _a, _b));
+        if round == 0 {
+            // After the first one, for what is opened only once.
+            before = Some((count("fd"), count("task"), maps()));
+        }
+    }
+    assert_eq!(Some((count("fd"), count("task"), maps())), before);
 }
 
 /// Runs one test of this binary in a process of its own, where nobody else opens descriptors.

@@ -1,0 +1,97 @@
+//! What reads bytes of a peer, for fuzz targets: compiled with `--cfg fuzzing`, as cargo-fuzz does, and for the test below.
+//!
+//! Each function takes any bytes, and is right when it returns.
+
+use super::auth::{self, AuthKey, ClientSide, ClientStep, ServerStep};
+use super::transport::FrameDecoder;
+use super::wire::{Fields, Received, read_reply};
+
+/// Frames out of a stream of bytes. The first byte says how long the pieces are in which the others come.
+pub fn frames(data: &[u8]) {
+    const MAX: usize = 1 << 16;
+    let Some((step, mut data)) = data.split_first() else { return };
+    let mut decoder = FrameDecoder::new(MAX);
+    loop {
+        loop {
+            let has = decoder.has_frame();
+            match decoder.next() {
+                Ok(Some(payload)) => assert!(has && decoder.bytes(payload).len() <= MAX),
+                Ok(None) => break assert!(!has),
+                Err(_) => return assert!(has),
+            }
+        }
+        if data.is_empty() {
+            return;
+        }
+        let room = decoder.room();
+        let count = (usize::from(*step) + 1).min(data.len()).min(room.len());
+        room[..count].copy_from_slice(&data[..count]);
+        decoder.filled(count);
+        data = &data[count..];
+    }
+}
+
+/// The handshake, on both sides, with a key and without: the hello, then the proof or the verdict.
+pub fn handshake(data: &[u8]) {
+    let Some((hello, rest)) = data.split_first_chunk() else {
+        auth::may_be_hello(data);
+        return;
+    };
+    let key = AuthKey::new([7; 32]).ok();
+    for key in [None, key.as_ref()] {
+        match auth::server_on_hello(key, &[2; 32], &[0; 32], hello, auth::RING) {
+            ServerStep::Done(_) => assert!(key.is_none(), "somebody got in without a proof"),
+            ServerStep::Challenge(_, await_proof) => {
+                if let Some(proof) = rest.first_chunk() {
+                    assert!(await_proof.on_proof(proof).1.is_err(), "a proof was guessed");
+                }
+            }
+            ServerStep::Refuse(..) => {}
+        }
+        match ClientSide::new(key, &[1; 32]).extras(auth::RING).on_hello(hello, &[0; 32]) {
+            Ok(ClientStep::Done) => assert!(key.is_none(), "a server got around its proof"),
+            Ok(ClientStep::Prove(_, await_verdict)) => {
+                if let Some(verdict) = rest.first_chunk() {
+                    assert!(await_verdict.on_verdict(verdict).is_err(), "a proof was guessed");
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// A frame as a request and as a reply, and what stands in them.
+pub fn requests(data: &[u8]) {
+    let _ = read_reply(data);
+    let Some(request) = Received::read(data) else { return };
+    let fields = Fields(request.arguments);
+    let _ = fields.clone().text();
+    let _ = fields.clone().timeout();
+    let _ = fields.clone().flag();
+    let mut parts = fields;
+    while parts.sized().is_ok_and(|_| !parts.is_empty()) {}
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_is_fuzzed_takes_any_bytes() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..5_000 {
+            let mut bytes = vec![0; (next() % 200) as usize];
+            bytes.fill_with(|| if next() % 2 == 0 { next() as u8 } else { 0 });
+            if next() % 2 == 0 && bytes.len() >= 12 {
+                bytes[..11].copy_from_slice(b"polypool\0\x01\x01");
+            }
+            super::frames(&bytes);
+            super::handshake(&bytes);
+            super::requests(&bytes);
+        }
+    }
+}
