@@ -129,11 +129,7 @@ impl<'a> RawLock<'a> {
         let mut pause = 1;
         while pause <= wait::spins() {
             match self.word.load(Ordering::Relaxed) {
-                0 => {
-                    if protocol::take(self.word, self.me()).is_ok() {
-                        return Some(Taken::Fairly);
-                    }
-                }
+                0 if protocol::take(self.word, self.me()).is_ok() => return Some(Taken::Fairly),
                 word if word & protocol::ASLEEP != 0 => return None,
                 _ => {}
             }

@@ -50,7 +50,7 @@ pub enum BindTo {
     PrivateFile,
     /// A Unix socket at this path, with mode 600. The place must be free, or taken by the socket of a manager that is dead.
     Unix(PathBuf),
-    /// A TCP port. An [`AuthKey`] is necessary.
+    /// A TCP port. An [`AuthKey`](crate::manager::AuthKey) is necessary.
     Tcp {
         /// The name or address of this machine to listen at. It becomes a part of the manager's [`Address`].
         host: String,
