@@ -164,3 +164,11 @@ pub(crate) fn cpus() -> usize {
         usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
     })
 }
+
+/// The clock by which the kernel's timeouts go. From the C library, as rustix reads the kernel's own page for it, which valgrind hides.
+pub(crate) fn monotonic() -> libc::timespec {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a structure of ours; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now
+}

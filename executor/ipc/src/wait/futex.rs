@@ -11,6 +11,8 @@ use rustix::io::Errno;
 use rustix::thread::ClockId;
 use rustix::thread::futex::{self, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
 
+use crate::sys;
+
 /// How often a kernel without `FUTEX_WAITV` makes us look at the second word.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -48,7 +50,7 @@ fn wait_one(word: &AtomicU32, expected: u32, longest: Duration) {
 
 /// Sleeps as long as every word has its expected value, at most `longest`; says which one was woken, if one was.
 pub(crate) fn wait_any(words: &[(&AtomicU32, u32)], longest: Duration) -> Result<usize, Errno> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = sys::monotonic();
     let nanos = now.tv_nsec + i64::from(longest.subsec_nanos());
     let until = Timespec {
         tv_sec: now.tv_sec + i64::try_from(longest.as_secs()).unwrap_or(i64::MAX / 4) + nanos / 1_000_000_000,
