@@ -11,8 +11,8 @@ use rustix::process::Signal;
 
 use crate::both;
 use crate::common::{
-    builder, descriptors_and_threads, ends_clean, goes_on, look, no_process_is_left, pool,
-    settled_descriptors_and_threads, signal,
+    builder, descriptors_and_threads, ends_clean, goes_on, look, no_process_is_left, settled_descriptors_and_threads,
+    signal,
 };
 
 pub(crate) const ROWS: &[Row<fn()>] = both![
@@ -65,9 +65,7 @@ fn kill_one(pool: &ProcessPool, dice: &mut Dice) -> bool {
 fn storm(method: StartMethod, tasks: u64, retries: u32) -> (u64, u64) {
     const KILLS: u64 = 100;
     let mut dice = Dice::new();
-    goes_on(&pool(method, 1));
-    no_process_is_left(seconds(5));
-    let before = descriptors_and_threads();
+    let before = settled_descriptors_and_threads(method);
     let workers = 2 + dice.below(3) as usize;
     let pool = builder(method, workers).name_prefix(PREFIX).build().unwrap();
     let over = AtomicBool::new(false);
