@@ -1,0 +1,6 @@
+//! What the user asked for.
+
+mod args;
+mod config;
+mod manual;
+mod values;

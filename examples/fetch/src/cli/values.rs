@@ -1,0 +1,1 @@
+//! Durations, sizes, rates.

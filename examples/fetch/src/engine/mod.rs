@@ -1,0 +1,5 @@
+//! The loop.
+
+mod adaptive;
+mod lanes;
+mod retry;

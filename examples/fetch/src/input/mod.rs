@@ -1,0 +1,6 @@
+//! The rows.
+
+mod csv;
+mod jsonl;
+mod lines;
+mod template;

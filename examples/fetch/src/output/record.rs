@@ -1,0 +1,105 @@
+//! One line of output: what came of a row.
+
+use serde::{Deserialize, Serialize};
+
+/// What came of a row. Times are in seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: String,
+    /// The number of the row; `--resume` goes by it.
+    pub(crate) row: u64,
+    /// As asked for, without user name and password.
+    pub(crate) url: String,
+    /// After redirects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) final_url: Option<String>,
+    pub(crate) method: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<Failure>,
+    /// Of the body, after decompression.
+    pub(crate) bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) content_type: Option<String>,
+    pub(crate) attempts: u32,
+    /// From the first attempt's start to the last one's end, waits between them included.
+    pub(crate) seconds: f64,
+    /// From the start of the last attempt to the head of its response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ttfb_seconds: Option<f64>,
+    /// Where the body is: relative to the directory of bodies, or the WARC file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<String>,
+    /// When the first attempt started, RFC 3339, UTC.
+    pub(crate) started_at: String,
+    /// For conditional requests of a later run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) etag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_modified: Option<String>,
+    /// `--body text` and `--body base64`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<String>,
+    /// What `--extract-…` found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) extracted: Option<Vec<String>>,
+    /// Where the response stands in the WARC file: offset and length in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) warc: Option<(u64, u64)>,
+}
+
+/// Why a row has no good response.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    pub(crate) message: String,
+}
+
+/// The kinds of failure; `--help` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// The row is no request.
+    BadInput,
+    /// The host name has no address.
+    Dns,
+    /// Nobody accepted the connection.
+    Connect,
+    /// The certificate or the handshake was refused.
+    Tls,
+    /// No connection within `--connect-timeout`.
+    ConnectTimeout,
+    /// No head of a response within `--first-byte-timeout`.
+    FirstByteTimeout,
+    /// No piece of the body within `--idle-timeout`.
+    IdleTimeout,
+    /// One attempt took longer than `--max-time`.
+    Timeout,
+    /// The connection was lost before the head of a response.
+    Connection,
+    /// The body ended before its time.
+    Truncated,
+    /// What came was not HTTP, or not the encoding it said.
+    Protocol,
+    /// In circles, or more than `--max-redirs`.
+    Redirect,
+    /// The body was longer than `--max-filesize`.
+    TooLarge,
+    /// A response with status 400 or above.
+    Status,
+    /// `--deny-private`.
+    Denied,
+    /// `robots.txt` (`--polite`).
+    Robots,
+    /// The body could not be kept.
+    Output,
+    /// `--extract-…` failed or took too long.
+    Extract,
+    /// The `--deadline` of the batch passed.
+    Deadline,
+    /// The task itself ended without a record.
+    Internal,
+}

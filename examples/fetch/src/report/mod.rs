@@ -1,0 +1,4 @@
+//! Progress and summary.
+
+mod progress;
+mod summary;
