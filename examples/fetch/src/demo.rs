@@ -3,8 +3,7 @@
 //! `/status/404` answers with that status, `/bytes/1000` with so many bytes, any other path with a greeting; `?sleep=50`
 //! lets any of them take so many milliseconds.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +14,8 @@ use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
 use tokio::net::TcpListener;
+
+use crate::settings::{Proxy, Settings};
 
 /// What is fetched when no paths are given.
 pub(crate) const PATHS: [&str; 8] = [
@@ -34,8 +35,8 @@ struct Sleep {
     sleep: u64,
 }
 
-/// Starts the server; it ends with the program.
-pub(crate) async fn start() -> io::Result<SocketAddr> {
+/// Starts the server, which ends with the program, and makes it the one that paths are fetched from.
+pub(crate) async fn start(settings: &mut Settings) -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let router = Router::new()
@@ -45,15 +46,13 @@ pub(crate) async fn start() -> io::Result<SocketAddr> {
         .layer(from_fn(slow));
     tokio::spawn(axum::serve(listener, router).into_future());
     eprintln!("demo server on http://{address}");
-    Ok(address)
-}
-
-/// A path is one of the demo server.
-pub(crate) fn resolve(demo: Option<&SocketAddr>, url: String) -> String {
-    match demo {
-        Some(address) if url.starts_with('/') => format!("http://{address}{url}"),
-        _ => url,
+    let input = &mut settings.input;
+    input.base = Some(format!("http://{address}").parse()?);
+    if input.urls.is_empty() && input.files.is_empty() {
+        input.urls = PATHS.map(str::to_owned).to_vec();
     }
+    settings.http.proxy = Proxy::None;
+    Ok(())
 }
 
 async fn status(Path(status): Path<u16>) -> (StatusCode, &'static str) {

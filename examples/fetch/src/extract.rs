@@ -1,10 +1,189 @@
-//! `--extract-…`.
+//! `--extract-…`: looks for something in pages, in worker processes.
+//!
+//! A page is given by strangers. If it takes the parser too long, too much memory, or down, that is the end of a worker and
+//! of nothing else: its record says so, and the pool starts another one. The rule travels with each page and is compiled once
+//! in each worker.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use polypool::{ExecutorExt as _, ProcessPool, TaskError, TaskOptions};
+use regex::{Regex, RegexBuilder};
+use scraper::{Html, Selector};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::output::LONGEST_IN_MEMORY;
+use crate::output::record::{Failure, Kind};
+use crate::settings::ExtractSettings;
+
+/// The most that a regular expression may take once it is compiled. The crate's own limit is 10 MiB.
+const LARGEST_REGEX: usize = 1024 * 1024;
+
+/// The most that is taken from one page: it ends up in a line of the records.
+const MOST_TEXT: usize = 1024 * 1024;
 
 /// What to look for in a page.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Rule {
     /// Every match: its first group, or all of it.
     Regex(String),
     /// Every element's text, or an attribute's value.
     Css { selector: String, attribute: Option<String> },
+}
+
+/// A body to extract from.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) bytes: Bytes,
+    pub(crate) content_type: Option<String>,
+    pub(crate) url: String,
+    /// It was too long and isn't here.
+    pub(crate) is_cut: bool,
+}
+
+/// Runs a rule on pages.
+#[derive(Clone, Debug)]
+pub(crate) struct Extractor {
+    pool: ProcessPool,
+    rule: Rule,
+    timeout: Duration,
+}
+
+impl Rule {
+    /// Whether it is one: the message says what is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.compile().map(|_| ())
+    }
+
+    fn compile(&self) -> Result<Compiled, String> {
+        match self {
+            Rule::Regex(pattern) => {
+                let regex = RegexBuilder::new(pattern).size_limit(LARGEST_REGEX).dfa_size_limit(LARGEST_REGEX).build();
+                Ok(Compiled::Regex(regex.map_err(|error| error.to_string())?))
+            }
+            Rule::Css { selector, attribute } => {
+                let parsed = Selector::parse(selector).map_err(|error| format!("{selector:?} is no selector: {error}"))?;
+                Ok(Compiled::Css(parsed, attribute.clone()))
+            }
+        }
+    }
+}
+
+impl Extractor {
+    /// A pool, whose workers start when there is something for them to do.
+    pub(crate) fn new(settings: &ExtractSettings) -> anyhow::Result<Self> {
+        let pool = ProcessPool::builder().workers(settings.workers.max(1)).name_prefix("fetch-extract").build()?;
+        Ok(Extractor { pool, rule: settings.rule.clone(), timeout: settings.timeout })
+    }
+
+    /// What the rule finds in a page.
+    pub(crate) async fn run(&self, page: Page) -> Result<Vec<String>, Failure> {
+        let failure = |message| Failure { kind: Kind::Extract, message };
+        if page.is_cut {
+            return Err(failure(format!("the page is longer than {LONGEST_IN_MEMORY} bytes, the most to extract from")));
+        }
+        let task = find { rule: self.rule.clone(), page: ByteBuf::from(page.bytes) };
+        match self.pool.submit_with(task, TaskOptions::new().timeout(self.timeout)).await {
+            Ok(found) => found.map_err(failure),
+            Err(TaskError::TimedOut { after }) => {
+                Err(failure(format!("extraction took longer than {} (--extract-timeout)", humantime::format_duration(after))))
+            }
+            Err(error) => Err(failure(error.to_string())),
+        }
+    }
+}
+
+/// The work of a worker.
+#[polypool::task]
+fn find(rule: Rule, page: ByteBuf) -> Result<Vec<String>, String> {
+    thread_local! {
+        /// The last rule. A run has only one.
+        static COMPILED: RefCell<Option<(Rule, Rc<Compiled>)>> = const { RefCell::new(None) };
+    }
+    let compiled = COMPILED.with_borrow_mut(|known| match known {
+        Some((of, compiled)) if *of == rule => Ok(Rc::clone(compiled)),
+        _ => rule.compile().map(|compiled| Rc::clone(&known.insert((rule, Rc::new(compiled))).1)),
+    })?;
+    compiled.find(&String::from_utf8_lossy(&page))
+}
+
+/// A rule that is ready for use.
+#[derive(Debug)]
+enum Compiled {
+    Regex(Regex),
+    Css(Selector, Option<String>),
+}
+
+impl Compiled {
+    fn find(&self, page: &str) -> Result<Vec<String>, String> {
+        match self {
+            Compiled::Regex(regex) => collect(regex.captures_iter(page).filter_map(|found| {
+                let part = if regex.captures_len() > 1 { found.get(1) } else { found.get(0) };
+                part.map(|part| part.as_str().to_owned())
+            })),
+            Compiled::Css(selector, attribute) => {
+                let html = Html::parse_document(page);
+                collect(html.select(selector).filter_map(|element| match attribute {
+                    Some(name) => element.attr(name).map(str::to_owned),
+                    None => Some(element.text().collect::<String>().trim().to_owned()),
+                }))
+            }
+        }
+    }
+}
+
+fn collect(found: impl Iterator<Item = String>) -> Result<Vec<String>, String> {
+    let mut texts = Vec::new();
+    let mut size = 0;
+    for text in found {
+        size += text.len() + size_of::<String>();
+        if size > MOST_TEXT {
+            return Err(format!("more than {MOST_TEXT} bytes were found: look for something more particular"));
+        }
+        texts.push(text);
+    }
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn css(selector: &str, attribute: Option<&str>) -> Rule {
+        Rule::Css { selector: selector.into(), attribute: attribute.map(str::to_owned) }
+    }
+
+    fn run(rule: &Rule, page: &[u8]) -> Result<Vec<String>, String> {
+        find(rule.clone(), ByteBuf::from(page))
+    }
+
+    #[test]
+    fn what_rules_find() {
+        let page = "<title> A &amp; B </title><p class=x>one<b>two</b></p><a href='/1'>n</a><a>m</a>".as_bytes();
+        let found = |rule: &Rule| run(rule, page).unwrap();
+        assert_eq!(found(&css("title", None)), ["A & B"]);
+        assert_eq!(found(&css("p.x", None)), ["onetwo"]);
+        assert_eq!(found(&css("a", Some("href"))), ["/1"]);
+        assert_eq!(found(&Rule::Regex("<(b|title)>".into())), ["title", "b"]);
+        assert_eq!(found(&Rule::Regex("[a-z]+='.*?'".into())), ["href='/1'"]);
+        assert_eq!(found(&Rule::Regex("x(y)?".into())), [""; 0], "a group that took no part");
+        assert_eq!(run(&Rule::Regex("a.b".into()), b"a\xffb").unwrap(), ["a\u{fffd}b"]);
+    }
+
+    #[test]
+    fn bad_rules_are_told() {
+        for rule in [Rule::Regex("(".into()), Rule::Regex("(a{1,1000}){1,1000}".into()), css("p[", None)] {
+            let message = rule.check().unwrap_err();
+            assert!(!message.is_empty() && run(&rule, b"") == Err(message), "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_found_is_bounded() {
+        let page = "a".repeat(100_000);
+        assert!(run(&Rule::Regex("a".into()), page.as_bytes()).unwrap_err().contains("more than"));
+    }
 }

@@ -1,5 +1,8 @@
 //! `fetch` fetches URLs by the hundred thousand and prints one JSON object for each: a tool, and the sample of `polypool`
 //! for work that waits.
+//!
+//! `cli` reads what is asked for, `input` the rows; `engine` decides what is fetched when, and `http` fetches it; `output`
+//! keeps records and bodies, `extract` looks into pages, `report` says how it goes. This file puts them together.
 
 #![allow(dead_code, missing_docs)] // while the parts are being put together
 
@@ -13,3 +16,210 @@ mod output;
 mod report;
 mod request;
 mod settings;
+
+use std::io::{self, ErrorKind, IsTerminal};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use futures_ext::ProgressExt;
+use futures_util::{FutureExt, StreamExt};
+use polypool::{TaskFuture, ThreadPool};
+use tokio::sync::mpsc;
+
+use crate::engine::{Control, Parts};
+use crate::extract::Extractor;
+use crate::http::Fetcher;
+use crate::input::Rows;
+use crate::output::{Bodies, Done, Writer};
+use crate::report::{Circumstances, Live, Summary};
+use crate::request::Row;
+use crate::settings::Settings;
+
+/// What the fuzz targets need.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::input::fuzzing::{csv, jsonl, lines, template};
+}
+
+/// How many rows wait between the thread that reads them and the engine.
+const BETWEEN: usize = 256;
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let settings = cli::read();
+    match run(settings) {
+        Ok(code) => code,
+        // Whoever reads has seen enough, as `head` does.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings) -> Result<ExitCode> {
+    // One thread for all that waits, this run itself included, so that nothing crosses between cores.
+    let pool = ThreadPool::builder().workers(1).name_prefix("fetch").build()?;
+    let session = session(settings, pool.clone());
+    pool.spawn_async(session).wait()?
+}
+
+async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
+    let start = Instant::now();
+    if settings.demo {
+        demo::start(&mut settings).await.context("can't start the server of --demo")?;
+    }
+    let settings = Arc::new(settings);
+    // Before anything is written. With --strict it has read all rows by now.
+    let rows = Rows::open(&settings.input).unwrap_or_else(|error| cli::refuse(&error));
+    let mut writer = Writer::open(&settings.output)?;
+    let bodies = Bodies::new(&settings.output, settings.extract.is_some())?;
+    let extractor = settings.extract.as_ref().map(Extractor::new).transpose()?;
+    let fetcher = Fetcher::new(&settings).unwrap_or_else(|error| cli::refuse(&error));
+    let total = Rows::total(&settings.input);
+    let (rows, reading) = read(rows, writer.done())?;
+
+    let control = Arc::new(Control::default());
+    let live = Live::new(control.clone(), total, start);
+    let parts = Parts { pool, fetcher, bodies, extractor, rows, control: control.clone(), start };
+    let quiet = settings.report.quiet;
+    let records = engine::records(settings.clone(), parts).progress(live.bar(quiet));
+    let screen = io::stdout().is_terminal().then(|| records.bar().clone());
+    let mut records = pin!(records);
+    let mut lines = pin!(live.lines(quiet));
+    let mut signals = Signals::new()?;
+    let mut summary = Summary::new();
+    let mut interrupted = false;
+    loop {
+        control.horizon.store(writer.horizon(), Ordering::Relaxed);
+        let next = match records.next().now_or_never() {
+            Some(next) => next,
+            // Whoever reads sees what there is before anybody waits; the bar must not stand in the way.
+            None => {
+                match &screen {
+                    Some(bar) => bar.suspend(|| writer.flush())?,
+                    None => writer.flush()?,
+                }
+                tokio::select! {
+                    next = records.next() => next,
+                    () = signals.next() => {
+                        if interrupted {
+                            break;
+                        }
+                        interrupted = true;
+                        control.stop.cancel();
+                        eprintln!("interrupted: what runs may finish; once more ends it now");
+                        continue;
+                    }
+                    () = &mut lines => continue,
+                }
+            }
+        };
+        let Some(record) = next else { break };
+        summary.count(&record);
+        live.count(&record);
+        writer.write(record)?;
+    }
+    drop(records);
+    writer.finish()?;
+
+    // Input that nobody waits for any more may never end.
+    let read = if interrupted { Ok(Counts::default()) } else { reading.await? };
+    let Counts { done_before, duplicates } = *read.as_ref().unwrap_or(&Counts::default());
+    let retries = control.retries.load(Ordering::Relaxed);
+    let circumstances = Circumstances { elapsed: start.elapsed(), retries, done_before, duplicates, interrupted };
+    let report = summary.report(circumstances);
+    if !quiet {
+        eprintln!("{report}");
+    }
+    if let Some(path) = &settings.report.summary_json {
+        let json = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, json + "\n").with_context(|| format!("--summary-json can't write {}", path.display()))?;
+    }
+    if interrupted {
+        eprintln!("the other URLs have no record{}", resume_hint(&settings));
+        return Ok(ExitCode::from(130));
+    }
+    read?;
+    let failed = summary.failed_share() > settings.report.fail_above;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn resume_hint(settings: &Settings) -> &'static str {
+    if settings.output.records.is_some() { "; the same command with --resume goes on from here" } else { "" }
+}
+
+/// What the thread that reads has left out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    done_before: u64,
+    duplicates: u64,
+}
+
+/// Reads rows on a thread of its own, for reading blocks, and leaves out those that have their record already. The future
+/// says how the reading ended.
+fn read(mut rows: Rows, done: Arc<Done>) -> Result<(mpsc::Receiver<Row>, TaskFuture<Result<Counts>>)> {
+    // A pool of its own, so that nobody who ends the run has to wait for input. Dropping it lets the thread finish.
+    let pool = ThreadPool::builder().workers(1).name_prefix("input").build()?;
+    let (sender, receiver) = mpsc::channel(BETWEEN);
+    let reading = pool.spawn(move || {
+        let mut counts = Counts::default();
+        let duplicates = rows.duplicates();
+        for row in &mut rows {
+            let row = row?;
+            if !done.is_empty() && done.check(row.number, &row.url())? {
+                counts.done_before += 1;
+            } else if sender.blocking_send(row).is_err() {
+                break; // Nobody wants more.
+            }
+        }
+        counts.duplicates = duplicates.load(Ordering::Relaxed);
+        Ok(counts)
+    });
+    Ok((receiver, reading))
+}
+
+/// Ctrl-C and, where there is such a thing, the signal that asks to terminate.
+struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> io::Result<Self> {
+        Ok(Signals {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await // Without a handler, Ctrl-C ends the program by itself.
+        }
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}

@@ -1,4 +1,8 @@
-//! The program `fetch`; see the library beside it.
+//! The program `fetch`; all of it is in the library beside it.
+
+use std::process::ExitCode;
 
 #[polypool::main]
-fn main() {}
+fn main() -> ExitCode {
+    fetch::main()
+}

@@ -48,14 +48,17 @@ pub(crate) struct BadRow {
     pub(crate) message: String,
 }
 
+impl Row {
+    /// Its URL as records show it.
+    pub(crate) fn url(&self) -> String {
+        self.content.as_ref().map_or_else(|bad| bad.url.clone(), |request| redacted(&request.url))
+    }
+}
+
 impl Request {
     /// The lane it waits in: scheme, host and port.
     pub(crate) fn origin(&self) -> Origin {
-        Origin {
-            https: self.url.scheme() == "https",
-            host: self.url.host_str().unwrap_or_default().into(),
-            port: self.url.port_or_known_default().unwrap_or(0),
-        }
+        Origin::of(&self.url)
     }
 }
 
@@ -65,6 +68,16 @@ pub(crate) struct Origin {
     https: bool,
     host: Box<str>,
     port: u16,
+}
+
+impl Origin {
+    pub(crate) fn of(url: &Url) -> Self {
+        Origin {
+            https: url.scheme() == "https",
+            host: url.host_str().unwrap_or_default().into(),
+            port: url.port_or_known_default().unwrap_or(0),
+        }
+    }
 }
 
 impl fmt::Display for Origin {

@@ -25,6 +25,8 @@ pub(crate) struct Settings {
 
 #[derive(Clone, Debug)]
 pub(crate) struct InputSettings {
+    /// What paths are relative to; without one they are no URLs.
+    pub(crate) base: Option<Url>,
     /// From the command line.
     pub(crate) urls: Vec<String>,
     /// Files, in order, after `urls`; `-` is standard input.
@@ -38,6 +40,8 @@ pub(crate) struct InputSettings {
     pub(crate) strict: bool,
     /// A URL that has been there is skipped.
     pub(crate) dedupe: bool,
+    /// Whether a row may have a file of this machine sent.
+    pub(crate) file_bodies: bool,
     /// What every request has unless its row says otherwise.
     pub(crate) defaults: RequestDefaults,
 }
@@ -61,6 +65,8 @@ pub(crate) enum InputFormat {
 pub(crate) struct RequestDefaults {
     pub(crate) method: reqwest::Method,
     pub(crate) headers: HeaderMap,
+    /// Put behind the query of each URL.
+    pub(crate) query: Option<String>,
     pub(crate) body: crate::request::Payload,
 }
 
@@ -166,6 +172,8 @@ pub(crate) struct OutputSettings {
     pub(crate) records: Option<PathBuf>,
     /// Goes on where the run that wrote `records` stopped.
     pub(crate) resume: bool,
+    /// With `resume`: rows that failed are done again.
+    pub(crate) retry_failed: bool,
     pub(crate) ordered: bool,
     /// Where bodies are kept.
     pub(crate) directory: Option<PathBuf>,

@@ -1,5 +1,334 @@
-//! The loop.
+//! From rows to records: takes rows as there is room, starts attempts as tasks of the pool when it is their turn
+//! (`lanes`), tries again what deserves it (`retry`), and hands out one record for each row as it is done.
+//!
+//! It runs on one thread, that of the pool's asynchronous side, and so do the attempts: nothing crosses between cores.
 
 mod adaptive;
 mod lanes;
 mod retry;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_ext::{CancellationToken, Tagged};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
+use polypool::{Outcome, TaskError, TaskFuture, TaskOptions, ThreadPool};
+use tokio::sync::mpsc;
+
+use self::adaptive::Limit;
+use self::lanes::{Job, LaneId, Lanes, Turn};
+use self::retry::Verdict;
+use crate::extract::Extractor;
+use crate::http::{Attempt, Fetcher, Ticket};
+use crate::output::record::{Failure, Kind, Record};
+use crate::output::{Bodies, Page};
+use crate::request::{Row, redacted};
+use crate::settings::Settings;
+
+/// How many pages may wait for extraction before nothing new is started.
+const PAGES: usize = 64;
+
+/// How often [`Control`] learns which hosts are the busiest.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How others steer a run, and what they see of it.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// Nothing more is started once this is cancelled; what runs has `--grace` to end. Rows that have no record by then
+    /// get none.
+    pub(crate) stop: CancellationToken,
+    /// No row beyond this one is taken in.
+    pub(crate) horizon: AtomicU64,
+    /// How many attempts were not the first of their row.
+    pub(crate) retries: AtomicU64,
+    /// The hosts with the most requests at once: name, running, waiting.
+    pub(crate) busiest: parking_lot::Mutex<Vec<(String, usize, usize)>>,
+}
+
+/// What a run works with.
+pub(crate) struct Parts {
+    pub(crate) pool: ThreadPool,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) bodies: Bodies,
+    pub(crate) extractor: Option<Extractor>,
+    pub(crate) rows: mpsc::Receiver<Row>,
+    pub(crate) control: Arc<Control>,
+    /// When the run started.
+    pub(crate) start: Instant,
+}
+
+/// One record for each row, in the order in which they are done. Dropping the stream cancels what runs.
+pub(crate) fn records(settings: Arc<Settings>, parts: Parts) -> impl Stream<Item = Record> {
+    let engine = Box::new(Engine::new(settings, parts));
+    stream::unfold(engine, async |mut engine| engine.next().await.map(|record| (record, engine)))
+}
+
+struct Engine {
+    settings: Arc<Settings>,
+    pool: ThreadPool,
+    fetcher: Fetcher,
+    bodies: Bodies,
+    extractor: Option<Arc<Extractor>>,
+    control: Arc<Control>,
+    looked: Instant,
+    rows: mpsc::Receiver<Row>,
+    /// Whether `rows` has ended.
+    read: bool,
+    /// Whether rows are being taken in. It stops when there are enough and goes on when half of them are gone, so that
+    /// the thread that reads is not woken for every single one.
+    filling: bool,
+    taken: u64,
+    lanes: Lanes,
+    limit: Limit,
+    running: FuturesUnordered<Running>,
+    extracting: FuturesUnordered<BoxFuture<'static, Record>>,
+    finished: VecDeque<Record>,
+    deadline: Option<Instant>,
+    options: TaskOptions,
+    /// Set by an interruption: until when what runs may go on.
+    until: Option<Instant>,
+}
+
+type Running = Tagged<TaskFuture<Attempt>, Job>;
+
+impl Engine {
+    fn new(settings: Arc<Settings>, parts: Parts) -> Self {
+        let Parts { pool, fetcher, bodies, extractor, rows, control, start } = parts;
+        let deadline = settings.limits.deadline.and_then(|deadline| start.checked_add(deadline));
+        Engine {
+            pool,
+            fetcher,
+            bodies,
+            extractor: extractor.map(Arc::new),
+            control,
+            looked: start,
+            rows,
+            read: false,
+            filling: true,
+            taken: 0,
+            lanes: Lanes::new(&settings.limits, settings.http.polite),
+            limit: Limit::new(settings.limits.concurrency, start),
+            running: FuturesUnordered::new(),
+            extracting: FuturesUnordered::new(),
+            finished: VecDeque::new(),
+            options: TaskOptions::new().deadline(deadline),
+            deadline,
+            until: None,
+            settings,
+        }
+    }
+
+    async fn next(&mut self) -> Option<Record> {
+        loop {
+            if let Some(record) = self.finished.pop_front() {
+                return Some(record);
+            }
+            let now = Instant::now();
+            if self.until.is_some_and(|until| until <= now) {
+                return None; // What still runs is cancelled when the engine is dropped.
+            }
+            if self.deadline.is_some_and(|deadline| deadline <= now) {
+                self.give_up();
+            }
+            if now.duration_since(self.looked) >= LOOK {
+                self.looked = now;
+                *self.control.busiest.lock() = self.lanes.busiest(3);
+            }
+            let wake = self.start(now);
+            let idle = self.running.is_empty() && self.extracting.is_empty();
+            if idle && self.finished.is_empty() && (self.until.is_some() || (self.read && self.lanes.waiting() == 0)) {
+                return None;
+            }
+            if !self.finished.is_empty() {
+                continue;
+            }
+            let (wants_rows, goes_on) = (self.wants_rows(), self.until.is_none());
+            let control = self.control.clone();
+            tokio::select! {
+                biased;
+                Some((job, outcome)) = self.running.next() => {
+                    self.ended(job, outcome);
+                    while let Some(Some((job, outcome))) = self.running.next().now_or_never() {
+                        self.ended(job, outcome);
+                    }
+                }
+                Some(record) = self.extracting.next() => self.finished.push_back(record),
+                row = self.rows.recv(), if wants_rows => self.take(row),
+                () = control.stop.cancelled(), if goes_on => self.stop(),
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.until = Some(Instant::now() + self.settings.limits.grace);
+        self.rows.close();
+    }
+
+    fn wants_rows(&mut self) -> bool {
+        let (waiting, enough) = (self.lanes.waiting(), self.settings.limits.lookahead);
+        self.filling = if self.filling { waiting < enough } else { waiting <= enough / 2 };
+        // What needs no request, such as a bad row, waits as well.
+        let room = self.filling && self.finished.len() < enough && self.taken < self.control.horizon.load(Ordering::Relaxed);
+        room && !self.read && self.until.is_none()
+    }
+
+    /// Takes a row in, and those that are there already.
+    fn take(&mut self, row: Option<Row>) {
+        let Some(row) = row else {
+            self.read = true;
+            return;
+        };
+        self.sort(row);
+        while self.wants_rows() {
+            match self.rows.try_recv() {
+                Ok(row) => self.sort(row),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => self.read = true,
+            }
+        }
+    }
+
+    fn sort(&mut self, row: Row) {
+        let Row { number, id, content } = row;
+        self.taken = number;
+        match content {
+            Ok(request) if self.is_over() => {
+                let job = Job { row: number, id, request: Arc::new(*request), attempts: 0, started: None, lane: LaneId::default() };
+                self.finished.push_back(record_of(&job, Record::default(), Some(too_late())));
+            }
+            Ok(request) => self.lanes.push(number, id, *request),
+            Err(bad) => self.finished.push_back(Record {
+                id: id.map_or_else(|| number.to_string(), Into::into),
+                row: number,
+                url: bad.url,
+                error: Some(Failure { kind: Kind::BadInput, message: bad.message }),
+                started_at: instant(SystemTime::now()),
+                ..Record::default()
+            }),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// The deadline has passed: what waits gets its record, what runs is ended by the pool.
+    fn give_up(&mut self) {
+        let records = self.lanes.drain().map(|job| record_of(&job, Record::default(), Some(too_late())));
+        self.finished.extend(records);
+    }
+
+    /// Starts what may start; says when there may be more.
+    fn start(&mut self, now: Instant) -> Option<Instant> {
+        let others = [self.until, self.deadline.filter(|&deadline| deadline > now)].into_iter().flatten().min();
+        while self.until.is_none() && self.running.len() < self.limit.get() && self.extracting.len() < PAGES {
+            match self.lanes.next(now) {
+                Turn::Start(job) => self.attempt(job, now),
+                Turn::At(at) => return others.into_iter().chain([at]).min(),
+                Turn::Idle => break,
+            }
+        }
+        others
+    }
+
+    fn attempt(&mut self, mut job: Job, now: Instant) {
+        job.attempts += 1;
+        job.started.get_or_insert_with(|| (now, SystemTime::now()));
+        let ticket = Ticket { row: job.row, id: job.id.clone(), attempt: job.attempts };
+        let (fetcher, bodies, request) = (self.fetcher.clone(), self.bodies.clone(), job.request.clone());
+        let attempt = async move { fetcher.attempt(&request, &ticket, &bodies).await };
+        let task = self.pool.spawn_async_with(attempt, self.options.clone()).cancel_on_drop();
+        self.running.push(task.tagged(job));
+    }
+
+    fn ended(&mut self, job: Job, outcome: Outcome<Attempt>) {
+        let now = Instant::now();
+        let attempt = match outcome {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                self.lanes.done(job.lane);
+                let kind = if matches!(error, TaskError::DeadlineExceeded) { Kind::Deadline } else { Kind::Internal };
+                let failure = if kind == Kind::Deadline { too_late() } else { Failure { kind, message: error.to_string() } };
+                self.finished.push_back(record_of(&job, Record::default(), Some(failure)));
+                return;
+            }
+        };
+        self.limit.ended(now, self.running.len() + 1, attempt.overload);
+        if let Some(spacing) = self.fetcher.crawl_delay(&job.request) {
+            self.lanes.space(job.lane, spacing);
+        }
+        match retry::judge(&self.settings.retry, &job.request.method, job.attempts, &attempt) {
+            // Its row has no record, so that a run that goes on from here fetches it.
+            Verdict::Again { .. } if self.until.is_some() => self.lanes.done(job.lane),
+            Verdict::Again { delay, host } => {
+                self.control.retries.fetch_add(1, Ordering::Relaxed);
+                let (lane, at) = (job.lane, now + delay);
+                if host {
+                    self.lanes.hold(lane, at);
+                }
+                self.lanes.push_again(job, at);
+                self.lanes.done(lane);
+            }
+            Verdict::Final => {
+                self.lanes.done(job.lane);
+                self.finish(&job, attempt);
+            }
+        }
+    }
+
+    fn finish(&mut self, job: &Job, attempt: Attempt) {
+        let record = record_of(job, attempt.record, None);
+        match (&self.extractor, attempt.page) {
+            (Some(extractor), Some(page)) => self.extracting.push(extract(extractor.clone(), page, record).boxed()),
+            _ => self.finished.push_back(record),
+        }
+    }
+}
+
+async fn extract(extractor: Arc<Extractor>, page: Page, mut record: Record) -> Record {
+    match extractor.run(page).await {
+        Ok(found) => record.extracted = Some(found),
+        Err(failure) => record.error = Some(failure),
+    }
+    record
+}
+
+/// Completes the record of an attempt with what is known of the row.
+fn record_of(job: &Job, attempt: Record, failure: Option<Failure>) -> Record {
+    let (seconds, started_at) = match job.started {
+        Some((at, time)) => (at.elapsed().as_secs_f64(), time),
+        None => (0.0, SystemTime::now()),
+    };
+    Record {
+        id: job.id.as_deref().map_or_else(|| job.row.to_string(), str::to_owned),
+        row: job.row,
+        url: redacted(&job.request.url),
+        method: job.request.method.to_string(),
+        attempts: job.attempts,
+        seconds: (seconds * 1e6).round() / 1e6,
+        started_at: instant(started_at),
+        error: failure.or(attempt.error),
+        ..attempt
+    }
+}
+
+fn too_late() -> Failure {
+    Failure { kind: Kind::Deadline, message: "the --deadline of the batch passed".to_owned() }
+}
+
+fn instant(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        // A little later, so that it has come for sure.
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,1 +1,183 @@
-//! HTTP: client.
+//! The clients, made from the settings: one for `http:` and one for `https:`.
+//!
+//! The second is made when the first URL needs it: the certificates of the system take longer to load than hundreds of
+//! requests, and more memory than the rest of the program. What the user gave (`--cacert`, `--cert`) is read at the start.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::cookie::Jar;
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, ClientBuilder, Identity, NoProxy, Url};
+
+use super::failure::Fault;
+use super::guard::PublicOnly;
+use crate::output::record::Kind;
+use crate::settings::{HttpSettings, HttpVersion, Proxy};
+
+/// Shorter than servers commonly wait (5 s and more), so that they seldom close a connection just as it is used again; and a
+/// batch over many hosts doesn't gather connections that it never needs again.
+const IDLE: Duration = Duration::from_secs(4);
+
+#[derive(Debug)]
+pub(super) struct Clients {
+    plain: Client,
+    secure: OnceLock<Result<Client, String>>,
+    recipe: Recipe,
+}
+
+/// All that clients are made of.
+#[derive(Debug)]
+struct Recipe {
+    settings: HttpSettings,
+    cookies: Option<Arc<Jar>>,
+    /// Besides those of the system.
+    roots: Vec<Certificate>,
+    identity: Option<Identity>,
+}
+
+impl Clients {
+    pub(super) fn new(settings: &HttpSettings) -> Result<Self> {
+        let mut roots = Vec::new();
+        for file in &settings.ca_certificates {
+            let unusable = || format!("--cacert {}", file.display());
+            let found = Certificate::from_pem_bundle(&read(file).with_context(unusable)?).with_context(unusable)?;
+            ensure!(!found.is_empty(), "{}: there is no certificate in it; it has to be PEM", unusable());
+            roots.extend(found);
+        }
+        let identity =
+            settings.client_certificate.as_ref().map(|(file, key)| identity(file, key.as_deref())).transpose()?;
+        // To be found wrong now and not in every record.
+        let now = !roots.is_empty() || identity.is_some();
+        let cookies = settings.cookies.then(Arc::default);
+        let recipe = Recipe { settings: settings.clone(), cookies, roots, identity };
+        let clients = Clients { plain: recipe.plain()?, secure: OnceLock::new(), recipe };
+        if now && let Err(message) = clients.secure() {
+            bail!("--cacert or --cert can't be used: {message}");
+        }
+        Ok(clients)
+    }
+
+    /// The client for a URL.
+    pub(super) fn get(&self, url: &Url) -> Result<&Client, Fault> {
+        if url.scheme() == "http" {
+            return Ok(&self.plain);
+        }
+        self.secure().map_err(|message| Fault::new(Kind::Tls, message))
+    }
+
+    fn secure(&self) -> Result<&Client, &str> {
+        let made = self.secure.get_or_init(|| self.recipe.secure().map_err(|error| format!("{error:#}")));
+        made.as_ref().map_err(String::as_str)
+    }
+}
+
+impl Recipe {
+    fn plain(&self) -> Result<Client> {
+        if is_secure(&self.settings.proxy) {
+            return self.secure();
+        }
+        // No certificates at all: it never sees TLS.
+        Ok(self.common()?.tls_certs_only([]).build()?)
+    }
+
+    fn secure(&self) -> Result<Client> {
+        let mut builder = self.common()?.tls_danger_accept_invalid_certs(self.settings.insecure);
+        if !self.roots.is_empty() {
+            builder = builder.tls_certs_merge(self.roots.clone());
+        }
+        if let Some(identity) = &self.identity {
+            builder = builder.identity(identity.clone());
+        }
+        Ok(builder.build().context("no TLS: the certificates can't be loaded; --cacert FILE names others")?)
+    }
+
+    fn common(&self) -> Result<ClientBuilder> {
+        let Recipe { settings, cookies, .. } = self;
+        let mut builder = Client::builder()
+            // Redirects are followed here, hop by hop: each is checked, and goes to the client it needs.
+            .redirect(Policy::none())
+            .referer(false)
+            .connect_timeout(settings.connect_timeout)
+            .pool_idle_timeout(IDLE)
+            .gzip(settings.compressed)
+            .brotli(settings.compressed)
+            .http1_allow_obsolete_multiline_headers_in_responses(true);
+        builder = match settings.version {
+            HttpVersion::Any => builder,
+            HttpVersion::Http1 => builder.http1_only(),
+            HttpVersion::Http2PriorKnowledge => builder.http2_prior_knowledge(),
+        };
+        if settings.compressed {
+            // It would leave out zstd, which is decoded here.
+            let encodings = HeaderValue::from_static("gzip, br, zstd");
+            builder = builder.default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, encodings)]));
+        }
+        if !settings.user_agent.is_empty() {
+            builder = builder.user_agent(&settings.user_agent);
+        }
+        if let Some(jar) = cookies {
+            builder = builder.cookie_provider(jar.clone());
+        }
+        if settings.deny_private {
+            builder = builder.dns_resolver(PublicOnly);
+        }
+        for (host, addresses) in overrides(settings)? {
+            builder = builder.resolve_to_addrs(host, addresses);
+        }
+        Ok(match &settings.proxy {
+            Proxy::None => builder.no_proxy(),
+            Proxy::Environment => builder,
+            Proxy::At { url, except } => {
+                let proxy = reqwest::Proxy::all(url.clone()).context("--proxy can't be used")?;
+                builder.proxy(proxy.no_proxy(NoProxy::from_string(except)))
+            }
+        })
+    }
+}
+
+/// The addresses of `--resolve` for each host. The resolver is not told the port, so all ports of a host have the same.
+fn overrides(settings: &HttpSettings) -> Result<Vec<(&str, &[std::net::SocketAddr])>> {
+    let mut hosts: Vec<(&str, &[std::net::SocketAddr])> = Vec::new();
+    for (host, _, addresses) in &settings.resolve {
+        let ips = |addresses: &[std::net::SocketAddr]| addresses.iter().map(|address| address.ip()).collect::<Vec<_>>();
+        match hosts.iter().find(|(known, _)| known == host) {
+            Some((_, others)) => ensure!(
+                ips(others) == ips(addresses),
+                "--resolve gives {host} different addresses on different ports; give it the same on all, or run twice"
+            ),
+            None => hosts.push((host, addresses)),
+        }
+    }
+    Ok(hosts)
+}
+
+fn identity(file: &Path, key: Option<&Path>) -> Result<Identity> {
+    let mut pem = read(file).with_context(|| format!("--cert {}", file.display()))?;
+    if let Some(key) = key {
+        pem.push(b'\n');
+        pem.extend(read(key).with_context(|| format!("--key {}", key.display()))?);
+    }
+    let wrong = "a certificate and its key are needed, both as PEM; a key in a file of its own is given with --key";
+    Identity::from_pem(&pem).with_context(|| format!("--cert {}: {wrong}", file.display()))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).context("it can't be read")
+}
+
+/// The way to the proxy itself is TLS.
+fn is_secure(proxy: &Proxy) -> bool {
+    match proxy {
+        Proxy::None => false,
+        Proxy::Environment => ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+            .iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .any(|proxy| proxy.to_ascii_lowercase().starts_with("https:")),
+        Proxy::At { url, .. } => url.scheme() == "https",
+    }
+}

@@ -1,6 +1,611 @@
-//! The rows.
+//! The rows: from the command line, from files and from standard input, one after the other, read as they are asked for.
+//!
+//! ```text
+//! Source ──► Reader (lines, csv, jsonl) ──► Draft ──► template ──► duplicates ──► Row
+//! ```
+//!
+//! Nothing is kept but the row at hand, and with `--dedupe` a hash of each row. What is wrong with a row becomes part of it,
+//! with file and line; only an input that can't be read any further is an error of the iterator. Fetching, and the order in
+//! which rows are fetched, are the engine's.
 
 mod csv;
+pub(crate) mod fuzzing;
+pub(crate) mod header;
 mod jsonl;
 mod lines;
 mod template;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{Method, Url};
+
+use self::csv::Table;
+use self::lines::{Line, Lines};
+use self::template::Template;
+use crate::request::{BadRow, Payload, Request, Row};
+use crate::settings::{InputFormat, InputSettings};
+
+/// What the HTTP library takes; longer ones it refuses without saying why.
+const LONGEST_URL: usize = 65_000;
+
+/// All rows, in the order of the input.
+pub(crate) struct Rows {
+    settings: Arc<InputSettings>,
+    /// Those not begun, the next one last.
+    sources: Vec<Source>,
+    current: Option<Current>,
+    number: u64,
+    seen: Option<Seen>,
+    duplicates: Arc<AtomicU64>,
+}
+
+/// The source under way.
+struct Current {
+    name: String,
+    /// Where file bodies are looked for.
+    directory: PathBuf,
+    reader: Reader,
+    /// A template of it that has URLs left.
+    template: Option<Template>,
+}
+
+impl Rows {
+    /// Looks at every source, so that a name that is wrong is known before anything is sent. With `strict` it also reads all
+    /// of them, standard input by way of a temporary file, and names the bad rows.
+    ///
+    /// # Errors
+    ///
+    /// A file that can't be read, a table without the column, with `strict` a bad row; they name the flag.
+    pub(crate) fn open(settings: &InputSettings) -> Result<Self> {
+        let sources = Source::all(settings)?;
+        let rows = |sources| Rows {
+            settings: Arc::new(settings.clone()),
+            sources,
+            current: None,
+            number: 0,
+            seen: settings.dedupe.then(Seen::default),
+            duplicates: Arc::default(),
+        };
+        for source in &sources {
+            source.check(settings)?;
+        }
+        if !settings.strict {
+            return Ok(rows(sources));
+        }
+        let sources = sources.into_iter().map(Source::spooled).collect::<Result<Vec<_>>>()?;
+        let again = sources.iter().map(Source::again).collect::<Result<Vec<_>>>()?;
+        check_all(rows(sources))?;
+        Ok(rows(again))
+    }
+
+    /// How many rows `--dedupe` has left out so far.
+    pub(crate) fn duplicates(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.duplicates)
+    }
+
+    /// How many rows there will be, duplicates included, if that can be told quickly and without losing any.
+    pub(crate) fn total(settings: &InputSettings) -> Option<u64> {
+        let sources = Source::all(settings).ok()?;
+        sources.iter().try_fold(0_u64, |sum, source| sum.checked_add(source.count(settings)?))
+    }
+
+    /// The next draft, and what it is called in messages; templates not expanded.
+    fn read(&mut self) -> Option<Result<Result<Draft, Bad>>> {
+        loop {
+            if self.current.is_none() {
+                match self.sources.pop()?.open(&self.settings) {
+                    Ok(current) => self.current = Some(current),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            let current = self.current.as_mut()?;
+            if let Some(template) = &mut current.template {
+                if let Some(url) = template.next() {
+                    return Some(Ok(Ok(Draft::of(url))));
+                }
+                current.template = None;
+            }
+            let draft = match current.reader.next() {
+                Err(error) => return Some(Err(anyhow!(error).context(format!("can't read {}", current.name)))),
+                Ok(None) => {
+                    self.current = None;
+                    continue;
+                }
+                Ok(Some(draft)) => draft,
+            };
+            match draft {
+                Ok(draft) if self.settings.templates && current.reader.has_templates() => {
+                    match Template::parse(&draft.url) {
+                        Ok(None) => return Some(Ok(Ok(draft))),
+                        Ok(Some(template)) => current.template = Some(template),
+                        Err(why) => return Some(Ok(Err(Bad { url: draft.url, why }))),
+                    }
+                }
+                draft => return Some(Ok(draft)),
+            }
+        }
+    }
+
+    /// The request of a draft, with what the command line says for all of them.
+    fn request(&self, draft: Draft) -> Result<Box<Request>, Bad> {
+        let defaults = &self.settings.defaults;
+        let mut url = match url(&draft.url, self.settings.base.as_ref()) {
+            Ok(url) => url,
+            Err(why) => return Err(Bad { url: draft.url, why }),
+        };
+        if let Some(query) = &defaults.query {
+            let query = url.query().map_or_else(|| query.clone(), |old| format!("{old}&{query}"));
+            url.set_query(Some(&query));
+        }
+        let mut headers = defaults.headers.clone();
+        for (name, values) in draft.headers {
+            headers.remove(&name);
+            for value in values {
+                // Fails for more names than a map of them takes, some 24,000.
+                if headers.try_append(&name, value).is_err() {
+                    return Err(Bad { url: draft.url, why: "the row has too many headers".into() });
+                }
+            }
+        }
+        let body = match draft.body {
+            Some(Payload::File(path)) => match self.file(&path) {
+                Ok(path) => Payload::File(path),
+                Err(why) => return Err(Bad { url: draft.url, why }),
+            },
+            Some(body) => body,
+            // Not with a row that asks for what has no body.
+            None if matches!(draft.method, Some(Method::GET | Method::HEAD)) => Payload::None,
+            None => defaults.body.clone(),
+        };
+        let method = match draft.method {
+            Some(method) => method,
+            // As in curl: who gives a body wants it sent.
+            None if defaults.method == Method::GET && body != Payload::None => Method::POST,
+            None => defaults.method.clone(),
+        };
+        Ok(Box::new(Request { url, method, headers, body, timeout: draft.timeout }))
+    }
+
+    /// A file that a row wants sent.
+    fn file(&self, path: &Path) -> Result<PathBuf, String> {
+        if !self.settings.file_bodies {
+            return Err("files of this machine are not sent with --deny-private: the rows may be somebody else's".into());
+        }
+        let path = self.current.as_ref().map_or_else(|| path.to_owned(), |current| current.directory.join(path));
+        match path.metadata() {
+            Ok(metadata) if metadata.is_file() => Ok(path),
+            Ok(_) => Err(format!("the body {} is not a regular file", path.display())),
+            Err(error) => Err(format!("the body {} can't be read: {error}", path.display())),
+        }
+    }
+
+    /// Names the place in front of what is wrong there.
+    fn bad_row(&self, bad: Bad) -> BadRow {
+        let (name, place) = match &self.current {
+            Some(current) => (current.name.as_str(), current.reader.place()),
+            None => ("", 0),
+        };
+        let between = if matches!(name, Source::ARGUMENT) { ' ' } else { ':' };
+        BadRow { url: harmless(&bad.url), message: format!("{name}{between}{place}: {}", bad.why) }
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let draft = match self.read()? {
+                Ok(draft) => draft,
+                Err(error) => {
+                    // What comes after it is not read: nobody could tell what is missing.
+                    (self.sources, self.current) = (Vec::new(), None);
+                    return Some(Err(error));
+                }
+            };
+            let (id, content) = match draft {
+                Ok(mut draft) => (draft.id.take(), self.request(draft)),
+                Err(bad) => (None, Err(bad)),
+            };
+            if let (Some(seen), Ok(request)) = (&mut self.seen, &content) {
+                if !seen.is_new(request) {
+                    self.duplicates.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+            }
+            self.number += 1;
+            return Some(Ok(Row { number: self.number, id, content: content.map_err(|bad| self.bad_row(bad)) }));
+        }
+    }
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// A row as a reader gives it.
+#[derive(Debug, Default)]
+struct Draft {
+    url: String,
+    id: Option<Box<str>>,
+    method: Option<Method>,
+    headers: HeaderLines,
+    body: Option<Payload>,
+    timeout: Option<Duration>,
+}
+
+/// What a row says of headers; a name without values takes away that of the command line.
+type HeaderLines = Vec<(HeaderName, Vec<HeaderValue>)>;
+
+impl Draft {
+    fn of(url: impl Into<String>) -> Self {
+        Draft { url: url.into(), ..Draft::default() }
+    }
+}
+
+/// What is wrong with a row.
+#[derive(Debug)]
+struct Bad {
+    url: String,
+    why: String,
+}
+
+impl Bad {
+    fn new(why: impl Into<String>) -> Self {
+        Bad { url: String::new(), why: why.into() }
+    }
+}
+
+/// Where rows come from.
+#[derive(Debug)]
+enum Source {
+    Arguments(Vec<String>),
+    File { path: PathBuf, format: InputFormat },
+    /// The file has what came, if it had to be read before.
+    Stdin { format: InputFormat, spool: Option<File> },
+}
+
+impl Source {
+    const ARGUMENT: &str = "argument";
+
+    /// The last one comes first.
+    fn all(settings: &InputSettings) -> Result<Vec<Self>> {
+        let file = |path: &PathBuf| {
+            let format = format(settings.format, path);
+            if path == Path::new("-") {
+                Source::Stdin { format, spool: None }
+            } else {
+                Source::File { path: path.clone(), format }
+            }
+        };
+        let arguments = [Source::Arguments(settings.urls.clone())];
+        let mut all: Vec<_> = arguments.into_iter().chain(settings.files.iter().map(file)).collect();
+        let inputs = all.iter().filter(|source| matches!(source, Source::Stdin { .. })).count();
+        ensure!(inputs < 2, "--from: standard input can be read only once");
+        all.reverse();
+        Ok(all)
+    }
+
+    /// Finds early what can be found without losing anything.
+    fn check(&self, settings: &InputSettings) -> Result<()> {
+        let Source::File { path, format } = self else { return Ok(()) };
+        let unreadable = || format!("--from can't read {}", path.display());
+        let metadata = path.metadata().with_context(unreadable)?;
+        ensure!(!metadata.is_dir(), "{}: it is a directory", unreadable());
+        if metadata.is_file() {
+            let file = File::open(path).with_context(unreadable)?;
+            Reader::new(Box::new(BufReader::new(file)), *format, settings, &path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Standard input goes into a temporary file, to be read twice.
+    fn spooled(self) -> Result<Self> {
+        let Source::Stdin { format, spool: None } = self else { return Ok(self) };
+        let spool = || {
+            let mut file = tempfile::tempfile()?;
+            io::copy(&mut io::stdin(), &mut file)?;
+            io::Result::Ok(file)
+        };
+        let spool = spool().context("--strict can't keep standard input in a temporary file")?;
+        Ok(Source::Stdin { format, spool: Some(spool) })
+    }
+
+    /// The same once more. Both are read one after the other, each from its beginning.
+    fn again(&self) -> Result<Self> {
+        Ok(match self {
+            Source::Arguments(urls) => Source::Arguments(urls.clone()),
+            Source::File { path, format } => Source::File { path: path.clone(), format: *format },
+            Source::Stdin { format, spool } => {
+                Source::Stdin { format: *format, spool: spool.as_ref().map(File::try_clone).transpose()? }
+            }
+        })
+    }
+
+    fn open(self, settings: &InputSettings) -> Result<Current> {
+        const CAPACITY: usize = 64 << 10;
+        let current = |name: String, directory: PathBuf, reader| Current { name, directory, reader, template: None };
+        let reader = |input: Box<dyn Read + Send>, format, name: &str| {
+            Reader::new(Box::new(BufReader::with_capacity(CAPACITY, input)), format, settings, name)
+        };
+        match self {
+            Source::Arguments(urls) => {
+                Ok(current(Self::ARGUMENT.into(), PathBuf::new(), Reader::Arguments(urls.into_iter(), 0)))
+            }
+            Source::File { path, format } => {
+                let name = path.display().to_string();
+                let file = File::open(&path).with_context(|| format!("--from can't read {name}"))?;
+                let reader = reader(Box::new(file), format, &name)?;
+                Ok(current(name, path.parent().unwrap_or(Path::new("")).to_owned(), reader))
+            }
+            Source::Stdin { format, spool } => {
+                let name = "standard input".to_owned();
+                let input: Box<dyn Read + Send> = match spool {
+                    Some(mut file) => {
+                        file.rewind()?;
+                        Box::new(file)
+                    }
+                    None => Box::new(io::stdin()),
+                };
+                let reader = reader(input, format, &name)?;
+                Ok(current(name, PathBuf::new(), reader))
+            }
+        }
+    }
+
+    /// See `Rows::total`.
+    fn count(&self, settings: &InputSettings) -> Option<u64> {
+        const SMALL: u64 = 64 << 20;
+        let rows = |url: &str| match Template::parse(url) {
+            Ok(Some(template)) if settings.templates => template.total(),
+            _ => 1,
+        };
+        let (path, format) = match self {
+            Source::Arguments(urls) => return urls.iter().try_fold(0_u64, |sum, url| sum.checked_add(rows(url))),
+            Source::Stdin { .. } => return None,
+            Source::File { path, format } => (path, *format),
+        };
+        let metadata = path.metadata().ok()?;
+        if !metadata.is_file() || metadata.len() > SMALL {
+            return None;
+        }
+        let input = BufReader::new(File::open(path).ok()?);
+        let mut count = 0_u64;
+        match format {
+            InputFormat::Csv | InputFormat::Tsv => {
+                let mut table = Table::new(input, delimiter(format)).ok()?;
+                while table.read().ok()?.is_some() {
+                    count += 1;
+                }
+                Some(count.saturating_sub(1))
+            }
+            _ => {
+                let mut lines = Lines::new(input);
+                while let Some(line) = lines.next().ok()? {
+                    count = count.checked_add(match line {
+                        Line::Text(text) if format == InputFormat::Jsonl || !lines::is_comment(text) => {
+                            if format == InputFormat::Jsonl { 1 } else { rows(text) }
+                        }
+                        Line::Text(_) => 0,
+                        Line::Bad(_) => 1,
+                    })?;
+                }
+                Some(count)
+            }
+        }
+    }
+}
+
+type Input = Box<dyn BufRead + Send>;
+
+/// A source in its format.
+enum Reader {
+    Arguments(std::vec::IntoIter<String>, u64),
+    Lines(Lines<Input>),
+    Jsonl(Lines<Input>),
+    Table { table: Table<Input>, url: usize, id: Option<usize>, method: Option<usize> },
+}
+
+impl Reader {
+    /// Reads the header line of a table; fails if the column isn't there.
+    fn new(input: Input, format: InputFormat, settings: &InputSettings, name: &str) -> Result<Self> {
+        if !matches!(format, InputFormat::Csv | InputFormat::Tsv) {
+            let lines = Lines::new(input);
+            return Ok(if format == InputFormat::Jsonl { Reader::Jsonl(lines) } else { Reader::Lines(lines) });
+        }
+        let unreadable = || format!("can't read {name}");
+        let mut table = Table::new(input, delimiter(format)).with_context(unreadable)?;
+        if let Some(Err(why)) = table.read().with_context(unreadable)? {
+            bail!("{}: line {}: {why}", unreadable(), table.line());
+        }
+        let find = |wanted: &str| {
+            let exact = table.names().position(|name| name == wanted);
+            exact.or_else(|| table.names().position(|name| name.eq_ignore_ascii_case(wanted)))
+        };
+        let wanted = settings.column.as_deref().unwrap_or("url");
+        let url = match find(wanted) {
+            Some(column) => column,
+            // Nothing at all is a table of no rows.
+            None if table.names().next().is_none() => 0,
+            None => {
+                let names: String = table.names().collect::<Vec<_>>().join(", ").chars().take(200).collect();
+                bail!(
+                    "{name} has no column {wanted:?}, but {names}: name one with --column (without a header line, it is \
+                     --format lines)"
+                )
+            }
+        };
+        let (id, method) = (find("id").filter(|&id| id != url), find("method").filter(|&method| method != url));
+        Ok(Reader::Table { table, url, id, method })
+    }
+
+    /// Whether its URLs may stand for several. Rows with an id of their own are one each.
+    fn has_templates(&self) -> bool {
+        matches!(self, Reader::Arguments(..) | Reader::Lines(_))
+    }
+
+    /// The line that came last, or the number of the argument.
+    fn place(&self) -> u64 {
+        match self {
+            Reader::Arguments(_, number) => *number,
+            Reader::Lines(lines) | Reader::Jsonl(lines) => lines.line(),
+            Reader::Table { table, .. } => table.line(),
+        }
+    }
+
+    fn next(&mut self) -> io::Result<Option<Result<Draft, Bad>>> {
+        match self {
+            Reader::Arguments(urls, number) => {
+                *number += 1;
+                Ok(urls.next().map(|url| Ok(Draft::of(url.trim()))))
+            }
+            Reader::Lines(lines) => loop {
+                match lines.next()? {
+                    None => return Ok(None),
+                    Some(Line::Bad(why)) => return Ok(Some(Err(Bad::new(why)))),
+                    Some(Line::Text(text)) if lines::is_comment(text) => {}
+                    Some(Line::Text(text)) => return Ok(Some(Ok(Draft::of(text)))),
+                }
+            },
+            Reader::Jsonl(lines) => Ok(lines.next()?.map(|line| match line {
+                Line::Bad(why) => Err(Bad::new(why)),
+                Line::Text(text) => jsonl::parse(text)
+                    .map_err(|why| Bad { url: jsonl::url_of(text).unwrap_or_default(), why }),
+            })),
+            Reader::Table { table, url, id, method } => Ok(match table.read()? {
+                None => None,
+                Some(Err(why)) => Some(Err(Bad::new(why))),
+                Some(Ok(())) => Some(record(table, *url, *id, *method)),
+            }),
+        }
+    }
+}
+
+/// The row of a record of a table.
+fn record(table: &Table<Input>, url: usize, id: Option<usize>, method: Option<usize>) -> Result<Draft, Bad> {
+    let field = |column: usize| match table.field(column) {
+        None | Some(Ok("")) => Ok(None),
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => Err(Bad::new(format!("column {} is not UTF-8", column + 1))),
+    };
+    let optional = |column: Option<usize>| column.map_or(Ok(None), field);
+    let url = field(url)?.ok_or_else(|| Bad::new(format!("column {}, the URL, is empty", url + 1)))?;
+    let method = optional(method)?.map(header::method).transpose().map_err(|why| Bad { url: url.to_owned(), why })?;
+    Ok(Draft { id: optional(id)?.map(Box::from), method, ..Draft::of(url) })
+}
+
+/// By the name, unless it was said.
+fn format(said: InputFormat, path: &Path) -> InputFormat {
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    match (said, extension.as_deref()) {
+        (InputFormat::Auto, Some("csv")) => InputFormat::Csv,
+        (InputFormat::Auto, Some("tsv")) => InputFormat::Tsv,
+        (InputFormat::Auto, Some("jsonl" | "ndjson")) => InputFormat::Jsonl,
+        (InputFormat::Auto, _) => InputFormat::Lines,
+        (said, _) => said,
+    }
+}
+
+fn delimiter(format: InputFormat) -> u8 {
+    if format == InputFormat::Tsv { b'\t' } else { b',' }
+}
+
+/// An absolute URL of HTTP that can be fetched; with a base, paths are relative to it.
+fn url(text: &str, base: Option<&Url>) -> Result<Url, String> {
+    const WHOLE: &str = "write the URL in full, as in https://example.com/";
+    if let Some(control) = text.chars().find(char::is_ascii_control) {
+        return Err(format!("the URL has the control character {control:?}"));
+    }
+    let url = match base {
+        Some(base) if text.starts_with('/') => base.join(text),
+        _ => Url::parse(text),
+    };
+    let url = match url {
+        Err(_) if text.is_empty() => return Err(format!("the URL is empty: {WHOLE}")),
+        Err(_) if text.starts_with('{') => return Err(format!("{WHOLE}; a file of JSON lines is --format jsonl")),
+        Err(_) if !text.contains("://") => return Err(WHOLE.into()),
+        Err(error) => return Err(format!("{error} in the URL")),
+        Ok(url) => url,
+    };
+    match url.scheme() {
+        "http" | "https" => {}
+        // `localhost:8080/x` has the scheme localhost.
+        _ if !text.contains("://") => return Err(WHOLE.into()),
+        scheme => return Err(format!("the scheme {scheme:.40} is not one of http and https")),
+    }
+    if url.port() == Some(0) {
+        return Err("nobody can listen at port 0".into());
+    }
+    if url.as_str().len() > LONGEST_URL {
+        return Err(format!("the URL is longer than {LONGEST_URL} bytes"));
+    }
+    Ok(url)
+}
+
+/// What was written in the place of a URL, fit to be shown: shortened, and without what may be a password. Where a user's
+/// name ends can't be told in what is no URL, so all before the last `@` goes.
+fn harmless(text: &str) -> String {
+    const MOST: usize = 200;
+    let authority = text.find("://").map_or(0, |scheme| scheme + 3);
+    let mut shown: String = match text.rfind('@') {
+        Some(at) if at >= authority => format!("{}{}", &text[..authority], &text[at + 1..]),
+        _ => text.to_owned(),
+    };
+    if let Some((end, _)) = shown.char_indices().nth(MOST) {
+        shown.truncate(end);
+        shown.push('…');
+    }
+    shown
+}
+
+/// The rows that have been there: a hash of 64 bits each, some 10 to 20 bytes with the room of the table. Two of ten million
+/// rows share one by chance with a probability of 1 in 400,000.
+#[derive(Default)]
+struct Seen {
+    hasher: RandomState,
+    hashes: HashSet<u64>,
+}
+
+impl Seen {
+    fn is_new(&mut self, request: &Request) -> bool {
+        let body = match &request.body {
+            Payload::None => (0, &[][..]),
+            Payload::Bytes(bytes) => (1, &bytes[..]),
+            Payload::File(path) => (2, path.as_os_str().as_encoded_bytes()),
+        };
+        self.hashes.insert(self.hasher.hash_one((request.method.as_str(), request.url.as_str(), body)))
+    }
+}
+
+/// For `--strict`: fails if any row is bad, and names the first few.
+fn check_all(rows: Rows) -> Result<()> {
+    const NAMED: usize = 10;
+    let (mut named, mut bad) = (Vec::new(), 0_u64);
+    for row in rows {
+        if let Err(row) = row?.content {
+            bad += 1;
+            if named.len() < NAMED {
+                named.push(row.message);
+            }
+        }
+    }
+    match bad - named.len() as u64 {
+        _ if bad == 0 => return Ok(()),
+        0 => {}
+        more => named.push(format!("and {more} more")),
+    }
+    bail!("--strict: {bad} bad rows, nothing was sent:\n  {}", named.join("\n  "))
+}
+

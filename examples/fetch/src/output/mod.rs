@@ -1,8 +1,62 @@
-//! Records and bodies.
+//! What comes out of a run: one record for each row, and the bodies.
+//!
+//! [`Bodies`] keeps what responses carry, as files, in records or in a WARC file; [`Writer`] prints the records, in order if
+//! that is wanted, and knows those of an earlier run. A body has its place before its record is written, so a record never
+//! names what isn't there: a run that is killed in between does that row again, over the same file.
 
 mod body;
 mod names;
+mod partial;
 pub(crate) mod record;
 mod resume;
 mod warc;
 mod writer;
+
+pub(crate) use body::{Bodies, Body, Head, Kept, LONGEST_IN_MEMORY};
+pub(crate) use partial::Partial;
+pub(crate) use resume::Done;
+pub(crate) use warc::Place;
+pub(crate) use writer::Writer;
+
+pub(crate) use crate::extract::Page;
+
+/// A hash as text.
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).collect()
+}
+
+#[cfg(test)]
+mod testing {
+    use std::path::Path;
+
+    use super::record::Record;
+    use crate::settings::{Names, OutputSettings};
+
+    /// Records in a directory, and nothing else.
+    pub(super) fn settings(directory: &Path) -> OutputSettings {
+        OutputSettings {
+            records: Some(directory.join("records")),
+            resume: false,
+            retry_failed: false,
+            ordered: false,
+            directory: None,
+            names: Names::Path,
+            inline: None,
+            warc: None,
+            keep_errors: false,
+        }
+    }
+
+    /// Of a row that was done long ago.
+    pub(super) fn record(row: u64) -> Record {
+        Record {
+            id: row.to_string(),
+            row,
+            url: format!("https://h.org/{row}"),
+            method: "GET".into(),
+            started_at: "2001-02-03T04:05:06Z".into(),
+            ..Record::default()
+        }
+    }
+}

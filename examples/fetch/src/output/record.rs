@@ -30,7 +30,7 @@ pub(crate) struct Record {
     /// From the start of the last attempt to the head of its response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ttfb_seconds: Option<f64>,
-    /// Where the body is: relative to the directory of bodies, or the WARC file.
+    /// Where the body is, relative to the directory of bodies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<String>,
     /// When the first attempt started, RFC 3339, UTC.
@@ -48,7 +48,7 @@ pub(crate) struct Record {
     pub(crate) extracted: Option<Vec<String>>,
     /// Where the response stands in the WARC file: offset and length in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) warc: Option<(u64, u64)>,
+    pub(crate) warc: Option<super::Place>,
 }
 
 /// Why a row has no good response.

@@ -1,0 +1,65 @@
+//! What a request sends.
+
+use std::io;
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::try_unfold;
+use reqwest::Body;
+use reqwest::header::{CONTENT_LENGTH, HeaderValue};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+
+use super::failure::{Fault, PayloadError};
+use crate::output::record::Kind;
+use crate::request::Payload;
+
+/// How much of a file is in memory at a time.
+const PIECE: usize = 64 * 1024;
+
+/// Puts the payload into a request.
+pub(super) async fn attach(payload: &Payload, request: &mut reqwest::Request) -> Result<(), Fault> {
+    match payload {
+        Payload::None => {}
+        Payload::Bytes(bytes) => *request.body_mut() = Some(bytes.clone().into()),
+        Payload::File(path) => {
+            let (body, length) =
+                open(path).await.map_err(|error| Fault::new(Kind::BadInput, unreadable(path, &error).0))?;
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+            *request.body_mut() = Some(body);
+        }
+    }
+    Ok(())
+}
+
+/// A file as a stream, and its length. It must not change meanwhile: the length has been told.
+async fn open(path: &Path) -> io::Result<(Body, u64)> {
+    let file = File::open(path).await?;
+    let metadata = file.metadata().await?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let (length, path) = (metadata.len(), path.to_owned());
+    let pieces = try_unfold((file, length), move |(mut file, left)| {
+        let path = path.clone();
+        async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let mut piece = BytesMut::with_capacity(PIECE.min(usize::try_from(left).unwrap_or(PIECE)));
+            let read = (&mut file).take(left).read_buf(&mut piece).await.map_err(|error| unreadable(&path, &error))?;
+            if read == 0 {
+                return Err(unreadable(&path, &"it became shorter while it was sent"));
+            }
+            Ok(Some((piece.freeze(), (file, left - read as u64))))
+        }
+    });
+    Ok((
+        Body::wrap_stream::<futures_util::stream::BoxStream<'static, Result<Bytes, PayloadError>>>(Box::pin(pieces)),
+        length,
+    ))
+}
+
+fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> PayloadError {
+    PayloadError(format!("the body {} can't be read: {why}", path.display()))
+}
