@@ -1,8 +1,8 @@
 //! `--extract-…`: looks for something in pages, in worker processes.
 //!
-//! A page is given by strangers. If it takes the parser too long, too much memory, or down, that is the end of a worker and
-//! of nothing else: its record says so, and the pool starts another one. The rule travels with each page and is compiled once
-//! in each worker.
+//! A page is given by strangers. If it takes the parser too long, too much memory, or down, that is the end of a worker
+//! and of nothing else: its record says so, and the pool starts another one. The rule travels with each page and is
+//! compiled once in each worker.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use polypool::{ExecutorExt as _, ProcessPool, TaskError, TaskOptions};
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 use scraper::{Html, Selector};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -18,9 +18,6 @@ use serde_bytes::ByteBuf;
 use crate::output::LONGEST_IN_MEMORY;
 use crate::output::record::{Failure, Kind};
 use crate::settings::ExtractSettings;
-
-/// The most that a regular expression may take once it is compiled. The crate's own limit is 10 MiB.
-const LARGEST_REGEX: usize = 1024 * 1024;
 
 /// The most that is taken from one page: it ends up in a line of the records.
 const MOST_TEXT: usize = 1024 * 1024;
@@ -61,11 +58,12 @@ impl Rule {
     fn compile(&self) -> Result<Compiled, String> {
         match self {
             Rule::Regex(pattern) => {
-                let regex = RegexBuilder::new(pattern).size_limit(LARGEST_REGEX).dfa_size_limit(LARGEST_REGEX).build();
-                Ok(Compiled::Regex(regex.map_err(|error| error.to_string())?))
+                // The crate limits how large it may become.
+                Ok(Compiled::Regex(Regex::new(pattern).map_err(|error| error.to_string())?))
             }
             Rule::Css { selector, attribute } => {
-                let parsed = Selector::parse(selector).map_err(|error| format!("{selector:?} is no selector: {error}"))?;
+                let parsed =
+                    Selector::parse(selector).map_err(|error| format!("{selector:?} is no selector: {error}"))?;
                 Ok(Compiled::Css(parsed, attribute.clone()))
             }
         }
@@ -75,7 +73,10 @@ impl Rule {
 impl Extractor {
     /// A pool, whose workers start when there is something for them to do.
     pub(crate) fn new(settings: &ExtractSettings) -> anyhow::Result<Self> {
-        let pool = ProcessPool::builder().workers(settings.workers.max(1)).name_prefix("fetch-extract").build()?;
+        let pool = ProcessPool::builder().workers(settings.workers.max(1)).name_prefix("fetch-extract");
+        #[cfg(unix)]
+        let pool = pool.initializer(outlive_interruption {});
+        let pool = pool.build()?;
         Ok(Extractor { pool, rule: settings.rule.clone(), timeout: settings.timeout })
     }
 
@@ -83,17 +84,35 @@ impl Extractor {
     pub(crate) async fn run(&self, page: Page) -> Result<Vec<String>, Failure> {
         let failure = |message| Failure { kind: Kind::Extract, message };
         if page.is_cut {
-            return Err(failure(format!("the page is longer than {LONGEST_IN_MEMORY} bytes, the most to extract from")));
+            return Err(failure(format!(
+                "the page is longer than {LONGEST_IN_MEMORY} bytes, the most to extract from"
+            )));
         }
         let task = find { rule: self.rule.clone(), page: ByteBuf::from(page.bytes) };
         match self.pool.submit_with(task, TaskOptions::new().timeout(self.timeout)).await {
             Ok(found) => found.map_err(failure),
-            Err(TaskError::TimedOut { after }) => {
-                Err(failure(format!("extraction took longer than {} (--extract-timeout)", humantime::format_duration(after))))
-            }
+            Err(TaskError::TimedOut { after }) => Err(failure(format!(
+                "extraction took longer than {} (--extract-timeout)",
+                humantime::format_duration(after)
+            ))),
             Err(error) => Err(failure(error.to_string())),
         }
     }
+}
+
+/// Ctrl-C reaches the workers as well, and what runs may still finish then.
+#[cfg(unix)]
+#[polypool::task]
+fn outlive_interruption() -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|error| error.to_string())?;
+    let _within = runtime.enter();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        // Whoever has asked for a signal once does not die of it any more, even if nobody listens.
+        drop(signal(kind).map_err(|error| error.to_string())?);
+    }
+    Ok(())
 }
 
 /// The work of a worker.

@@ -79,6 +79,7 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let rows = Rows::open(&settings.input).unwrap_or_else(|error| cli::refuse(&error));
     let mut writer = Writer::open(&settings.output)?;
     let bodies = Bodies::new(&settings.output, settings.extract.is_some())?;
+    let bodies = bodies.with_usual_headers(&settings.input.defaults.headers);
     let extractor = settings.extract.as_ref().map(Extractor::new).transpose()?;
     let fetcher = Fetcher::new(&settings).unwrap_or_else(|error| cli::refuse(&error));
     let total = Rows::total(&settings.input);

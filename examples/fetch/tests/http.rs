@@ -253,6 +253,19 @@ fn bodies_are_decompressed() {
 }
 
 #[test]
+fn nothing_needs_no_decompression() {
+    let server = Server::start(|asked, stream| {
+        let (status, encoding) = asked.path[1..].split_once('/').unwrap();
+        respond(stream, &format!("{status} All Well"), &[&format!("Content-Encoding: {encoding}")], b"")?;
+        Ok(Then::Keep)
+    });
+    for path in ["/200/gzip", "/200/br", "/200/zstd", "/204/gzip", "/204/br", "/204/zstd"] {
+        let url = server.url(path);
+        assert_eq!(good([&url]).record(&url)["bytes"], 0, "{path}");
+    }
+}
+
+#[test]
 fn methods_headers_and_bodies_are_sent() {
     let server = Server::echo();
     let directory = tempfile::tempdir().unwrap();
@@ -382,6 +395,25 @@ fn passwords_are_sent_and_not_shown() {
     assert_eq!(run.record(&server.url("/x"))["final_url"], server.url("/x"));
     assert!(!run.stdout.contains("p%40ss") && !run.stderr.contains("p%40ss"), "{run:?}");
     assert_eq!(server.asked()[0].header("authorization"), Some("Basic dXNlcjpwQHNz"));
+}
+
+#[test]
+fn the_closest_word_on_who_asks_counts() {
+    let server = Server::echo();
+    let url = server.url("/").replace("http://", "http://in:url@");
+    let row = format!("{}\n", serde_json::json!({"url": url, "headers": {"Authorization": "of the row"}}));
+    let flags = ["--quiet", "--concurrency", "1", "--user", "of:all", "--from", "-", "--format", "jsonl"];
+    let plain = format!("{}\n", serde_json::json!({"url": server.url("/")}));
+    let named = format!("{}\n", serde_json::json!({"url": url}));
+    run_with(program().args(flags), [row, named, plain].concat().as_bytes());
+    let sent: Vec<Vec<_>> = server
+        .asked()
+        .into_iter()
+        .map(|asked| {
+            asked.headers.into_iter().filter(|(name, _)| name == "authorization").map(|(_, value)| value).collect()
+        })
+        .collect();
+    assert_eq!(sent, [["of the row"], ["Basic aW46dXJs"], ["Basic b2Y6YWxs"]]);
 }
 
 /// A server whose robots.txt is this answer; anything else is fine.

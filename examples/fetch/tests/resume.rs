@@ -7,8 +7,8 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use flate2::read::{GzDecoder, MultiGzDecoder};
@@ -60,7 +60,7 @@ impl Place {
         let mut command = program();
         command.current_dir(self.directory.path());
         command.args(["--quiet", "--resume", "--records", "records", "--concurrency", "8", "--per-host", "8"]);
-        command.args(more).args(["--input", "list"]);
+        command.args(more).args(["--from", "list"]);
         command
     }
 
@@ -101,6 +101,13 @@ impl Place {
         let text = fs::read_to_string(self.path("records")).unwrap_or_default();
         let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         whole.map(|line| serde_json::from_str::<Value>(line).unwrap()["row"].as_u64().unwrap()).collect()
+    }
+
+    /// Takes some bytes from the end, as a kill in the middle of a write may leave the file.
+    fn tear(&self, bytes: u64) {
+        let Ok(file) = File::options().write(true).open(self.path("records")) else { return };
+        let length = file.metadata().unwrap().len();
+        file.set_len(length.saturating_sub(bytes)).unwrap();
     }
 
     /// Each row has one record, and what it names is there and right.
@@ -148,6 +155,9 @@ fn killed(more: &[&str], times: usize, seed: u64) -> (Place, Vec<Value>) {
     let mut dice = Dice(seed);
     let mut kills = 0;
     for _ in 0..times {
+        if dice.below(3) == 0 {
+            place.tear(1 + dice.below(40));
+        }
         let done = place.done();
         let before = place.server.asked().len();
         let answers = u32::try_from(dice.below(16)).unwrap();

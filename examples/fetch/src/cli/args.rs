@@ -1,10 +1,10 @@
-//! The flags, in the groups in which `--help` shows them. Names are curl's where curl has one. How the parts fit together is
-//! checked in `combine`; what isn't on the command line comes from `layers`.
+//! The flags, in the groups in which `--help` shows them. Names are curl's where curl has one. How the parts fit
+//! together is checked in `combine`; what isn't on the command line comes from `config`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueHint};
+use clap::{ArgAction, Parser, ValueHint, value_parser};
 use clap_complete::Shell;
 
 use super::values;
@@ -15,9 +15,11 @@ use crate::settings::{Concurrency, Inline, InputFormat, Names};
 ///
 /// Every URL gets exactly one object on a line of its own, whatever happens to it: {"id", "row", "url", "final_url",
 /// "method", "status", "error": {"kind", "message"}, "bytes", "sha256", "content_type", "attempts", "seconds",
-/// "ttfb_seconds", "file", "started_at"}, without those that don't apply. A progress bar and a summary go to standard error.
+/// "ttfb_seconds", "file", "started_at"}, without those that don't apply. A progress bar and a summary go to standard
+/// error.
 #[derive(Debug, Parser)]
-#[command(name = "fetch", version, max_term_width = 120, args_override_self = true, after_help = AFTER, after_long_help = AFTER_LONG)]
+#[command(name = "fetch", version, max_term_width = 120, args_override_self = true)]
+#[command(after_help = AFTER, after_long_help = AFTER_LONG)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) input: Input,
@@ -50,7 +52,7 @@ Examples:
     fetch 'https://example.com/page/{1..500}' --rate 10/s --extract-css h1
 
   Requests of their own, one JSON object a line:
-    echo '{\"url\": \"https://example.com/\", \"method\": \"PUT\", \"body\": {\"file\": \"a.bin\"}}' | fetch --format jsonl
+    echo '{\"url\": \"https://example.com/a\", \"method\": \"PUT\", \"body\": {\"file\": \"a\"}}' | fetch --format jsonl
 
   URLs that others gave, without a way into the own network:
     fetch --deny-private --max-filesize 10M --from links.csv --column href
@@ -73,8 +75,8 @@ runs finish within --grace, a second one doesn't.";
 pub(super) struct Input {
     /// The URLs; without any and without --from, they are read from standard input
     ///
-    /// {1..500}, {001..500}, {1..500..5}, {a..z} and {a,b,c} stand for as many URLs, as do [1-500] and [1-500:5] as in curl,
-    /// here and in lists of URLs; the last one turns fastest. Anything else in braces or brackets stays as it is.
+    /// {1..500}, {001..500}, {1..500..5}, {a..z} and {a,b,c} stand for as many URLs, as do [1-500] and [1-500:5] as in
+    /// curl, here and in lists of URLs; the last one turns fastest. Anything else in braces or brackets stays as it is.
     pub(super) urls: Vec<String>,
 
     /// The same as a URL without the flag
@@ -189,11 +191,12 @@ pub(super) struct Request {
 #[command(next_help_heading = "How much at once")]
 pub(super) struct Limits {
     /// Requests at once; with auto as many as help, up to 512 or auto:MAX
-    #[arg(long, value_name = "N|auto", alias = "parallel-max", default_value = "64", value_parser = values::concurrency)]
+    #[arg(short, long, value_name = "N|auto", alias = "parallel-max", default_value = "64")]
+    #[arg(value_parser = values::concurrency)]
     pub(super) concurrency: Concurrency,
 
     /// Requests at once to one host [default: as --concurrency; with --polite 2]
-    #[arg(long, value_name = "N", alias = "parallel-max-host", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", alias = "parallel-max-host", value_parser = value_parser!(u32).range(1..=100_000))]
     pub(super) per_host: Option<u32>,
 
     /// Requests started in a time: 10/s, 100/m, 3/15s; a bare number is a second
@@ -205,7 +208,7 @@ pub(super) struct Limits {
     pub(super) rate_per_host: Option<Duration>,
 
     /// Requests that may start together after a pause, within a rate [default: those of 50 ms, at least 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(super) burst: Option<u32>,
 
     /// How long the whole run may take; what isn't done by then is an error
@@ -213,7 +216,7 @@ pub(super) struct Limits {
     pub(super) deadline: Option<Duration>,
 
     /// Rows read ahead, to find hosts that have nothing to do
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub(super) lookahead: u32,
 
     /// How long requests under way may take to finish after Ctrl-C
@@ -222,7 +225,7 @@ pub(super) struct Limits {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Timeouts (2.5 is in seconds, 500ms and 2m are what they say, 0 is none)")]
+#[command(next_help_heading = "Timeouts (in seconds, or as 500ms and 2m; 0 is none, except for connections)")]
 pub(super) struct Time {
     /// Until there is a connection
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
@@ -246,8 +249,10 @@ pub(super) struct Time {
 pub(super) struct Retry {
     /// Attempts after the first, where connection or server failed for the moment
     ///
-    /// That is a lost connection, a timeout, a body cut short, and the statuses 408, 425, 429, 500, 502, 503 and 504.
-    #[arg(long, value_name = "N", alias = "retries", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    /// That is a lost connection, a timeout, a body cut short, and the statuses 408, 425, 429 and 5xx but for 501
+    /// and 505.
+    #[arg(long, value_name = "N", alias = "retries", default_value_t = 2)]
+    #[arg(value_parser = value_parser!(u32).range(0..=1000))]
     pub(super) retry: u32,
 
     /// Before the second attempt; each next delay is twice as long
@@ -271,7 +276,8 @@ pub(super) struct Http {
     pub(super) location: bool,
 
     /// Redirects that are followed
-    #[arg(long, value_name = "N", alias = "max-redirect", default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    #[arg(long, value_name = "N", alias = "max-redirect", default_value_t = 10)]
+    #[arg(value_parser = value_parser!(u16).range(0..=1000))]
     pub(super) max_redirs: u16,
 
     /// The longest body, after decompression; 0 is any
@@ -397,7 +403,7 @@ pub(super) struct Extract {
     pub(super) extract_timeout: Duration,
 
     /// Processes [default: one a processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
     pub(super) extract_workers: Option<u16>,
 }
 

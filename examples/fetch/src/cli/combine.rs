@@ -1,5 +1,5 @@
-//! From flags to settings: reads the files that flags name, works out what follows from several flags together, and refuses
-//! by name what doesn't go together.
+//! From flags to settings: reads the files that flags name, works out what follows from several flags together, and
+//! refuses by name what doesn't go together.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderValue, REFERER, USER_AGENT};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderValue, REFERER, USER_AGENT,
+};
 use reqwest::{Method, Url};
 
 use super::args::{self, Args};
@@ -86,8 +88,8 @@ pub(super) fn settings(args: Args, matches: &ArgMatches, around: &Surroundings<'
     })
 }
 
-/// What goes together, and what would have no effect. The latter is said of what was typed alone: a config file may have
-/// settings for things that are not always done.
+/// What goes together, and what would have no effect. The latter is said of what was typed alone: a config file may
+/// have settings for things that are not always done.
 fn together(args: &Args, matches: &ArgMatches) -> Result<()> {
     let Args { input, request, limits, http, output, extract, .. } = args;
     let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -102,17 +104,26 @@ fn together(args: &Args, matches: &ArgMatches) -> Result<()> {
     let extracts = extract.extract_regex.is_some() || extract.extract_css.is_some();
     let same = |path: &Option<PathBuf>| path.is_some() && *path == output.records;
     let rules = [
-        (extract.extract_regex.is_some() && extract.extract_css.is_some(), "give one of --extract-regex and --extract-css"),
+        (
+            extract.extract_regex.is_some() && extract.extract_css.is_some(),
+            "give one of --extract-regex and --extract-css",
+        ),
         (http.http1 && http.http2_prior_knowledge, "give one of --http1.1 and --http2-prior-knowledge"),
         (request.user.is_some() && request.oauth2_bearer.is_some(), "give one of --user and --oauth2-bearer"),
-        (!request.json.is_empty() && request.data.len() + request.data_binary.len() > 0, "give one of --json and --data"),
+        (
+            !request.json.is_empty() && request.data.len() + request.data_binary.len() > 0,
+            "give one of --json and --data",
+        ),
         (request.get && !request.json.is_empty(), "--get puts --data into the URL, not --json"),
         (request.get && !has_body, "--get goes with --data: it puts that into the URL"),
         (request.head && has_body && !request.get, "--head sends no body: leave out --data, or add --get"),
         (request.head && request.request.is_some(), "--head is a method of its own: leave out --request"),
         (output.resume && !to_file, "--resume goes on with a file of records: name it with --records FILE"),
         (output.retry_failed && !output.resume, "--retry-failed goes with --resume"),
-        (same(&http.if_changed) && !output.resume, "--if-changed and --records name the same file, which would be lost"),
+        (
+            same(&http.if_changed) && !output.resume,
+            "--if-changed and --records name the same file, which would be lost",
+        ),
         (same(&args.report.summary_json), "--summary-json and --records name the same file"),
         (http.key.is_some() && http.cert.is_none(), "--key goes with --cert FILE"),
         (http.proxy_user.is_some() && http.proxy.is_none(), "--proxy-user goes with --proxy URL"),
@@ -142,7 +153,8 @@ fn files(args: &args::Input, around: &Surroundings<'_>) -> Result<Vec<PathBuf>> 
 fn limits(args: &args::Limits, polite: bool) -> Limits {
     let (Concurrency::Fixed(most) | Concurrency::Auto { most }) = args.concurrency;
     let rate = |interval: Duration| {
-        let together = (Duration::from_millis(50).as_nanos() / interval.as_nanos().max(1)).try_into().unwrap_or(u32::MAX);
+        let together =
+            (Duration::from_millis(50).as_nanos() / interval.as_nanos().max(1)).try_into().unwrap_or(u32::MAX);
         Rate { interval, burst: NonZeroU32::new(args.burst.unwrap_or(together)).unwrap_or(NonZeroU32::MIN) }
     };
     Limits {
@@ -301,12 +313,14 @@ fn http(
         let home = || Some(Path::new(&around.variable("HOME")?).join(".netrc"));
         request.netrc.then(|| around.variable("NETRC").map(PathBuf::from).or_else(home)).flatten()
     });
-    let resolve = args.resolve.iter().map(|text| values::resolve(text).map_err(|why| format!("--resolve {text}: {why}")));
+    let resolve =
+        args.resolve.iter().map(|text| values::resolve(text).map_err(|why| format!("--resolve {text}: {why}")));
     let resolve = resolve.collect::<Result<_>>()?;
-    for (flag, file) in [("--cert", &args.cert), ("--key", &args.key), ("--if-changed", &args.if_changed), ("--netrc", &netrc)]
-        .into_iter()
-        .filter_map(|(flag, file)| Some((flag, file.as_ref()?)))
-        .chain(args.cacert.iter().map(|file| ("--cacert", file)))
+    for (flag, file) in
+        [("--cert", &args.cert), ("--key", &args.key), ("--if-changed", &args.if_changed), ("--netrc", &netrc)]
+            .into_iter()
+            .filter_map(|(flag, file)| Some((flag, file.as_ref()?)))
+            .chain(args.cacert.iter().map(|file| ("--cacert", file)))
     {
         File::open(file).map_err(|error| format!("{flag} can't read {}: {error}", file.display()))?;
     }
@@ -361,7 +375,7 @@ fn proxy(args: &args::Http, around: &Surroundings<'_>) -> Result<Proxy> {
     const VARIABLES: [&str; 6] = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
     // A proxy looks names up itself, so that nobody here sees where a request goes.
     let hidden = |flag: &str| {
-        format!("--deny-private can't see which addresses the proxy of {flag} connects to: add --noproxy '*', or leave it out")
+        format!("--deny-private can't see which addresses the proxy of {flag} connects to: add --noproxy '*'")
     };
     match (&args.proxy, args.noproxy.as_deref()) {
         (_, Some("*")) => Ok(Proxy::None),

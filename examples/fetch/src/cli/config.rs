@@ -1,8 +1,8 @@
-//! What lies beneath the command line: the variables `FETCH_…`, and beneath these the config file, in TOML, with the long
-//! names of flags as keys.
+//! What lies beneath the command line: the variables `FETCH_…`, and beneath these the config file, in TOML, with the
+//! long names of flags as keys.
 //!
-//! Both become defaults of the flags, so that they are read and checked like what is typed. A flag that may be repeated is
-//! taken from one of the three, never from two; and where two flags exclude each other, the upper one counts.
+//! Both become defaults of the flags, so that they are read and checked like what is typed. A flag that may be repeated
+//! is taken from one of the three, never from two; and where two flags exclude each other, the upper one counts.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -91,7 +91,8 @@ fn read(command: &Command, path: &Path) -> Result<Layer, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("--config can't read {file}: {error}"))?;
     // Not the whole error: it shows the line, which may have a password.
     let table = text.parse::<toml::Table>().map_err(|error| {
-        let line = error.span().map_or(1, |span| text.bytes().take(span.start).filter(|&byte| byte == b'\n').count() + 1);
+        let line =
+            error.span().map_or(1, |span| text.bytes().take(span.start).filter(|&byte| byte == b'\n').count() + 1);
         format!("{file}:{line}: {}", error.message())
     })?;
     let mut layer = Layer::new();
@@ -162,7 +163,8 @@ fn may_be_set(arg: &Arg) -> bool {
 
 /// The flag that was probably meant, found as for the command line.
 fn similar(command: &Command, key: &str) -> String {
-    let error = command.clone().try_get_matches_from(["fetch".to_owned(), format!("--{}", key.replace('_', "-"))]).err();
+    let error =
+        command.clone().try_get_matches_from(["fetch".to_owned(), format!("--{}", key.replace('_', "-"))]).err();
     let close = error.as_ref().and_then(|error| error.get(ContextKind::SuggestedArg)).map(ContextValue::to_string);
     let exact = command.get_arguments().filter_map(Arg::get_long).find(|name| *name == key.replace('_', "-"));
     match (exact, close) {
@@ -197,10 +199,11 @@ mod tests {
 
     #[test]
     fn the_command_line_goes_before_variables_and_these_before_the_file() {
-        let concurrency = |file, variables: &[_], line: &[_]| match settings(file, variables, line).unwrap().limits.concurrency {
-            Concurrency::Fixed(number) => number,
-            Concurrency::Auto { most } => most,
-        };
+        let concurrency =
+            |file, variables: &[_], line: &[_]| match settings(file, variables, line).unwrap().limits.concurrency {
+                Concurrency::Fixed(number) => number,
+                Concurrency::Auto { most } => most,
+            };
         let (file, variable, flag) = ("concurrency = 3", [("FETCH_CONCURRENCY", "auto:5")], ["-c", "7"]);
         assert_eq!(concurrency("", &[], &[]), 64);
         assert_eq!(concurrency(file, &[], &[]), 3);
@@ -266,7 +269,9 @@ mod tests {
         }
         let error = settings("", &[("FETCH_RATE", "soon")], &[]).unwrap_err();
         assert!(error.contains("FETCH_RATE: ") && error.contains("10/s"), "{error}");
-        assert!(settings("", &[("FETCH_ORDERED", "maybe")], &[]).unwrap_err().contains("FETCH_ORDERED: it is a switch"));
+        assert!(
+            settings("", &[("FETCH_ORDERED", "maybe")], &[]).unwrap_err().contains("FETCH_ORDERED: it is a switch")
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What the user asked for: the command line (`args`), with variables and the config file beneath it (`config`), values in
-//! their notations (`values`), fitted together and checked (`combine`), and printed for shells and readers (`manual`).
+//! What the user asked for: the command line (`args`), with variables and the config file beneath it (`config`), values
+//! in their notations (`values`), fitted together and checked (`combine`), and printed for shells and readers
+//! (`manual`).
 //!
 //! Whatever is wrong ends the program with code 2 before anything is sent. No message repeats a password.
 
@@ -35,8 +36,8 @@ pub(crate) fn read() -> Settings {
         Ok(Asked::Run(settings)) => {
             if settings.http.insecure {
                 eprintln!(
-                    "warning: --insecure: certificates are not looked at, so anybody on the way can read what is sent and \
-                     answer in a server's name"
+                    "warning: --insecure: certificates are not looked at, so anybody on the way can read what is sent \
+                     and answer in a server's name"
                 );
             }
             *settings
@@ -100,9 +101,11 @@ fn command() -> Command {
         .mut_args(|arg| match arg.get_long() {
             Some(name) if is_switch(&arg) => {
                 let no = format!("no-{name}");
-                arg.value_parser(BoolishValueParser::new())
-                    .overrides_with(no.clone())
-                    .default_value_if(no, ArgPredicate::Equals("true".into()), "false")
+                arg.value_parser(BoolishValueParser::new()).overrides_with(no.clone()).default_value_if(
+                    no,
+                    ArgPredicate::Equals("true".into()),
+                    "false",
+                )
             }
             _ => arg,
         })

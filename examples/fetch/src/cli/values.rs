@@ -1,5 +1,5 @@
-//! How values are written: durations, sizes, rates, shares and the like. Each function takes a text and says what would be
-//! right, without the text itself: clap repeats it, and leaves out nothing that is a secret.
+//! How values are written: durations, sizes, rates, shares and the like. Each function takes a text and says what would
+//! be right, without the text itself: clap repeats it, and leaves out nothing that is a secret.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -32,7 +32,8 @@ pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let otherwise = || "give a number of bytes, as in 500000, 10M or 1.5GiB".to_owned();
     let text = text.trim();
-    let binary = if text.ends_with(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']) { format!("{text}iB") } else { text.into() };
+    let binary =
+        if text.ends_with(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']) { format!("{text}iB") } else { text.into() };
     binary.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| otherwise())
 }
 
@@ -120,7 +121,9 @@ mod tests {
     #[test]
     fn durations() {
         let ms = Duration::from_millis;
-        for (text, expected) in [("2", ms(2_000)), ("0.25", ms(250)), ("500ms", ms(500)), ("1.5s", ms(1_500)), ("0", ms(0))] {
+        for (text, expected) in
+            [("2", ms(2_000)), ("0.25", ms(250)), ("500ms", ms(500)), ("1.5s", ms(1_500)), ("0", ms(0))]
+        {
             assert_eq!(duration(text).unwrap(), expected, "{text}");
         }
         assert_eq!(duration("1h 30m").unwrap(), ms(5_400_000));
@@ -183,12 +186,13 @@ mod tests {
     fn addresses_of_hosts() {
         let (host, port, addresses) = resolve("Example.com:443:127.0.0.1,[::1],::2").unwrap();
         assert_eq!((host.as_str(), port), ("example.com", 443));
-        assert_eq!(addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>(), [
-            "127.0.0.1:443",
-            "[::1]:443",
-            "[::2]:443"
-        ]);
-        for bad in ["", "a", "a:1", "a:1:", "a:x:127.0.0.1", "a:70000:127.0.0.1", "a:0:127.0.0.1", ":1:127.0.0.1", "a:1:b"] {
+        assert_eq!(
+            addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1:443", "[::1]:443", "[::2]:443"]
+        );
+        for bad in
+            ["", "a", "a:1", "a:1:", "a:x:127.0.0.1", "a:70000:127.0.0.1", "a:0:127.0.0.1", ":1:127.0.0.1", "a:1:b"]
+        {
             assert!(resolve(bad).is_err(), "{bad}");
         }
     }

@@ -1,7 +1,8 @@
 //! The clients, made from the settings: one for `http:` and one for `https:`.
 //!
 //! The second is made when the first URL needs it: the certificates of the system take longer to load than hundreds of
-//! requests, and more memory than the rest of the program. What the user gave (`--cacert`, `--cert`) is read at the start.
+//! requests, and more memory than the rest of the program. What the user gave (`--cacert`, `--cert`) is read at the
+//! start.
 
 use std::fs;
 use std::path::Path;
@@ -19,8 +20,8 @@ use super::guard::PublicOnly;
 use crate::output::record::Kind;
 use crate::settings::{HttpSettings, HttpVersion, Proxy};
 
-/// Shorter than servers commonly wait (5 s and more), so that they seldom close a connection just as it is used again; and a
-/// batch over many hosts doesn't gather connections that it never needs again.
+/// Shorter than servers commonly wait (5 s and more), so that they seldom close a connection just as it is used again;
+/// and a batch over many hosts doesn't gather connections that it never needs again.
 const IDLE: Duration = Duration::from_secs(4);
 
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl Recipe {
         if let Some(identity) = &self.identity {
             builder = builder.identity(identity.clone());
         }
-        Ok(builder.build().context("no TLS: the certificates can't be loaded; --cacert FILE names others")?)
+        builder.build().context("no TLS: the certificates can't be loaded; --cacert FILE names others")
     }
 
     fn common(&self) -> Result<ClientBuilder> {

@@ -1,5 +1,5 @@
-//! Bodies in zstd. The client decodes gzip and brotli by itself, and could do this too, but would let a server choose how
-//! much memory it takes: up to 128 MiB for one response.
+//! Bodies in zstd. The client decodes gzip and brotli by itself, and could do this too, but would let a server choose
+//! how much memory it takes: up to 128 MiB for one response.
 
 use std::io;
 

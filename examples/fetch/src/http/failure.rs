@@ -1,5 +1,5 @@
-//! What went wrong with an attempt: its kind, found among all causes of an error and not in the outermost message, what to
-//! tell the user, and whether it makes sense to try again.
+//! What went wrong with an attempt: its kind, found among all causes of an error and not in the outermost message, what
+//! to tell the user, and whether it makes sense to try again.
 
 use std::error::Error;
 use std::fmt::{self, Display};

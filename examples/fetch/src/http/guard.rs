@@ -1,9 +1,9 @@
 //! `--deny-private`: nothing but public addresses, for URLs given by people who are not trusted.
 //!
-//! Hosts that are addresses are checked before each request, and so on every redirect; the parser of URLs has turned `127.1`,
-//! `2130706433` and `0x7f.1` into what they mean. Names are checked after they were resolved, where the connection is made:
-//! it goes to one of the addresses that passed, and there is no second look-up that could say something else. Addresses
-//! that the user gave with `--resolve` are meant, and pass.
+//! Hosts that are addresses are checked before each request, and so on every redirect; the parser of URLs has turned
+//! `127.1`, `2130706433` and `0x7f.1` into what they mean. Names are checked after they were resolved, where the
+//! connection is made: it goes to one of the addresses that passed, and there is no second look-up that could say
+//! something else. Addresses that the user gave with `--resolve` are meant, and pass.
 
 use std::error::Error;
 use std::fmt;

@@ -11,8 +11,8 @@
 //! failure: the kind, the message, whether to try again
 //! ```
 //!
-//! `watch` limits the time of each step. Whether and when there is another attempt is up to `engine`; where bodies go is up to
-//! `output`.
+//! `watch` limits the time of each step. Whether and when there is another attempt is up to `engine`; where bodies go
+//! is up to `output`.
 
 mod auth;
 mod client;
@@ -52,7 +52,8 @@ use crate::output::{Bodies, Head, Page, Partial};
 use crate::request::{Payload, Request};
 use crate::settings::{HttpSettings, Settings};
 
-/// Bodies that nobody wants are read to the end if there is not more than this, so that the connection can be used again.
+/// Bodies that nobody wants are read to the end if there is not more than this, so that the connection can be used
+/// again.
 const SPARE: u64 = 64 * 1024;
 
 /// How often robots.txt may redirect (RFC 9309: at least five times).
@@ -244,7 +245,9 @@ impl Inner {
         hop.clean(&mut headers);
         if !headers.contains_key(AUTHORIZATION) {
             let user = named.or_else(|| if hop.trusted { self.credentials.of_user(&url) } else { None });
-            headers.extend(user.map(|user| (AUTHORIZATION, user)));
+            if let Some(user) = user {
+                headers.insert(AUTHORIZATION, user);
+            }
         }
         match want {
             Want::All => {}

@@ -1,5 +1,5 @@
-//! From a redirect to the next request: the rules of RFC 9110, section 15.4, for method and body, and what must not follow to
-//! another origin.
+//! From a redirect to the next request: the rules of RFC 9110, section 15.4, for method and body, and what must not
+//! follow to another origin.
 //!
 //! The client could do this, but would send credentials again from the second redirect within the other origin on.
 

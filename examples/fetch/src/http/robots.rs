@@ -1,5 +1,5 @@
-//! `--polite`: what `robots.txt` of an origin allows, by RFC 9309. It is asked for once and remembered, for as many origins as
-//! fit.
+//! `--polite`: what `robots.txt` of an origin allows, by RFC 9309. It is asked for once and remembered, for as many
+//! origins as fit.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -71,7 +71,8 @@ impl Robots {
         place
     }
 
-    /// Whether a URL may be fetched. `ask` asks for the file: it runs once for each origin, and all who come meanwhile wait.
+    /// Whether a URL may be fetched. `ask` asks for the file: it runs once for each origin, and all who come meanwhile
+    /// wait.
     pub(super) async fn permit<F>(&self, url: &Url, ask: impl FnOnce() -> F) -> Result<(), Fault>
     where
         F: Future<Output = Result<Answer, Fault>>,

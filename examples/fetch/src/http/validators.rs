@@ -1,7 +1,7 @@
 //! `--if-changed`: what the records of an earlier run say about a URL, so that it is sent only if it has changed since.
 //!
-//! The file stays where it is: in memory is, for each URL that has a validator, a hash and the place of its line (16 bytes).
-//! The line is read back when the URL's turn comes.
+//! The file stays where it is: in memory is, for each URL that has a validator, a hash and the place of its line (16
+//! bytes). The line is read back when the URL's turn comes.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -45,8 +45,8 @@ struct Line {
 }
 
 impl Line {
-    /// Of lines that are no records, as the last one of a run that was killed may be, and of records that say nothing of
-    /// use.
+    /// Of lines that are no records, as the last one of a run that was killed may be, and of records that say nothing
+    /// of use.
     fn parse(line: &[u8]) -> Option<Self> {
         let line: Line = serde_json::from_slice(line).ok()?;
         let good = line.error.is_none() && matches!(line.status?, 200..300 | 304);

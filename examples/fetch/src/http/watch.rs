@@ -1,7 +1,7 @@
 //! The time an attempt may take: a limit for what is being waited for now, and one for the whole.
 //!
-//! There is one timer for all of them. It is set once and moved only when it fires early: limits move on with every piece
-//! of a body, and moving the timer each time would cost more than all else in here.
+//! There is one timer for all of them. It is set once and moved only when it fires early: limits move on with every
+//! piece of a body, and moving the timer each time would cost more than all else in here.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};

@@ -1,7 +1,7 @@
 //! Tables: a header line that names the columns, then a row a record. Quoting is that of RFC 4180.
 //!
-//! `csv-core` does the parsing, into a buffer of our own: a quote that is never closed takes the rest of the file into one
-//! field, and that must not fill the memory. Such a record is a bad row, and reading goes on at the next line.
+//! `csv-core` does the parsing, into a buffer of our own: a quote that is never closed takes the rest of the file into
+//! one field, and that must not fill the memory. Such a record is a bad row, and reading goes on at the next line.
 
 use std::io::{self, BufRead, Read};
 use std::str;
@@ -131,7 +131,8 @@ mod tests {
     use super::*;
 
     fn all(input: &[u8], capacity: usize) -> Vec<(u64, Result<Vec<String>, String>)> {
-        let (mut table, mut all) = (Table::new(io::BufReader::with_capacity(capacity, input), b',').unwrap(), Vec::new());
+        let (mut table, mut all) =
+            (Table::new(io::BufReader::with_capacity(capacity, input), b',').unwrap(), Vec::new());
         while let Some(record) = table.read().unwrap() {
             all.push((table.line(), record.map(|()| table.names().map(str::to_owned).collect())));
         }
@@ -142,8 +143,10 @@ mod tests {
     fn records_with_their_lines() {
         let input = b"\xef\xbb\xbfurl, id\r\n\r\n\"a,\"\"b\r\n\"\"\",1\n\nc\n\xff,d";
         for capacity in [1, 2, 3, 7, 1000] {
-            let records: Vec<_> = all(input, capacity).into_iter().map(|(line, record)| (line, record.unwrap())).collect();
-            let expected: [(u64, &[&str]); 4] = [(1, &["url", "id"]), (3, &["a,\"b\r\n\"", "1"]), (6, &["c"]), (7, &["", "d"])];
+            let records: Vec<_> =
+                all(input, capacity).into_iter().map(|(line, record)| (line, record.unwrap())).collect();
+            let expected: [(u64, &[&str]); 4] =
+                [(1, &["url", "id"]), (3, &["a,\"b\r\n\"", "1"]), (6, &["c"]), (7, &["", "d"])];
             assert_eq!(records.len(), 4, "{capacity}: {records:?}");
             for (record, expected) in records.iter().zip(expected) {
                 assert_eq!((record.0, record.1.as_slice()), (expected.0, &expected.1.map_owned()[..]), "{capacity}");

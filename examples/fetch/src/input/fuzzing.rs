@@ -1,5 +1,5 @@
-//! What the fuzz targets call: bytes that nobody should write, in each format. They check what holds for every input: no
-//! panic, rows numbered from 1 without a gap, one for each line with something on it.
+//! What the fuzz targets call: bytes that nobody should write, in each format. They check what holds for every input:
+//! no panic, rows numbered from 1 without a gap, one for each line with something on it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ pub fn lines(data: &[u8]) {
     let expected = data.split(|&byte| byte == b'\n').enumerate().filter(|(index, line)| {
         let line = if *index == 0 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
         let text = std::str::from_utf8(line).map(str::trim);
-        !line.iter().all(u8::is_ascii_whitespace) && !text.is_ok_and(|text| text.starts_with('#') && !text.contains('\0'))
+        !line.iter().all(u8::is_ascii_whitespace)
+            && !text.is_ok_and(|text| text.starts_with('#') && !text.contains('\0'))
     });
     assert_eq!(rows(InputFormat::Lines, data).len(), expected.count());
 }
@@ -61,7 +62,8 @@ fn rows(format: InputFormat, data: &[u8]) -> Vec<Row> {
         seen: None,
         duplicates: Arc::default(),
     };
-    let rows: Vec<Row> = rows.map(|row| row.unwrap_or_else(|error| unreachable!("memory can be read: {error}"))).collect();
+    let rows: Vec<Row> =
+        rows.map(|row| row.unwrap_or_else(|error| unreachable!("memory can be read: {error}"))).collect();
     for (row, number) in rows.iter().zip(1..) {
         assert_eq!(row.number, number);
         match &row.content {
@@ -72,7 +74,7 @@ fn rows(format: InputFormat, data: &[u8]) -> Vec<Row> {
     rows
 }
 
-fn settings(format: InputFormat) -> InputSettings {
+pub(super) fn settings(format: InputFormat) -> InputSettings {
     let (method, headers, body) = (reqwest::Method::GET, reqwest::header::HeaderMap::new(), Payload::None);
     InputSettings {
         urls: Vec::new(),

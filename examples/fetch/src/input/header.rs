@@ -3,8 +3,8 @@
 use reqwest::Method;
 use reqwest::header::{HeaderName, HeaderValue};
 
-/// Headers that say where a message ends or what becomes of the connection. They follow from the request; a second opinion
-/// is how one request gets smuggled in another.
+/// Headers that say where a message ends or what becomes of the connection. They follow from the request; a second
+/// opinion is how one request gets smuggled in another.
 const OURS: [&str; 9] = [
     "connection",
     "content-length",

@@ -1,7 +1,8 @@
 //! A JSON object a line: `{"url", "method", "headers", "body", "timeout", "id"}`, all but the first optional.
 //!
-//! Headers are an object whose values are a string or a list of strings; an empty list takes away a header of the command
-//! line. A body is a string, `{"text": …}`, `{"base64": …}` or `{"file": …}`, a timeout a number of seconds or "2s".
+//! Headers are an object whose values are a string or a list of strings; an empty list takes away a header of the
+//! command line. A body is a string, `{"text": …}`, `{"base64": …}` or `{"file": …}`, a timeout a number of seconds or
+//! "2s".
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +19,10 @@ use crate::request::Payload;
 
 /// Reads a line. File names in it are as they were written.
 pub(super) fn parse(line: &str) -> Result<Draft, String> {
+    if !line.starts_with('{') {
+        // A list would do for serde, its elements in the order of the fields.
+        return Err("the line is no JSON object: give one such as {\"url\": \"https://example.com/\"}".into());
+    }
     let row: Row = serde_json::from_str(line).map_err(|error| explain(&error))?;
     let timeout = match row.timeout {
         None => None,
@@ -43,7 +48,7 @@ pub(super) fn url_of(line: &str) -> Option<String> {
     struct Url {
         url: String,
     }
-    serde_json::from_str::<Url>(line).ok().map(|row| row.url)
+    line.starts_with('{').then(|| serde_json::from_str::<Url>(line).ok())?.map(|row| row.url)
 }
 
 #[derive(Deserialize)]

@@ -1,12 +1,13 @@
-//! The rows: from the command line, from files and from standard input, one after the other, read as they are asked for.
+//! The rows: from the command line, from files and from standard input, one after the other, read as they are asked
+//! for.
 //!
 //! ```text
 //! Source ──► Reader (lines, csv, jsonl) ──► Draft ──► template ──► duplicates ──► Row
 //! ```
 //!
-//! Nothing is kept but the row at hand, and with `--dedupe` a hash of each row. What is wrong with a row becomes part of it,
-//! with file and line; only an input that can't be read any further is an error of the iterator. Fetching, and the order in
-//! which rows are fetched, are the engine's.
+//! Nothing is kept but the row at hand, and with `--dedupe` a hash of each row. What is wrong with a row becomes part
+//! of it, with file and line; only an input that can't be read any further is an error of the iterator. Fetching, and
+//! the order in which rows are fetched, are the engine's.
 
 mod csv;
 pub(crate) mod fuzzing;
@@ -60,8 +61,8 @@ struct Current {
 }
 
 impl Rows {
-    /// Looks at every source, so that a name that is wrong is known before anything is sent. With `strict` it also reads all
-    /// of them, standard input by way of a temporary file, and names the bad rows.
+    /// Looks at every source, so that a name that is wrong is known before anything is sent. With `strict` it also
+    /// reads all of them, standard input by way of a temporary file, and names the bad rows.
     ///
     /// # Errors
     ///
@@ -179,7 +180,9 @@ impl Rows {
     /// A file that a row wants sent.
     fn file(&self, path: &Path) -> Result<PathBuf, String> {
         if !self.settings.file_bodies {
-            return Err("files of this machine are not sent with --deny-private: the rows may be somebody else's".into());
+            return Err(
+                "files of this machine are not sent with --deny-private: the rows may be somebody else's".into()
+            );
         }
         let path = self.current.as_ref().map_or_else(|| path.to_owned(), |current| current.directory.join(path));
         match path.metadata() {
@@ -217,11 +220,11 @@ impl Iterator for Rows {
                 Ok(mut draft) => (draft.id.take(), self.request(draft)),
                 Err(bad) => (None, Err(bad)),
             };
-            if let (Some(seen), Ok(request)) = (&mut self.seen, &content) {
-                if !seen.is_new(request) {
-                    self.duplicates.fetch_add(1, Ordering::Relaxed);
-                    continue;
-                }
+            if let (Some(seen), Ok(request)) = (&mut self.seen, &content)
+                && !seen.is_new(request)
+            {
+                self.duplicates.fetch_add(1, Ordering::Relaxed);
+                continue;
             }
             self.number += 1;
             return Some(Ok(Row { number: self.number, id, content: content.map_err(|bad| self.bad_row(bad)) }));
@@ -272,9 +275,15 @@ impl Bad {
 #[derive(Debug)]
 enum Source {
     Arguments(Vec<String>),
-    File { path: PathBuf, format: InputFormat },
+    File {
+        path: PathBuf,
+        format: InputFormat,
+    },
     /// The file has what came, if it had to be read before.
-    Stdin { format: InputFormat, spool: Option<File> },
+    Stdin {
+        format: InputFormat,
+        spool: Option<File>,
+    },
 }
 
 impl Source {
@@ -415,7 +424,7 @@ enum Reader {
     Arguments(std::vec::IntoIter<String>, u64),
     Lines(Lines<Input>),
     Jsonl(Lines<Input>),
-    Table { table: Table<Input>, url: usize, id: Option<usize>, method: Option<usize> },
+    Table { table: Box<Table<Input>>, url: usize, id: Option<usize>, method: Option<usize> },
 }
 
 impl Reader {
@@ -442,13 +451,13 @@ impl Reader {
             None => {
                 let names: String = table.names().collect::<Vec<_>>().join(", ").chars().take(200).collect();
                 bail!(
-                    "{name} has no column {wanted:?}, but {names}: name one with --column (without a header line, it is \
-                     --format lines)"
+                    "{name} has no column {wanted:?}, but {names}: name one with --column (without a header line, it \
+                     is --format lines)"
                 )
             }
         };
         let (id, method) = (find("id").filter(|&id| id != url), find("method").filter(|&method| method != url));
-        Ok(Reader::Table { table, url, id, method })
+        Ok(Reader::Table { table: Box::new(table), url, id, method })
     }
 
     /// Whether its URLs may stand for several. Rows with an id of their own are one each.
@@ -481,8 +490,9 @@ impl Reader {
             },
             Reader::Jsonl(lines) => Ok(lines.next()?.map(|line| match line {
                 Line::Bad(why) => Err(Bad::new(why)),
-                Line::Text(text) => jsonl::parse(text)
-                    .map_err(|why| Bad { url: jsonl::url_of(text).unwrap_or_default(), why }),
+                Line::Text(text) => {
+                    jsonl::parse(text).map_err(|why| Bad { url: jsonl::url_of(text).unwrap_or_default(), why })
+                }
             })),
             Reader::Table { table, url, id, method } => Ok(match table.read()? {
                 None => None,
@@ -554,8 +564,8 @@ fn url(text: &str, base: Option<&Url>) -> Result<Url, String> {
     Ok(url)
 }
 
-/// What was written in the place of a URL, fit to be shown: shortened, and without what may be a password. Where a user's
-/// name ends can't be told in what is no URL, so all before the last `@` goes.
+/// What was written in the place of a URL, fit to be shown: shortened, and without what may be a password. Where a
+/// user's name ends can't be told in what is no URL, so all before the last `@` goes.
 fn harmless(text: &str) -> String {
     const MOST: usize = 200;
     let authority = text.find("://").map_or(0, |scheme| scheme + 3);
@@ -570,8 +580,8 @@ fn harmless(text: &str) -> String {
     shown
 }
 
-/// The rows that have been there: a hash of 64 bits each, some 10 to 20 bytes with the room of the table. Two of ten million
-/// rows share one by chance with a probability of 1 in 400,000.
+/// The rows that have been there: a hash of 64 bits each, some 10 to 20 bytes with the room of the table. Two of ten
+/// million rows share one by chance with a probability of 1 in 400,000.
 #[derive(Default)]
 struct Seen {
     hasher: RandomState,
@@ -609,3 +619,309 @@ fn check_all(rows: Rows) -> Result<()> {
     bail!("--strict: {bad} bad rows, nothing was sent:\n  {}", named.join("\n  "))
 }
 
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use reqwest::header::HeaderMap;
+
+    use super::*;
+
+    fn settings(urls: &[&str], files: &[&Path]) -> InputSettings {
+        InputSettings {
+            urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+            files: files.iter().map(|file| file.to_path_buf()).collect(),
+            templates: true,
+            ..fuzzing::settings(InputFormat::Auto)
+        }
+    }
+
+    fn file(name: &str, content: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        File::create(&path).unwrap().write_all(content.as_ref()).unwrap();
+        (directory, path)
+    }
+
+    fn rows(settings: &InputSettings) -> Vec<Row> {
+        let rows: Vec<Row> = Rows::open(settings).unwrap().map(Result::unwrap).collect();
+        assert!(rows.iter().zip(1..).all(|(row, number)| row.number == number), "{rows:?}");
+        rows
+    }
+
+    #[track_caller]
+    fn request(row: &Row) -> &Request {
+        row.content.as_ref().unwrap()
+    }
+
+    #[track_caller]
+    fn bad(row: &Row) -> &BadRow {
+        row.content.as_ref().unwrap_err()
+    }
+
+    /// The only row of a file of JSON lines.
+    #[track_caller]
+    fn json(line: &str) -> (tempfile::TempDir, Row) {
+        let (directory, path) = file("in.jsonl", line);
+        let mut rows = rows(&settings(&[], &[&path]));
+        assert_eq!(rows.len(), 1);
+        (directory, rows.remove(0))
+    }
+
+    #[test]
+    fn arguments_come_first_then_files_and_numbers_go_on() {
+        let (_directory, path) = file("urls.txt", "# a list\nhttp://c/\r\n\nhttp://d/{1..2}\nno url\n");
+        let settings = settings(&["http://a/", "http://b/{x,y}"], &[&path, &path]);
+        let rows = rows(&settings);
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| match &row.content {
+                Ok(request) => request.url.to_string(),
+                Err(bad) => bad.message.replace(&*path.to_string_lossy(), "FILE"),
+            })
+            .collect();
+        let in_file = ["http://c/", "http://d/1", "http://d/2"];
+        assert_eq!(shown[..6], [&["http://a/", "http://b/x", "http://b/y"], &in_file[..]].concat());
+        assert_eq!(shown[7..10], in_file);
+        assert_eq!(shown[6], "FILE:5: write the URL in full, as in https://example.com/");
+        assert_eq!(Rows::total(&settings), Some(11));
+    }
+
+    #[test]
+    fn a_url_that_can_not_be_fetched_is_a_bad_row_that_says_why() {
+        for (url, why) in [
+            ("", "empty"),
+            ("example.com", "in full"),
+            ("localhost:8080/x", "in full"),
+            ("/status/200", "in full"),
+            ("ftp://example.com/", "scheme ftp"),
+            ("http://", "empty host"),
+            ("http://a:65536/", "port"),
+            ("http://a:0/", "port 0"),
+            ("http://a/\u{7}b", "control character"),
+            ("http://a/\tb", "control character"),
+            ("http://[::1/", "IPv6"),
+            ("http://a b/", "domain"),
+            ("http://1.2.3.4.5/", "IPv4"),
+            ("{\"url\": \"http://a/\"}", "--format jsonl"),
+            ("http://a/{1..18446744073709551616}", "2^64"),
+            (&format!("http://a/{}", "x".repeat(LONGEST_URL)), "longer than"),
+        ] {
+            let rows = rows(&settings(&["http://good/", url], &[]));
+            let bad = bad(&rows[1]);
+            assert!(bad.message.starts_with("argument 2: ") && bad.message.contains(why), "{url:.80}: {}", bad.message);
+            assert!(bad.url.chars().count() <= 201, "{}", bad.url);
+        }
+    }
+
+    #[test]
+    fn passwords_are_sent_but_not_shown() {
+        let rows = rows(&settings(
+            &[
+                "http://user:secret@a/",
+                "http://user:secret@a:99999/",
+                "ftp://user:sec/ret@a/",
+                "user:secret@a/x@y",
+                "http:/user:se#cret@[",
+            ],
+            &[],
+        ));
+        assert_eq!(request(&rows[0]).url.password(), Some("secret"));
+        assert_eq!(bad(&rows[1]).url, "http://a:99999/");
+        for row in &rows[1..] {
+            assert!(!format!("{row:?}").contains("ret"), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_relative_to_the_base_if_there_is_one() {
+        let mut settings = settings(&["/status/404?a#b", "http://other/"], &[]);
+        settings.base = Some(Url::parse("http://127.0.0.1:9/").unwrap());
+        let rows = rows(&settings);
+        assert_eq!(request(&rows[0]).url.as_str(), "http://127.0.0.1:9/status/404?a#b");
+        assert_eq!(request(&rows[1]).url.as_str(), "http://other/");
+    }
+
+    #[test]
+    fn tables_have_a_column_of_urls_and_may_have_ids_and_methods() {
+        let content = "\u{feff}ID,Link,method\r\n7,\"http://a/{1..2}\",post\r\n,http://b/\r\nx,,\r\n8,http://c/,G T\r\n\
+                       9,\"http://d/\n\",\r\n";
+        let (_directory, path) = file("in.CSV", content);
+        let mut settings = settings(&[], &[&path]);
+        settings.column = Some("link".into());
+        let rows = rows(&settings);
+        assert_eq!((rows[0].id.as_deref(), &request(&rows[0]).method), (Some("7"), &Method::POST));
+        // What has an id stands for itself.
+        assert_eq!(request(&rows[0]).url.as_str(), "http://a/%7B1..2%7D");
+        assert_eq!((rows[1].id.as_deref(), &request(&rows[1]).method), (None, &Method::GET));
+        assert!(bad(&rows[2]).message.ends_with("in.CSV:4: column 2, the URL, is empty"), "{rows:?}");
+        assert!(bad(&rows[3]).message.contains(":5: \"G T\" is no method"), "{rows:?}");
+        assert_eq!(bad(&rows[3]).url, "http://c/");
+        assert_eq!((rows.len(), request(&rows[4]).url.as_str()), (5, "http://d/"));
+        assert_eq!(Rows::total(&settings), Some(5));
+    }
+
+    #[test]
+    fn a_table_without_the_column_is_refused_with_those_it_has() {
+        let (_directory, path) = file("in.tsv", "name\thref\nx\thttp://a/\n");
+        let error = format!("{:#}", Rows::open(&settings(&[], &[&path])).unwrap_err());
+        for word in ["in.tsv", "\"url\"", "name, href", "--column"] {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        let (_directory, path) = file("empty.csv", "");
+        assert_eq!(rows(&settings(&[], &[&path])).len(), 0);
+    }
+
+    #[test]
+    fn a_json_line_may_say_everything() {
+        let (_directory, row) = json(
+            r#"{"url": "http://a/", "method": "put", "headers": {"X-A": ["1", "2"], "x-b": "ü"}, "body": {"base64":
+                "AP8="}, "timeout": "1.5s", "id": 7}"#
+                .replace('\n', "")
+                .as_str(),
+        );
+        let request = request(&row);
+        assert_eq!((row.id.as_deref(), &request.method), (Some("7"), &Method::PUT));
+        assert_eq!(request.headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(request.headers["x-b"].as_bytes(), "ü".as_bytes());
+        assert_eq!(request.body, Payload::Bytes(vec![0, 255].into()));
+        assert_eq!(request.timeout, Some(Duration::from_millis(1_500)));
+        for (line, method) in [
+            (r#"{"url": "http://a/", "body": "x", "timeout": 2, "id": "n"}"#, Method::POST),
+            (r#"{"url": "http://a/", "method": "GET", "body": {"text": "x"}}"#, Method::GET),
+            (r#"{"url": "http://a/", "method": null, "headers": null, "body": null}"#, Method::GET),
+        ] {
+            let (_directory, row) = json(line);
+            assert_eq!(super::tests::request(&row).method, method, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_bad_json_line_names_its_place_and_what_is_known() {
+        for (line, words) in [
+            (r#"{"url": "http://a/", "metod": "GET"}"#, &["`metod`", "`method`", "`timeout`", "in.jsonl:1: "][..]),
+            (r#"{"url": "http://a/""#, &["column 19"]),
+            (r#"{"method": "GET"}"#, &["`url`"]),
+            (r#"{"url": "http://a/", "url": "http://b/"}"#, &["duplicate"]),
+            (r#"{"url": "http://a/", "headers": {"a\r\nb": "c"}}"#, &["no name of a header"]),
+            (r#"{"url": "http://a/", "headers": {"a": "b\r\nc: d"}}"#, &["header a", "control character"]),
+            (r#"{"url": "http://a/", "headers": {"Content-Length": "3"}}"#, &["content-length", "itself"]),
+            (r#"{"url": "http://a/", "headers": {"a": 1}}"#, &["string or a list"]),
+            (r#"{"url": "http://a/", "body": {"base64": "%"}}"#, &["base64"]),
+            (r#"{"url": "http://a/", "body": {"fiel": "x"}}"#, &["file"]),
+            (r#"{"url": "http://a/", "body": {"file": "no/such"}}"#, &["no/such", "can't be read"]),
+            (r#"{"url": "http://a/", "timeout": -1}"#, &["timeout"]),
+            (r#"{"url": "http://a/", "timeout": 0}"#, &["timeout", "above 0"]),
+            (r#"{"url": "http://a/", "id": true}"#, &["id is a string or a number"]),
+            (r#""http://a/""#, &["no JSON object"]),
+            (r#"["http://a/"]"#, &["no JSON object"]),
+            ("http://a/", &["no JSON object"]),
+            (&format!("{{\"id\": {}", "[".repeat(100_000)), &["recursion"]),
+        ] {
+            let (_directory, row) = json(line);
+            let bad = bad(&row);
+            assert!(words.iter().all(|word| bad.message.contains(word)), "{line:.80}: {}", bad.message);
+        }
+        let (_directory, row) = json(r#"{"url": "http://u:p@a/", "x": 1}"#);
+        assert_eq!(bad(&row).url, "http://a/");
+    }
+
+    #[test]
+    fn the_body_of_a_row_may_be_a_file_beside_the_input() {
+        let (directory, path) = file("in.jsonl", r#"{"url": "http://a/", "body": {"file": "a.bin"}}"#);
+        std::fs::write(directory.path().join("a.bin"), b"x").unwrap();
+        let mut settings = settings(&[], &[&path]);
+        assert_eq!(request(&rows(&settings)[0]).body, Payload::File(directory.path().join("a.bin")));
+        settings.file_bodies = false;
+        assert!(bad(&rows(&settings)[0]).message.contains("--deny-private"));
+    }
+
+    #[test]
+    fn a_row_goes_before_the_command_line() {
+        let (_directory, path) = file(
+            "in.jsonl",
+            r#"{"url": "http://a/?x=1"}
+               {"url": "http://a/", "headers": {"X-A": "row", "x-b": []}, "body": "own", "method": "PUT"}
+               {"url": "http://a/", "method": "GET"}"#,
+        );
+        let mut settings = settings(&[], &[&path]);
+        let defaults = &mut settings.defaults;
+        (defaults.method, defaults.query) = (Method::POST, Some("q=2".into()));
+        defaults.body = Payload::Bytes("common".into());
+        defaults.headers = HeaderMap::from_iter(
+            ["x-a", "x-b"].map(|name| (HeaderName::from_static(name), HeaderValue::from_static("all"))),
+        );
+        let rows = rows(&settings);
+        let [first, second, third] = [0, 1, 2].map(|index| request(&rows[index]));
+        assert_eq!((&first.method, &first.body), (&Method::POST, &Payload::Bytes("common".into())));
+        assert_eq!((first.url.as_str(), second.url.as_str()), ("http://a/?x=1&q=2", "http://a/?q=2"));
+        assert_eq!((&second.method, &second.body), (&Method::PUT, &Payload::Bytes("own".into())));
+        assert_eq!((second.headers.len(), &second.headers["x-a"]), (1, &HeaderValue::from_static("row")));
+        assert_eq!((&third.method, &third.body), (&Method::GET, &Payload::None));
+    }
+
+    #[test]
+    fn duplicates_are_left_out_before_they_are_numbered() {
+        let (_directory, path) = file(
+            "in.jsonl",
+            r#"{"url": "http://a/{1..2}", "id": 1}
+               {"url": "http://a/", "method": "PUT"}
+               {"url": "http://a/", "body": "x", "method": "PUT"}
+               {"url": "http://A:80/", "id": 2}
+               {"url": ""}
+               {"url": ""}"#,
+        );
+        let mut settings = settings(&["http://a/", "http://a", "http://b/{1..2}{x,x}"], &[&path]);
+        settings.dedupe = true;
+        let mut all = Rows::open(&settings).unwrap();
+        let numbers: Vec<u64> = all.by_ref().map(|row| row.unwrap().number).collect();
+        assert_eq!(numbers, (1..=8).collect::<Vec<_>>());
+        assert_eq!(all.duplicates().load(Ordering::Relaxed), 4);
+        settings.dedupe = false;
+        assert_eq!(rows(&settings).len(), 12);
+    }
+
+    #[test]
+    fn strict_names_the_bad_rows_and_otherwise_gives_all_of_them() {
+        let (_directory, path) = file("in.txt", "http://a/\nhttp://b/\n");
+        let mut settings = settings(&["http://c/"], &[&path]);
+        settings.strict = true;
+        assert_eq!(rows(&settings).len(), 3);
+        settings.urls.extend((0..20).map(|number| format!("bad-{number}")));
+        let error = Rows::open(&settings).unwrap_err().to_string();
+        for words in ["--strict: 20 bad rows", "argument 2: ", "argument 11: ", "and 10 more"] {
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(!error.contains("argument 12: "), "{error}");
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_known_before_anything_is_sent() {
+        let (directory, path) = file("in.txt", "http://a/");
+        for (files, words) in [
+            (&[Path::new("no/such")][..], &["--from", "no/such"][..]),
+            (&[&path, directory.path()], &["--from", "directory"]),
+            (&[Path::new("-"), Path::new("-")], &["only once"]),
+        ] {
+            let error = format!("{:#}", Rows::open(&settings(&[], files)).unwrap_err());
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+        // Gone in between: what was read so far stands, then comes the error, then nothing.
+        let mut rows = Rows::open(&settings(&["http://b/"], &[&path, &path])).unwrap();
+        drop(directory);
+        assert!(rows.next().unwrap().is_ok());
+        assert!(format!("{:#}", rows.next().unwrap().unwrap_err()).contains("in.txt"));
+        assert!(rows.next().is_none());
+    }
+
+    #[test]
+    fn the_total_is_unknown_where_counting_would_take_something_away() {
+        assert_eq!(Rows::total(&settings(&["http://a/{1..1000000000000}"], &[])), Some(1_000_000_000_000));
+        assert_eq!(Rows::total(&settings(&["http://a/"], &[Path::new("-")])), None);
+        let twice = ["http://a/[0-9999999999]{0..999999999}"; 2];
+        assert_eq!(Rows::total(&settings(&twice, &[])), None);
+        let large = tempfile::NamedTempFile::new().unwrap();
+        large.as_file().set_len(65 << 20).unwrap();
+        assert_eq!(Rows::total(&settings(&[], &[large.path()])), None);
+    }
+}

@@ -1,5 +1,5 @@
-//! URLs that stand for several: `/page/{1..500}`, `{001..500}`, `{1..500..5}`, `{a..f}`, `{a,b,c}`, and as curl writes them
-//! `[1-500]`, `[001-500]`, `[1-500:5]`, `[a-f]`.
+//! URLs that stand for several: `/page/{1..500}`, `{001..500}`, `{1..500..5}`, `{a..f}`, `{a,b,c}`, and as curl writes
+//! them `[1-500]`, `[001-500]`, `[1-500:5]`, `[a-f]`.
 //!
 //! The last one in a URL turns fastest. None of the URLs exists before it is asked for, so a range may be as long as it
 //! likes. Braces and brackets that hold anything else, or another brace, or are never closed, stay as they are: `[::1]`
@@ -113,7 +113,8 @@ impl Choice {
         if !is_number(step) {
             return Ok(None);
         }
-        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text} is above 2^64 in the range {inside}"));
+        let number =
+            |text: &str| text.parse::<u64>().map_err(|_| format!("{text} is above 2^64 in the range {inside}"));
         let choice = match (first.as_bytes(), last.as_bytes()) {
             _ if is_number(first) && is_number(last) => {
                 let padded = [first, last].iter().any(|text| text.len() > 1 && text.starts_with('0'));
@@ -123,7 +124,10 @@ impl Choice {
                 }
                 Choice::Numbers { first: number(first)?, last: number(last)?, step: number(step)?, width }
             }
-            (&[a], &[b]) if a.is_ascii_lowercase() && b.is_ascii_lowercase() || a.is_ascii_uppercase() && b.is_ascii_uppercase() => {
+            (&[a], &[b])
+                if a.is_ascii_lowercase() && b.is_ascii_lowercase()
+                    || a.is_ascii_uppercase() && b.is_ascii_uppercase() =>
+            {
                 Choice::Letters { first: a, last: b, step: number(step)? }
             }
             _ => return Ok(None),
@@ -193,8 +197,29 @@ mod tests {
     #[test]
     fn what_is_no_template_stays_as_it_is() {
         for url in [
-            "", "/", "/{}", "/{a}", "/{1..}", "/{..2}", "/{1..2", "/1..2}", "/[1]", "/[]", "http://[::1]/", "http://[fe80::1-2]/",
-            "/{a..Z}", "/{1..b}", "/{+1..2}", "/{-1..2}", "/{1...2}", "/[a,b]", "/{{", "/{1..2]", "/{[}]", "/{1..2..x}", "/[1-2:]",
+            "",
+            "/",
+            "/{}",
+            "/{a}",
+            "/{1..}",
+            "/{..2}",
+            "/{1..2",
+            "/1..2}",
+            "/[1]",
+            "/[]",
+            "http://[::1]/",
+            "http://[fe80::1-2]/",
+            "/{a..Z}",
+            "/{1..b}",
+            "/{+1..2}",
+            "/{-1..2}",
+            "/{1...2}",
+            "/[a,b]",
+            "/{{",
+            "/{1..2]",
+            "/{[}]",
+            "/{1..2..x}",
+            "/[1-2:]",
         ] {
             assert!(Template::parse(url).unwrap().is_none(), "{url}");
         }

@@ -1,8 +1,8 @@
 //! The body of a response on its way: counted, hashed, and put where it is wanted.
 //!
-//! A small one is collected in memory and put into its file at once: open, write, close and rename are all the system calls
-//! there are. What is larger goes through a file without a name yet. All of that happens in place: a hop to another thread
-//! would take longer. A file gets its name when it is whole, and never before.
+//! A small one is collected in memory and put into its file at once: open, write, close and rename are all the system
+//! calls there are. What is larger goes through a file without a name yet. All of that happens in place: a hop to
+//! another thread would take longer. A file gets its name when it is whole, and never before.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -145,7 +145,8 @@ impl Bodies {
         self
     }
 
-    /// Whether the body of a response with this status is kept. (Those that aren't are counted and hashed all the same.)
+    /// Whether the body of a response with this status is kept. (Those that aren't are counted and hashed all the
+    /// same.)
     pub(crate) fn wants(&self, status: u16) -> bool {
         // "Not modified" says that what was kept earlier is right.
         status != 304 && (status < 400 || self.0.keep_errors)
@@ -371,7 +372,8 @@ impl Body {
 impl Drop for Body {
     fn drop(&mut self) {
         let Some(rest) = self.rest.take() else { return };
-        let (Some(directory), Store::Named(file)) = (&self.shared.directory, std::mem::replace(&mut self.store, Store::Nothing))
+        let (Some(directory), Store::Named(file)) =
+            (&self.shared.directory, std::mem::replace(&mut self.store, Store::Nothing))
         else {
             return;
         };

@@ -1,8 +1,8 @@
 //! What comes out of a run: one record for each row, and the bodies.
 //!
-//! [`Bodies`] keeps what responses carry, as files, in records or in a WARC file; [`Writer`] prints the records, in order if
-//! that is wanted, and knows those of an earlier run. A body has its place before its record is written, so a record never
-//! names what isn't there: a run that is killed in between does that row again, over the same file.
+//! [`Bodies`] keeps what responses carry, as files, in records or in a WARC file; [`Writer`] prints the records, in
+//! order if that is wanted, and knows those of an earlier run. A body has its place before its record is written, so a
+//! record never names what isn't there: a run that is killed in between does that row again, over the same file.
 
 mod body;
 mod names;
@@ -12,7 +12,7 @@ mod resume;
 mod warc;
 mod writer;
 
-pub(crate) use body::{Bodies, Body, Head, Kept, LONGEST_IN_MEMORY};
+pub(crate) use body::{Bodies, Head, LONGEST_IN_MEMORY};
 pub(crate) use partial::Partial;
 pub(crate) use resume::Done;
 pub(crate) use warc::Place;

@@ -1,17 +1,17 @@
 //! What the file of a body is called.
 //!
 //! A name follows from the request alone, so that a row that is done again finds its own file and nothing has to be
-//! remembered. It stays below the directory, means the same on every file system, and two requests never have the same one,
-//! not even where upper and lower case are one, nor does one need a directory where another has its file:
+//! remembered. It stays below the directory, means the same on every file system, and two requests never have the same
+//! one, not even where upper and lower case are one, nor does one need a directory where another has its file:
 //!
-//! 1. A part of a URL that is *plain* stays as it is: lower case, nothing special, not too long, not reserved anywhere. Any
-//!    other is made safe and ends in `~` and a hash of what it was. No plain part has a `~` in it.
-//! 2. Below the host, the names of directories have no dot, those of files have one: `/about` is kept as `about.body` and
-//!    `/v1.2/a.html` as `v1_2~<hash>/a.html`. What would end in `.body` by itself counts as not plain.
-//! 3. The directory of the host says what else makes up an origin: `example.com`, `example.com+8443`, `example.com+http`. No
-//!    plain host has a `+`.
-//! 4. Whatever else makes a difference (the query, a method other than GET, a body, headers of the row's own, a user) goes
-//!    into the hash of the last part. A password does not.
+//! 1. A part of a URL that is *plain* stays as it is: lower case, nothing special, not too long, not reserved anywhere.
+//!    Any other is made safe and ends in `~` and a hash of what it was. No plain part has a `~` in it.
+//! 2. Below the host, the names of directories have no dot, those of files have one: `/about` is kept as `about.body`
+//!    and `/v1.2/a.html` as `v1_2~<hash>/a.html`. What would end in `.body` by itself counts as not plain.
+//! 3. The directory of the host says what else makes up an origin: `example.com`, `example.com+8443`,
+//!    `example.com+http`. No plain host has a `+`.
+//! 4. Whatever else makes a difference (the query, a method other than GET, a body, headers of the row's own, a user)
+//!    goes into the hash of the last part. A password does not.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -323,19 +323,57 @@ mod tests {
         }
     }
 
-    /// Names of any requests are safe, and no two of them are the same on any file system, nor is one a directory for the
-    /// other. The parts are few and similar, so that what could clash does come together.
+    /// Names of any requests are safe, and no two of them are the same on any file system, nor is one a directory for
+    /// the other. The parts are few and similar, so that what could clash does come together.
     #[test]
     fn no_two_requests_clash() {
         const PARTS: [&str; 34] = [
-            "", "a", "A", "a.", ".a", "a.b", "A.b", "a.body", "body", "index", "index.body", "Index", "con", "con.b", "a%2fb",
-            "a%2Fb", "a%2e", "-a", "a~b", "a~", "a+b", "a_b", "a b", "é", "a;b", "a:b", "a*", "..%5c", "%2e%2e%2f", "com1",
-            "a,b=c", "a.html", "a.b.body", "$a",
+            "",
+            "a",
+            "A",
+            "a.",
+            ".a",
+            "a.b",
+            "A.b",
+            "a.body",
+            "body",
+            "index",
+            "index.body",
+            "Index",
+            "con",
+            "con.b",
+            "a%2fb",
+            "a%2Fb",
+            "a%2e",
+            "-a",
+            "a~b",
+            "a~",
+            "a+b",
+            "a_b",
+            "a b",
+            "é",
+            "a;b",
+            "a:b",
+            "a*",
+            "..%5c",
+            "%2e%2e%2f",
+            "com1",
+            "a,b=c",
+            "a.html",
+            "a.b.body",
+            "$a",
         ];
         const QUERIES: [&str; 7] = ["", "?", "?a", "?A", "?a.b", "?/../..", "?a/b"];
         const ORIGINS: [&str; 9] = [
-            "https://h.org", "http://h.org", "https://h.org:80", "http://h.org:443", "https://h.org.", "https://h.org+http",
-            "https://h.org+80", "https://[::1]", "https://con",
+            "https://h.org",
+            "http://h.org",
+            "https://h.org:80",
+            "http://h.org:443",
+            "https://h.org.",
+            "https://h.org+http",
+            "https://h.org+80",
+            "https://[::1]",
+            "https://con",
         ];
         let long = ["x".repeat(101), "x".repeat(150), "X".repeat(100), format!("{}.b", "x".repeat(99))];
         let parts: Vec<&str> = PARTS.into_iter().chain(long.iter().map(String::as_str)).collect();

@@ -1,9 +1,9 @@
 //! Bodies on their way: the directory where files have no name yet, and those that were cut and may be gone on with.
 //!
-//! It is inside the directory of bodies, so that a file gets its name by a rename. What is unfinished there (`*.tmp`) is
-//! removed by the next run that has the directory for itself, which a lock on it tells. A large body that was cut stays
-//! (`<key>.part`), with a note beside it (`<key>.json`) that says what it is part of and what is in it: neither a mix-up nor a
-//! power failure can make a wrong body of it.
+//! It is inside the directory of bodies, so that a file gets its name by a rename. What is unfinished there (`*.tmp`)
+//! is removed by the next run that has the directory for itself, which a lock on it tells. A large body that was cut
+//! stays (`<key>.part`), with a note beside it (`<key>.json`) that says what it is part of and what is in it: neither a
+//! mix-up nor a power failure can make a wrong body of it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -71,7 +71,8 @@ impl Scratch {
         }
         // Where there are no locks, one does without.
         let _ = lock.lock_shared();
-        let partials = fs::read_dir(&directory)?.filter(|entry| entry.as_ref().is_ok_and(|entry| is_part(&entry.path())));
+        let partials =
+            fs::read_dir(&directory)?.filter(|entry| entry.as_ref().is_ok_and(|entry| is_part(&entry.path())));
         let partials = AtomicUsize::new(partials.count());
         Ok(Scratch { directory, lock, partials })
     }

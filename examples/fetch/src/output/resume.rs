@@ -1,15 +1,15 @@
 //! The records of an earlier run, which are its journal: `--resume`.
 //!
-//! The file is read once, line by line. What stays in memory is one byte for each row: 0, or a hash of the URL of its record,
-//! which tells whether the input is still the same. A record counts if what it names is there:
+//! The file is read once, line by line. What stays in memory is one byte for each row: 0, or a hash of the URL of its
+//! record, which tells whether the input is still the same. A record counts if what it names is there:
 //!
 //! - a line without an end was being written when the run was killed, and is cut off;
-//! - a body that is missing or has another length was lost, as happens when the power fails, and so was a response that the
-//!   archive is too short for. Those of the last minute before the end are read as well, because until it is written
-//!   back a file may have its length and not its content.
+//! - a body that is missing or has another length was lost, as happens when the power fails, and so was a response that
+//!   the archive is too short for. Those of the last minute before the end are read as well, because until it is
+//!   written back a file may have its length and not its content.
 //!
-//! Rows whose records don't count are done again. If such records are not at the end, the file is written anew beside itself
-//! and renamed.
+//! Rows whose records don't count are done again. If such records are not at the end, the file is written anew beside
+//! itself and renamed.
 
 use std::borrow::Cow;
 use std::fs::{self, File, TryLockError};
@@ -24,8 +24,8 @@ use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{hex, partial};
 use super::warc::{Archive, Place};
+use super::{hex, partial};
 use crate::settings::OutputSettings;
 
 /// How long a system may keep what is written in memory. (Linux: 30 seconds, and 5 more until it is looked after.)
@@ -92,8 +92,8 @@ impl Done {
             0 => Ok(false),
             mark if mark == hash(url) => Ok(true),
             _ => bail!(
-                "row {row} is now {url}, and the run that wrote {} had another one there: give --resume the same input, \
-                 or another file to --records to begin anew",
+                "row {row} is now {url}, and the run that wrote {} had another one there: give --resume the same \
+                 input, or another file to --records to begin anew",
                 self.path.display()
             ),
         }
@@ -170,7 +170,9 @@ pub(super) fn take_up(
             Ok(_) => continue,
             Err(error) => {
                 let place = path.display();
-                bail!("line {number} of {place} is not a record ({error}): give --records the file of the run to --resume")
+                bail!(
+                    "line {number} of {place} is not a record ({error}): give --records the file of the run to --resume"
+                )
             }
         };
         if seen.row == 0 || seen.row > MOST_ROWS {
@@ -207,7 +209,10 @@ pub(super) fn take_up(
         && archived == 0
         && !done.rows.is_empty()
     {
-        bail!("no record in {} has its response in the file of --warc: give that of the run to --resume", path.display());
+        bail!(
+            "no record in {} has its response in the file of --warc: give that of the run to --resume",
+            path.display()
+        );
     }
     let Kept { renewed, len, .. } = kept;
     let renewed = match renewed {
@@ -284,7 +289,8 @@ impl Check<'_> {
                 let path = directory.join(&**name);
                 let metadata = fs::metadata(&path);
                 metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == seen.bytes)
-                    && (!is_recent || seen.sha256.is_some_and(|sha256| self::sha256(&path).is_ok_and(|is| is == sha256)))
+                    && (!is_recent
+                        || seen.sha256.is_some_and(|sha256| self::sha256(&path).is_ok_and(|is| is == sha256)))
             }
             _ => true,
         };
@@ -334,7 +340,7 @@ mod tests {
     }
 
     fn done(settings: &OutputSettings, count: u64) -> Vec<u64> {
-        let mut writer = Writer::open(settings).unwrap();
+        let writer = Writer::open(settings).unwrap();
         (1..=count).filter(|&row| writer.done().check(row, &record(row).url).unwrap()).collect()
     }
 
@@ -392,8 +398,8 @@ mod tests {
         let (mut settings, records, _) = resumed(directory.path());
         let lines = earlier(&settings, 2);
         fs::write(&records, lines.concat()).unwrap();
-        let mut writer = Writer::open(&settings).unwrap();
-        let error = writer.done().check(1, "https://another.org/").unwrap_err().to_string();
+        let done = Writer::open(&settings).unwrap().done();
+        let error = done.check(1, "https://another.org/").unwrap_err().to_string();
         assert!(error.contains("same input"), "{error}");
 
         let refused = |settings: &OutputSettings, text: &str, what: &str| {

@@ -1,14 +1,14 @@
 //! Web archives: WARC 1.1, each record a gzip member of its own, as any reader of such files takes them.
 //!
-//! A request and its response are made and compressed as soon as the body is whole ([`Draft::finish`]), in memory or, if it is
-//! large, in a file without a name. They are put into the archive when the record of the row is written ([`Archive::append`]),
-//! so that both have the same order, no attempt that is repeated gets there, and what a killed run has written too much is
-//! all at the end.
+//! A request and its response are made and compressed as soon as the body is whole ([`Draft::finish`]), in memory or,
+//! if it is large, in a file without a name. They are put into the archive when the record of the row is written
+//! ([`Archive::append`]), so that both have the same order, no attempt that is repeated gets there, and what a killed
+//! run has written too much is all at the end.
 //!
 //! What is archived is what a reader wants to see, and that is not what was sent over the wire byte by byte: bodies are
-//! decoded, and the head says so (`content-encoding` and `transfer-encoding` are left out, `content-length` is that of the
-//! decoded body, and HTTP/2 is written as HTTP/1.1). Redirects are followed before, so only the last response is there.
-//! `authorization` and cookies of requests are left out.
+//! decoded, and the head says so (`content-encoding` and `transfer-encoding` are left out, `content-length` is that of
+//! the decoded body, and HTTP/2 is written as HTTP/1.1). Redirects are followed before, so only the last response is
+//! there. `authorization` and cookies of requests are left out.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write};
@@ -149,7 +149,8 @@ impl Draft {
         let common = format!("WARC-Target-URI: {target}\r\nWARC-Date: {date}\r\n");
 
         let fields = format!(
-            "WARC-Record-ID: {request_id}\r\n{common}WARC-Concurrent-To: {id}\r\nContent-Type: application/http;msgtype=request\r\n"
+            "WARC-Record-ID: {request_id}\r\n{common}WARC-Concurrent-To: {id}\r\n\
+             Content-Type: application/http;msgtype=request\r\n"
         );
         let both = member(Vec::new(), "request", &fields, &request, &Payloads::Memory(b""))?;
         let start = both.len() as u64;
@@ -346,13 +347,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", "Bearer secret".parse().unwrap());
         headers.insert("accept", "*/*".parse().unwrap());
-        Request {
-            url: url.parse().unwrap(),
-            method: reqwest::Method::GET,
-            headers,
-            body: Payload::None,
-            timeout: None,
-        }
+        Request { url: url.parse().unwrap(), method: reqwest::Method::GET, headers, body: Payload::None, timeout: None }
     }
 
     fn place(url: &str, headers: &HeaderMap, body: &Payloads<'_>, sha256: &str) -> Place {

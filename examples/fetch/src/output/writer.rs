@@ -1,8 +1,8 @@
 //! Where records go: standard output or a file, as they come or in the order of the input.
 //!
-//! Lines are collected and written together, whole ones only: at the end of a run, however it comes, the last line has its
-//! end, except after SIGKILL or a power failure (see [`resume`]). If the disk is full, a line that is there in part is
-//! taken back.
+//! Lines are collected and written together, whole ones only: at the end of a run, however it comes, the last line has
+//! its end, except after SIGKILL or a power failure (see [`resume`]). If the disk is full, a line that is there in part
+//! is taken back.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -86,7 +86,10 @@ impl Writer {
         let mut len = file.metadata()?.len();
         if !settings.resume {
             if len > 0 {
-                bail!("{} has records already: --resume goes on with them, and without the file all begins anew", path.display());
+                bail!(
+                    "{} has records already: --resume goes on with them, and without the file all begins anew",
+                    path.display()
+                );
             }
             writer.archive = settings.warc.as_deref().map(new_archive).transpose()?;
         } else {
@@ -130,7 +133,8 @@ impl Writer {
     /// Takes the record of a row.
     ///
     /// # Errors
-    /// Nobody reads standard output any more (`BrokenPipe`), the disk is full, and the like. Nothing is written after that.
+    /// Nobody reads standard output any more (`BrokenPipe`), the disk is full, and the like. Nothing is written after
+    /// that.
     pub(crate) fn write(&mut self, record: Record) -> io::Result<()> {
         let Some(order) = &mut self.order else { return self.put(record) };
         order.add(record);
@@ -230,7 +234,7 @@ impl To {
             To::Stdout(_) => format!("the records can't be written to standard output: {error}"),
             To::File { path, .. } => {
                 format!(
-                    "the records can't be written to {} (--records): {error}; once they can, --resume goes on from here",
+                    "the records can't be written to {} (--records): {error}; once they can, --resume goes on",
                     path.display()
                 )
             }
@@ -279,7 +283,7 @@ fn new_archive(path: &Path) -> anyhow::Result<Archive> {
     let mut archive = Archive::open(path)?;
     if archive.len() > 0 {
         bail!(
-            "{} is a web archive already: give --warc another file, or --resume the run that wrote it, with its --records",
+            "{} is a web archive already: give --warc another file, or --resume and --records of the run that wrote it",
             path.display()
         );
     }
@@ -339,7 +343,10 @@ mod tests {
         writer.finish().unwrap();
         settings.resume = true;
         let mut writer = Writer::open(&settings).unwrap();
-        assert_eq!([1, 2, 3, 4].map(|row| writer.done.check(row, &record(row).url).unwrap()), [true, true, false, false]);
+        assert_eq!(
+            [1, 2, 3, 4].map(|row| writer.done.check(row, &record(row).url).unwrap()),
+            [true, true, false, false]
+        );
         [5, 4, 3].into_iter().for_each(|row| writer.write(record(row)).unwrap());
         drop(writer);
         assert_eq!(rows(&path), [1, 2, 3, 4, 5]);

@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: a server that says byte for byte what a test wants it to say, on real sockets, and a
-//! way to run the program with a watchdog and read its records.
+//! What the end-to-end tests share: a server that says byte for byte what a test wants it to say, on real sockets, and
+//! a way to run the program with a watchdog and read its records.
 
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test program uses some of it
 

@@ -1,0 +1,4 @@
+//! Requests as JSON lines that nobody should write.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fetch::fuzzing::jsonl(input));
