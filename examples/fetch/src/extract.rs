@@ -35,8 +35,6 @@ pub(crate) enum Rule {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) bytes: Bytes,
-    pub(crate) content_type: Option<String>,
-    pub(crate) url: String,
     /// It was too long and isn't here.
     pub(crate) is_cut: bool,
 }

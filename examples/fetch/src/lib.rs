@@ -4,8 +4,6 @@
 //! `cli` reads what is asked for, `input` the rows; `engine` decides what is fetched when, and `http` fetches it; `output`
 //! keeps records and bodies, `extract` looks into pages, `report` says how it goes. This file puts them together.
 
-#![allow(dead_code, missing_docs)] // while the parts are being put together
-
 mod cli;
 mod demo;
 mod engine;
@@ -77,11 +75,11 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let settings = Arc::new(settings);
     // Before anything is written. With --strict it has read all rows by now.
     let rows = Rows::open(&settings.input).unwrap_or_else(|error| cli::refuse(&error));
+    let fetcher = Fetcher::new(&settings).unwrap_or_else(|error| cli::refuse(&error));
     let mut writer = Writer::open(&settings.output)?;
     let bodies = Bodies::new(&settings.output, settings.extract.is_some())?;
     let bodies = bodies.with_usual_headers(&settings.input.defaults.headers);
     let extractor = settings.extract.as_ref().map(Extractor::new).transpose()?;
-    let fetcher = Fetcher::new(&settings).unwrap_or_else(|error| cli::refuse(&error));
     let total = Rows::total(&settings.input);
     let (rows, reading) = read(rows, writer.done())?;
 
@@ -91,7 +89,7 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let quiet = settings.report.quiet;
     let records = engine::records(settings.clone(), parts).progress(live.bar(quiet));
     let screen = io::stdout().is_terminal().then(|| records.bar().clone());
-    let mut records = pin!(records);
+    let mut records = Box::pin(records);
     let mut lines = pin!(live.lines(quiet));
     let mut signals = Signals::new()?;
     let mut summary = Summary::new();
@@ -126,7 +124,7 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
         live.count(&record);
         writer.write(record)?;
     }
-    drop(records);
+    drop(records); // Cancels what still runs.
     writer.finish()?;
 
     // Input that nobody waits for any more may never end.

@@ -239,7 +239,7 @@ impl Engine {
     fn attempt(&mut self, mut job: Job, now: Instant) {
         job.attempts += 1;
         job.started.get_or_insert_with(|| (now, SystemTime::now()));
-        let ticket = Ticket { row: job.row, id: job.id.clone(), attempt: job.attempts };
+        let ticket = Ticket { row: job.row, id: job.id.clone() };
         let (fetcher, bodies, request) = (self.fetcher.clone(), self.bodies.clone(), job.request.clone());
         let attempt = async move { fetcher.attempt(&request, &ticket, &bodies).await };
         let task = self.pool.spawn_async_with(attempt, self.options.clone()).cancel_on_drop();

@@ -72,15 +72,13 @@ struct Inner {
     robots: Option<Robots>,
 }
 
-/// Which attempt this is.
+/// Whose attempt it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
     /// The number of the row.
     pub(crate) row: u64,
     /// What the row calls itself, if it does.
     pub(crate) id: Option<Box<str>>,
-    /// From 1.
-    pub(crate) attempt: u32,
 }
 
 /// What came of an attempt.
@@ -294,6 +292,7 @@ impl Inner {
         let mut write = |piece: &[u8]| {
             record.bytes += piece.len() as u64;
             if record.bytes > most {
+                body.discard();
                 Err(too_large(most))
             } else {
                 body.write(piece).map_err(|error| Fault::output(&error))

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, LAST_MODIFIED};
+use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, LAST_MODIFIED};
 use reqwest::{Method, Url, Version};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
@@ -22,7 +22,7 @@ use super::partial::{Held, Scratch};
 use super::warc::{Draft, Payloads};
 use super::{Page, Partial, Place, hex, names};
 use crate::http::Ticket;
-use crate::request::{Request, redacted};
+use crate::request::Request;
 use crate::settings::{Inline, Names, OutputSettings};
 
 /// More than this of a body is not collected in memory if there is a file for it.
@@ -177,12 +177,7 @@ impl Bodies {
         }
         body.inline = shared.inline;
         body.draft = shared.archive.is_some().then(|| Draft::new(request, &head));
-        body.page = shared.page.then(|| Page {
-            bytes: Bytes::new(),
-            content_type: head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned),
-            url: redacted(head.final_url),
-            is_cut: false,
-        });
+        body.page = shared.page.then(|| Page { bytes: Bytes::new(), is_cut: false });
         if shared.directory.is_some() {
             body.name = Some(names::name(shared.names, request, ticket, &shared.usual));
             let validator = match &head.resumed {
@@ -292,7 +287,7 @@ impl Body {
     }
 
     /// The body is of no use, nor is a part of it.
-    pub(crate) fn discard(mut self) {
+    pub(crate) fn discard(&mut self) {
         self.rest = None;
     }
 
@@ -418,7 +413,7 @@ mod tests {
         let request = get(url);
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         let resumed = rest.then(|| bodies.partial(&request).unwrap());
-        let ticket = Ticket { row: 1, id: None, attempt: 1 };
+        let ticket = Ticket { row: 1, id: None };
         let head = Head { status, version: Version::HTTP_11, headers: &headers, final_url: &request.url, resumed };
         bodies.open(&request, &ticket, head).unwrap()
     }

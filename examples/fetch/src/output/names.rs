@@ -299,7 +299,7 @@ mod tests {
             Request { body: Payload::File("x".into()), ..plain.clone() },
             Request { headers: own.clone(), ..plain.clone() },
         ];
-        let ticket = Ticket { row: 1, id: None, attempt: 1 };
+        let ticket = Ticket { row: 1, id: None };
         for names in [Names::Path, Names::Hash] {
             let name = |request| name(names, request, &ticket, &HeaderMap::new());
             let names: BTreeSet<_> = others.iter().chain([&plain]).map(name).collect();
@@ -312,7 +312,7 @@ mod tests {
     fn ids() {
         let request = get("https://h.org/");
         let of = |id: Option<&str>| {
-            let ticket = Ticket { row: 17, id: id.map(Into::into), attempt: 1 };
+            let ticket = Ticket { row: 17, id: id.map(Into::into) };
             name(Names::Id, &request, &ticket, &HeaderMap::new())
         };
         assert_eq!(of(None), "17");

@@ -128,7 +128,7 @@ impl Summary {
         let Circumstances { elapsed, retries, done_before, duplicates, interrupted } = circumstances;
         let seconds = elapsed.as_secs_f64();
         let quantile = |q| self.latency.value_at_quantile(q) as f64 / 1e6;
-        let mut slowest: Vec<_> = self.hosts.iter().map(Slow::of).collect();
+        let mut slowest: Vec<_> = self.hosts.iter().map(|(host, times)| Slow::of(host, times)).collect();
         slowest.sort_by(|a, b| b.mean_seconds.total_cmp(&a.mean_seconds));
         slowest.truncate(SLOWEST);
         Report {
@@ -166,8 +166,8 @@ impl Summary {
 }
 
 impl Slow {
-    fn of((host, times): (&Box<str>, &Host)) -> Self {
-        Slow { host: host.clone(), responses: times.responses, mean_seconds: times.seconds / times.responses as f64 }
+    fn of(host: &str, times: &Host) -> Self {
+        Slow { host: host.into(), responses: times.responses, mean_seconds: times.seconds / times.responses as f64 }
     }
 }
 
