@@ -263,6 +263,13 @@ impl Board {
         }
     }
 
+    /// The number of the process that has that seat, if it's still its.
+    pub(crate) fn pid_of(&self, seat: Seat) -> Option<u32> {
+        let words = words(&self.segment, seat.slot());
+        let pid = words.pid.load(Ordering::Relaxed);
+        (words.generation.load(Ordering::Acquire) & GENERATION == seat.generation()).then_some(pid)
+    }
+
     /// Where the presence word of a seat stands in the board's memory.
     pub(crate) fn offset(&self, word: &AtomicU32) -> usize {
         word.as_ptr().addr() - self.segment.start().addr()

@@ -104,6 +104,19 @@ pub(crate) fn after(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
+/// Lets other tasks of the thread run once, under any runtime or none.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// A step as a future: repeats it whenever what it waits for may have changed. Never blocks the thread that polls it, and needs no runtime.
 ///
 /// **Cancellation:** dropped, it waits no more, and a wake-up that was meant for it goes to the next one who waits.

@@ -111,6 +111,27 @@ fn get_refuses_when_empty_with_and_without_a_timeout() {
 }
 
 #[test]
+fn a_message_is_got_into_a_buffer_in_all_forms() {
+    let queue = ByteQueue::unbounded().unwrap();
+    let mut buffer = b"old".to_vec();
+    assert!(matches!(queue.try_get_into(&mut buffer), Err(GetError::Empty)));
+    assert!(buffer.is_empty());
+    assert!(matches!(queue.get_into_timeout(&mut buffer, SHORT), Err(GetError::TimedOut)));
+    assert!(poll(&mut Box::pin(queue.get_into_async(&mut buffer)), Waker::noop()).is_pending());
+    for message in [b"one", b"two", b"six", b"ten"] {
+        queue.put(message).unwrap();
+    }
+    queue.try_get_into(&mut buffer).unwrap();
+    assert_eq!(buffer, b"one");
+    queue.get_into_timeout(&mut buffer, LONG).unwrap();
+    assert_eq!(buffer, b"two");
+    block_on(queue.get_into_async(&mut buffer)).unwrap();
+    assert_eq!(buffer, b"six");
+    queue.get_into(&mut buffer).unwrap();
+    assert_eq!(buffer, b"ten");
+}
+
+#[test]
 fn the_length_counts_what_was_put_and_not_got() {
     let queue = Queue::unbounded().unwrap();
     for n in 0..1_000 {

@@ -1022,10 +1022,47 @@ impl ByteQueue {
     ///
     /// As for [`get`](ByteQueue::get). The buffer is then empty.
     pub fn get_into(&self, buffer: &mut Vec<u8>) -> Result<(), GetError> {
+        self.get_into_in_form(buffer, Form::Until(None))
+    }
+
+    /// As [`get_into`](ByteQueue::get_into), if there is a message.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_get`](ByteQueue::try_get). The buffer is then empty.
+    pub fn try_get_into(&self, buffer: &mut Vec<u8>) -> Result<(), GetError> {
+        self.get_into_in_form(buffer, Form::Try)
+    }
+
+    /// As [`get_into`](ByteQueue::get_into), but waits for a message for at most so long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get_timeout`](ByteQueue::get_timeout). The buffer is then empty.
+    pub fn get_into_timeout(&self, buffer: &mut Vec<u8>, timeout: Duration) -> Result<(), GetError> {
+        self.get_into_in_form(buffer, Form::within(timeout))
+    }
+
+    /// As [`get_into`](ByteQueue::get_into), without blocking the thread.
+    ///
+    /// **Cancellation:** dropped before it is ready, it has taken nothing. The buffer is then empty.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](ByteQueue::get). The buffer is then empty.
+    pub async fn get_into_async(&self, buffer: &mut Vec<u8>) -> Result<(), GetError> {
+        buffer.clear();
+        let mut batch = Batch { bytes: std::mem::take(buffer), ends: Vec::new() };
+        let outcome = get_records_async(&self.ring, None, &mut batch, 1).await;
+        *buffer = batch.bytes;
+        outcome
+    }
+
+    fn get_into_in_form(&self, buffer: &mut Vec<u8>, form: Form) -> Result<(), GetError> {
         buffer.clear();
         with_buffer(|batch| {
             std::mem::swap(buffer, &mut batch.bytes);
-            let outcome = get_records(&self.ring, None, batch, 1, Form::Until(None));
+            let outcome = get_records(&self.ring, None, batch, 1, form);
             std::mem::swap(buffer, &mut batch.bytes);
             outcome
         })
@@ -1037,12 +1074,7 @@ impl ByteQueue {
 
     fn get_in_form(&self, form: Form) -> Result<Vec<u8>, GetError> {
         let mut bytes = Vec::new();
-        with_buffer(|batch| {
-            std::mem::swap(&mut bytes, &mut batch.bytes);
-            let outcome = get_records(&self.ring, None, batch, 1, form);
-            std::mem::swap(&mut bytes, &mut batch.bytes);
-            outcome
-        })?;
+        self.get_into_in_form(&mut bytes, form)?;
         Ok(bytes)
     }
 }

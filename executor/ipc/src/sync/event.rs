@@ -84,10 +84,16 @@ impl Event {
         self.word().fetch_and(!SET, Ordering::Relaxed);
     }
 
-    /// Whether it is set at this moment: the form of waiting that doesn't wait.
+    /// Whether it is set at this moment.
     #[must_use = "it has no effect but its result"]
     pub fn is_set(&self) -> bool {
         self.word().load(Ordering::Acquire) & SET != 0
+    }
+
+    /// The form of [`wait`](Self::wait) that doesn't wait: returns whether it is set, as [`is_set`](Self::is_set) does.
+    #[must_use = "it doesn't wait"]
+    pub fn try_wait(&self) -> bool {
+        self.is_set()
     }
 
     /// Waits until it is set. (Python's `wait` returns `True` here.)

@@ -145,10 +145,48 @@ impl<T: Plain> Mutex<T> {
     ///
     /// If `work` does.
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, LockError<()>> {
-        match self.lock() {
-            Ok(mut guard) => Ok(work(&mut guard)),
-            Err(error) => Err(error.without_guard()),
-        }
+        self.lock().map(|mut guard| work(&mut guard)).map_err(LockError::without_guard)
+    }
+
+    /// As [`with`](Self::with), if the lock is free at this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::WouldBlock`] if it isn't; [`LockError::Poisoned`] if a holder died: then `work` has not run.
+    ///
+    /// # Panics
+    ///
+    /// If `work` does.
+    pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, LockError<()>> {
+        self.try_lock().map(|mut guard| work(&mut guard)).map_err(LockError::without_guard)
+    }
+
+    /// As [`with`](Self::with), but waits for the lock for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`] if a holder died: then `work` has not run.
+    ///
+    /// # Panics
+    ///
+    /// If `work` does.
+    pub fn with_timeout<R>(&self, timeout: Duration, work: impl FnOnce(&mut T) -> R) -> Result<R, LockError<()>> {
+        self.lock_timeout(timeout).map(|mut guard| work(&mut guard)).map_err(LockError::without_guard)
+    }
+
+    /// As [`with`](Self::with), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Poisoned`] if a holder died: then `work` has not run.
+    ///
+    /// # Panics
+    ///
+    /// If `work` does.
+    pub async fn with_async<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, LockError<()>> {
+        self.lock_async().await.map(|mut guard| work(&mut guard)).map_err(LockError::without_guard)
     }
 
     /// Whether a holder died, and nobody has [repaired](MutexGuard::repair) it since. A death shows only once somebody has tried to lock.

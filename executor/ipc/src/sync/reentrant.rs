@@ -103,8 +103,9 @@ impl Default for LockOwner {
 /// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It is free when each guard has been dropped. Without
 /// a value, `ReentrantMutex<()>`, also called [`RLock`], it is Python's `RLock`; with one, the lock of its `Value`.
 ///
-/// The owner is the thread for [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and [`lock`](Self::lock), and a [`LockOwner`], which stands for the task, for
-/// [`lock_async`](Self::lock_async).
+/// The owner is the thread for [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
+/// [`lock`](Self::lock), and a [`LockOwner`], which stands for the task, for [`lock_async`](Self::lock_async),
+/// [`try_lock_as`](Self::try_lock_as), [`lock_timeout_as`](Self::lock_timeout_as) and [`lock_as`](Self::lock_as).
 ///
 /// When a process dies that has it, the lock is poisoned, as a [`Mutex`](crate::Mutex) is: the next one gets it at once, as
 /// [`LockError::Poisoned`].
@@ -185,6 +186,38 @@ impl<T: Plain> ReentrantMutex<T> {
         self.lock_until(wait::after(timeout))
     }
 
+    /// As [`try_lock`](Self::try_lock), for an owner that isn't the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::WouldBlock`] if another one has it; [`LockError::Poisoned`], with the guard, if a holder died.
+    pub fn try_lock_as(&self, owner: &LockOwner) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        let owner = self.owner(owner.0);
+        if !self.again_shared(owner) {
+            let taken = self.raw().try_lock().ok_or(LockError::WouldBlock)?;
+            self.first(owner, taken);
+        }
+        self.entered_as()
+    }
+
+    /// As [`lock_timeout`](Self::lock_timeout), for an owner that isn't the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder died.
+    pub fn lock_timeout_as(&self, owner: &LockOwner, timeout: Duration) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        self.lock_until_as(owner, wait::after(timeout))
+    }
+
+    /// As [`lock`](Self::lock), for an owner that isn't the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Poisoned`], with the guard, if a holder died.
+    pub fn lock_as(&self, owner: &LockOwner) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        self.lock_until_as(owner, None)
+    }
+
     /// Takes the lock, at once if `owner` has it, and otherwise waits for it without blocking the thread. The guard can be held across an `.await`.
     ///
     /// **Cancellation:** dropped, it waits no more; nobody else is kept from the lock by that.
@@ -198,19 +231,7 @@ impl<T: Plain> ReentrantMutex<T> {
     ) -> impl Future<Output = LockResult<OwnedReentrantGuard<'_, T>>> + Send + use<'_, T> {
         let owner = self.owner(owner.0);
         let mut slept = false;
-        Waiting::new(move || {
-            let again = {
-                let _one = one_at_a_time();
-                self.again(owner)
-            };
-            if !again {
-                match self.raw().step(&mut slept) {
-                    Step::Ready(taken) => self.first(owner, taken),
-                    Step::Wait(change) => return Step::Wait(change),
-                }
-            }
-            Step::Ready(self.entered(OwnedReentrantGuard { held: Held { mutex: self, shared: true } }))
-        })
+        Waiting::new(move || self.step_as(owner, &mut slept))
     }
 
     /// Whether a holder died, and nobody has [repaired](ReentrantMutexGuard::repair) it since. A death shows only once somebody has tried to lock.
@@ -233,6 +254,31 @@ impl<T: Plain> ReentrantMutex<T> {
             self.first(owner, taken);
         }
         self.entered(ReentrantMutexGuard { held: Held { mutex: self, shared: false }, thread: PhantomData })
+    }
+
+    fn lock_until_as(&self, owner: &LockOwner, until: Option<Instant>) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        let owner = self.owner(owner.0);
+        let mut slept = false;
+        wait::block(until, || self.step_as(owner, &mut slept)).unwrap_or(Err(LockError::TimedOut))
+    }
+
+    fn step_as(&self, owner: u64, slept: &mut bool) -> Step<LockResult<OwnedReentrantGuard<'_, T>>> {
+        if !self.again_shared(owner) {
+            match self.raw().step(slept) {
+                Step::Ready(taken) => self.first(owner, taken),
+                Step::Wait(change) => return Step::Wait(change),
+            }
+        }
+        Step::Ready(self.entered_as())
+    }
+
+    fn again_shared(&self, owner: u64) -> bool {
+        let _one = one_at_a_time();
+        self.again(owner)
+    }
+
+    fn entered_as(&self) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        self.entered(OwnedReentrantGuard { held: Held { mutex: self, shared: true } })
     }
 
     fn owner(&self, number: u32) -> u64 {
@@ -405,13 +451,28 @@ impl<T: Plain> OwnedReentrantGuard<'_, T> {
         self.held.mutex.cell().set(&value);
     }
 
-    /// Replaces the value by what `change` makes of it.
+    /// Replaces the value by what `change` makes of it, in one step.
+    ///
+    /// Another thread may have a guard of the same owner. If it has replaced the value while `change` was running, `change` is asked again, about the value
+    /// that is there now. So it must not replace the value itself, which would never end.
     ///
     /// # Panics
     ///
     /// If `change` does; the value stays.
-    pub fn update(&self, change: impl FnOnce(T) -> T) {
-        self.set(change(self.get()));
+    pub fn update(&self, mut change: impl FnMut(T) -> T) {
+        let cell = self.held.mutex.cell();
+        let mut one = one_at_a_time();
+        loop {
+            let (value, version) = (cell.get(), cell.version());
+            // Not while `change` runs, which may do anything.
+            drop(one);
+            let next = change(value);
+            one = one_at_a_time();
+            if cell.version() == version {
+                cell.set(&next);
+                return;
+            }
+        }
     }
 
     /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of it any more.

@@ -31,7 +31,6 @@ use std::marker::PhantomData;
 use std::mem::{align_of, offset_of, size_of};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -86,6 +85,26 @@ pub enum ArrayError {
         /// The number of that process.
         pid: u32,
     },
+    /// Somebody else holds the lock. Only the `try_` forms say so.
+    #[error("the lock of the array is taken")]
+    WouldBlock,
+    /// Somebody else held the lock all the time. Only the `_timeout` forms say so.
+    #[error("the lock of the array was not free in time")]
+    TimedOut,
+}
+
+/// How a caller waits for the lock.
+#[derive(Clone, Copy)]
+enum Form {
+    Try,
+    /// `None`: as long as it takes.
+    Until(Option<Instant>),
+}
+
+impl Form {
+    fn within(timeout: Duration) -> Self {
+        Form::Until(wait::after(timeout))
+    }
 }
 
 /// An array in shared memory, with a lock: single elements by copy, or all of them as a slice in place.
@@ -218,6 +237,37 @@ impl<T: Plain> Array<T> {
         Ok(load(&self.object, offset))
     }
 
+    /// As [`get`](Array::get), if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// [`ArrayError::WouldBlock`] if it isn't; otherwise as for [`get`](Array::get).
+    pub fn try_get(&self, index: usize) -> Result<T, ArrayError> {
+        self.get_in_form(index, Form::Try)
+    }
+
+    /// As [`get`](Array::get), but waits for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ArrayError::TimedOut`] if it wasn't free by then; otherwise as for [`get`](Array::get).
+    pub fn get_timeout(&self, index: usize, timeout: Duration) -> Result<T, ArrayError> {
+        self.get_in_form(index, Form::within(timeout))
+    }
+
+    /// As [`get`](Array::get), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** may be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Array::get).
+    pub async fn get_async(&self, index: usize) -> Result<T, ArrayError> {
+        let offset = self.offset(index)?;
+        let _held = self.hold_async().await?;
+        Ok(load(&self.object, offset))
+    }
+
     /// Sets one element. Blocks while another one holds the lock.
     ///
     /// # Errors
@@ -231,7 +281,40 @@ impl<T: Plain> Array<T> {
         Ok(())
     }
 
-    /// Changes one element as one step, under the lock; blocks until it is ours. Killed in the middle, nothing has happened.
+    /// As [`set`](Array::set), if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_get`](Array::try_get).
+    pub fn try_set(&self, index: usize, value: T) -> Result<(), ArrayError> {
+        self.set_in_form(index, value, Form::Try)
+    }
+
+    /// As [`set`](Array::set), but waits for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get_timeout`](Array::get_timeout).
+    pub fn set_timeout(&self, index: usize, value: T, timeout: Duration) -> Result<(), ArrayError> {
+        self.set_in_form(index, value, Form::within(timeout))
+    }
+
+    /// As [`set`](Array::set), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Array::get).
+    pub async fn set_async(&self, index: usize, value: T) -> Result<(), ArrayError> {
+        let offset = self.offset(index)?;
+        let _held = self.hold_async().await?;
+        self.put(index, offset, &value);
+        Ok(())
+    }
+
+    /// Changes one element as one step, under the lock; blocks until it is ours. Killed in the middle, nothing has
+    /// happened.
     ///
     /// # Errors
     ///
@@ -247,6 +330,41 @@ impl<T: Plain> Array<T> {
         Ok(self.change(held, index, offset, change))
     }
 
+    /// As [`with_element`](Array::with_element), if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_get`](Array::try_get).
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the element is then as it was.
+    pub fn try_with_element<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R, ArrayError> {
+        let offset = self.offset(index)?;
+        let held = self.hold_in_form(Form::Try)?;
+        Ok(self.change(held, index, offset, change))
+    }
+
+    /// As [`with_element`](Array::with_element), but waits for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get_timeout`](Array::get_timeout).
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the element is then as it was.
+    pub fn with_element_timeout<R>(
+        &self,
+        index: usize,
+        timeout: Duration,
+        change: impl FnOnce(&mut T) -> R,
+    ) -> Result<R, ArrayError> {
+        let offset = self.offset(index)?;
+        let held = self.hold_in_form(Form::within(timeout))?;
+        Ok(self.change(held, index, offset, change))
+    }
+
     /// As [`with_element`](Array::with_element), without blocking the thread while it waits for the lock.
     ///
     /// **Cancellation:** dropped before it is done, it has changed nothing.
@@ -254,30 +372,56 @@ impl<T: Plain> Array<T> {
     /// # Errors
     ///
     /// As for [`get`](Array::get).
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the element is then as it was.
     pub async fn with_element_async<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R, ArrayError> {
         let offset = self.offset(index)?;
-        let held = loop {
-            let taken = self.wait().await;
-            if let Some(held) = self.held(self.raw(), taken) {
-                break held?;
-            }
-            pass_on().await;
-        };
+        let held = self.hold_async().await?;
         Ok(self.change(held, index, offset, change))
     }
 
-    /// A copy of all elements, as they are at one moment.
+    /// A copy of all elements, as they are at one moment. Blocks while another one holds the lock.
     ///
     /// # Errors
     ///
     /// [`ArrayError::Poisoned`] after a death.
     pub fn to_vec(&self) -> Result<Vec<T>, ArrayError> {
-        let mut elements = vec![T::new_zeroed(); self.len];
-        self.load_from(0, &mut elements)?;
-        Ok(elements)
+        self.copy_all(self.hold()?)
     }
 
-    /// The elements as they are at one moment, one by one.
+    /// As [`to_vec`](Array::to_vec), if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// [`ArrayError::WouldBlock`] if it isn't; [`ArrayError::Poisoned`] after a death.
+    pub fn try_to_vec(&self) -> Result<Vec<T>, ArrayError> {
+        self.copy_all(self.hold_in_form(Form::Try)?)
+    }
+
+    /// As [`to_vec`](Array::to_vec), but waits for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ArrayError::TimedOut`] if it wasn't free by then; [`ArrayError::Poisoned`] after a death.
+    pub fn to_vec_timeout(&self, timeout: Duration) -> Result<Vec<T>, ArrayError> {
+        self.copy_all(self.hold_in_form(Form::within(timeout))?)
+    }
+
+    /// As [`to_vec`](Array::to_vec), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** may be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// [`ArrayError::Poisoned`] after a death.
+    pub async fn to_vec_async(&self) -> Result<Vec<T>, ArrayError> {
+        self.copy_all(self.hold_async().await?)
+    }
+
+    /// The elements as they are at one moment, one by one: [`to_vec`](Array::to_vec), whose other forms are those of
+    /// this one as well.
     ///
     /// # Errors
     ///
@@ -286,7 +430,7 @@ impl<T: Plain> Array<T> {
         self.to_vec().map(Vec::into_iter)
     }
 
-    /// Copies the elements from `index` on, as many as `to` has, under the lock.
+    /// Copies the elements from `index` on, as many as `to` has, under the lock; blocks until it is ours.
     ///
     /// # Errors
     ///
@@ -298,18 +442,80 @@ impl<T: Plain> Array<T> {
         Ok(())
     }
 
-    /// Copies into the elements from `index` on, under the lock. A process that is killed in the middle poisons the array.
+    /// As [`load_from`](Array::load_from), if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_get`](Array::try_get).
+    pub fn try_load_from(&self, index: usize, to: &mut [T]) -> Result<(), ArrayError> {
+        self.load_in_form(index, to, Form::Try)
+    }
+
+    /// As [`load_from`](Array::load_from), but waits for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get_timeout`](Array::get_timeout).
+    pub fn load_from_timeout(&self, index: usize, to: &mut [T], timeout: Duration) -> Result<(), ArrayError> {
+        self.load_in_form(index, to, Form::within(timeout))
+    }
+
+    /// As [`load_from`](Array::load_from), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, `to` is as it was.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Array::get).
+    pub async fn load_from_async(&self, index: usize, to: &mut [T]) -> Result<(), ArrayError> {
+        let offset = self.range(index, to.len())?;
+        let _held = self.hold_async().await?;
+        self.object.load(offset, to.as_mut_bytes());
+        Ok(())
+    }
+
+    /// Copies into the elements from `index` on, under the lock; blocks until it is ours. A process that is killed in
+    /// the middle poisons the array.
     ///
     /// # Errors
     ///
     /// As for [`get`](Array::get).
     pub fn store_to(&self, index: usize, from: &[T]) -> Result<(), ArrayError> {
         let offset = self.range(index, from.len())?;
-        let _held = self.hold()?;
-        self.head().writer.store(pid_lock::pid(), Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        self.object.store(offset, from.as_bytes());
-        self.head().writer.store(0, Ordering::Release);
+        let held = self.hold()?;
+        self.fill(held, offset, from);
+        Ok(())
+    }
+
+    /// As [`store_to`](Array::store_to), if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_get`](Array::try_get).
+    pub fn try_store_to(&self, index: usize, from: &[T]) -> Result<(), ArrayError> {
+        self.store_in_form(index, from, Form::Try)
+    }
+
+    /// As [`store_to`](Array::store_to), but waits for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get_timeout`](Array::get_timeout).
+    pub fn store_to_timeout(&self, index: usize, from: &[T], timeout: Duration) -> Result<(), ArrayError> {
+        self.store_in_form(index, from, Form::within(timeout))
+    }
+
+    /// As [`store_to`](Array::store_to), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Array::get).
+    pub async fn store_to_async(&self, index: usize, from: &[T]) -> Result<(), ArrayError> {
+        let offset = self.range(index, from.len())?;
+        let held = self.hold_async().await?;
+        self.fill(held, offset, from);
         Ok(())
     }
 
@@ -358,7 +564,8 @@ impl<T: Plain> Array<T> {
             if let Some(result) = self.slice(taken) {
                 return result;
             }
-            pass_on().await;
+            // Another process has lied about the lock. Whoever has it in this process needs the thread perhaps.
+            wait::yield_now().await;
         }
     }
 
@@ -372,21 +579,69 @@ impl<T: Plain> Array<T> {
     ///
     /// If `change` does; the array is then poisoned, since it may be half-changed.
     pub fn with<R>(&self, change: impl FnOnce(&mut [T]) -> R) -> Result<R, ArrayError> {
-        match self.lock() {
-            Ok(mut guard) => Ok(change(&mut guard)),
-            Err(error) => Err(ArrayError::Poisoned {
-                pid: match error {
-                    LockError::Poisoned { pid, .. } => pid.unwrap_or_default(),
-                    _ => 0,
-                },
-            }),
-        }
+        Array::changed(self.lock(), change)
+    }
+
+    /// As [`with`](Array::with), if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// [`ArrayError::WouldBlock`] if it isn't; [`ArrayError::Poisoned`] after a death; then nothing has been done.
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the array is then poisoned, since it may be half-changed.
+    pub fn try_with<R>(&self, change: impl FnOnce(&mut [T]) -> R) -> Result<R, ArrayError> {
+        Array::changed(self.try_lock(), change)
+    }
+
+    /// As [`with`](Array::with), but waits for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ArrayError::TimedOut`] if it wasn't free by then; [`ArrayError::Poisoned`] after a death; then nothing has been
+    /// done.
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the array is then poisoned, since it may be half-changed.
+    pub fn with_timeout<R>(&self, timeout: Duration, change: impl FnOnce(&mut [T]) -> R) -> Result<R, ArrayError> {
+        Array::changed(self.lock_timeout(timeout), change)
+    }
+
+    /// As [`with`](Array::with), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ArrayError::Poisoned`] after a death; then nothing has been done.
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the array is then poisoned, since it may be half-changed.
+    pub async fn with_async<R>(&self, change: impl FnOnce(&mut [T]) -> R) -> Result<R, ArrayError> {
+        Array::changed(self.lock_async().await, change)
     }
 
     /// Whether a process ended while it was writing, and nobody has [repaired](ArrayGuard::repair) the elements since.
+    /// Waits for nobody: what a process is writing at this moment is as well as it is.
     #[must_use = "it has no effect but its result"]
     pub fn is_poisoned(&self) -> bool {
-        matches!(self.hold(), Err(ArrayError::Poisoned { .. }))
+        let writer = || self.head().writer.load(Ordering::Relaxed);
+        if writer() == 0 {
+            return false;
+        }
+        match self.hold_in_form(Form::Try) {
+            // Somebody has the lock: is it the one who writes?
+            Err(ArrayError::WouldBlock) => {
+                let board = self.object.board();
+                let holder = self.raw().holder().and_then(|seat| board.pid_of(seat));
+                let writer = writer();
+                writer != 0 && holder != Some(writer)
+            }
+            outcome => outcome.is_err(),
+        }
     }
 
     #[inline]
@@ -416,6 +671,86 @@ impl<T: Plain> Array<T> {
     fn wait(&self) -> impl Future<Output = Taken> + Send + use<'_, T> {
         let (raw, mut slept) = (self.raw(), false);
         Waiting::new(move || raw.step(&mut slept))
+    }
+
+    fn get_in_form(&self, index: usize, form: Form) -> Result<T, ArrayError> {
+        let offset = self.offset(index)?;
+        let _held = self.hold_in_form(form)?;
+        Ok(load(&self.object, offset))
+    }
+
+    fn set_in_form(&self, index: usize, value: T, form: Form) -> Result<(), ArrayError> {
+        let offset = self.offset(index)?;
+        let _held = self.hold_in_form(form)?;
+        self.put(index, offset, &value);
+        Ok(())
+    }
+
+    fn load_in_form(&self, index: usize, to: &mut [T], form: Form) -> Result<(), ArrayError> {
+        let offset = self.range(index, to.len())?;
+        let _held = self.hold_in_form(form)?;
+        self.object.load(offset, to.as_mut_bytes());
+        Ok(())
+    }
+
+    fn store_in_form(&self, index: usize, from: &[T], form: Form) -> Result<(), ArrayError> {
+        let offset = self.range(index, from.len())?;
+        let held = self.hold_in_form(form)?;
+        self.fill(held, offset, from);
+        Ok(())
+    }
+
+    fn copy_all(&self, held: Held<'_>) -> Result<Vec<T>, ArrayError> {
+        let mut elements = vec![T::new_zeroed(); self.len];
+        self.object.load(Self::ELEMENTS, elements.as_mut_bytes());
+        drop(held);
+        Ok(elements)
+    }
+
+    fn fill(&self, held: Held<'_>, offset: usize, from: &[T]) {
+        self.head().writer.store(pid_lock::pid(), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        self.object.store(offset, from.as_bytes());
+        self.head().writer.store(0, Ordering::Release);
+        drop(held);
+    }
+
+    fn changed<R>(locked: LockResult<ArrayGuard<'_, T>>, change: impl FnOnce(&mut [T]) -> R) -> Result<R, ArrayError> {
+        match locked {
+            Ok(mut guard) => Ok(change(&mut guard)),
+            Err(LockError::WouldBlock) => Err(ArrayError::WouldBlock),
+            Err(LockError::TimedOut) => Err(ArrayError::TimedOut),
+            Err(LockError::Poisoned { pid, .. }) => Err(ArrayError::Poisoned { pid: pid.unwrap_or_default() }),
+        }
+    }
+
+    /// Takes the lock for single elements or copies, in the way that the form says.
+    fn hold_in_form(&self, form: Form) -> Result<Held<'_>, ArrayError> {
+        let raw = self.raw();
+        loop {
+            let taken = match form {
+                Form::Try => raw.try_lock().ok_or(ArrayError::WouldBlock)?,
+                Form::Until(until) => raw.try_lock().or_else(|| raw.lock_until(until)).ok_or(ArrayError::TimedOut)?,
+            };
+            if let Some(held) = self.held(raw, taken) {
+                return held;
+            }
+            match form {
+                Form::Try => return Err(ArrayError::WouldBlock),
+                Form::Until(Some(until)) if until <= Instant::now() => return Err(ArrayError::TimedOut),
+                Form::Until(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    async fn hold_async(&self) -> Result<Held<'_>, ArrayError> {
+        loop {
+            let taken = self.wait().await;
+            if let Some(held) = self.held(self.raw(), taken) {
+                return held;
+            }
+            wait::yield_now().await;
+        }
     }
 
     /// Takes the lock for single elements or copies.
@@ -529,20 +864,6 @@ impl Drop for Held<'_> {
         self.1.store(false, Ordering::Release);
         self.0.unlock();
     }
-}
-
-/// Another process has lied about the lock. Whoever has it in this process needs the thread perhaps.
-async fn pass_on() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl<T> fmt::Debug for Array<T> {
