@@ -11,8 +11,10 @@
 //! Each of these is a **handle** of an object in shared memory. Handles travel in messages ([`pack`], [`unpack`]), and all handles of an object mean the same
 //! one; it is freed with the last. When a process dies, what it held is given to the others, who are told.
 //!
-//! Every wait has four forms: `lock` blocks, `try_lock` doesn't wait, `lock_timeout` waits for so long, and `lock_async` is a future for any
-//! runtime, which never blocks the thread that polls it.
+//! Every wait has four forms: `lock` blocks, `try_lock` doesn't wait, `lock_timeout` waits for so long, and `lock_async`
+//! is a future for any runtime, which never blocks the thread that polls it. (Only [`Condvar`] has no form that doesn't
+//! wait: nobody can notify before the lock has been given back, so it could never tell of anything. What there is to look
+//! at is the value under the lock, which the caller has.)
 //!
 //! The rest is for the process pool of [polypool], which itself forbids `unsafe`; what needs it lives here, in small pieces behind safe
 //! functions, each with the argument why it is sound:
@@ -31,6 +33,21 @@
 //! With its first shared object, a process gets a thread named `polypool-ipc`. The kernel tells the others by it that the process has died, and it sleeps for
 //! the futures of the process. It uses no processor time while nothing happens, and handles no signals. A process that has it can't
 //! [`fork_single_threaded`].
+//!
+//! # Processes that are stopped
+//!
+//! A process can be stopped (`SIGSTOP`, a debugger) at any point and isn't dead then. What it holds stays its own. It may
+//! also be stopped *inside* of one of the short steps, each of less than a microsecond, in which semaphores, `RwLock`,
+//! `Barrier`, `Condvar` and queues are changed, and which nobody else can make meanwhile. Then:
+//!
+//! - The `try_` forms give it 10 ms, and then say that they would have to wait (queues: `Busy`).
+//! - The futures stay pending, and the `_timeout` forms end in time, unless there is something to be given back.
+//! - What has no form waits until it goes on or dies: `release`, `available`, `notify`, `close`, `abort`, `reset` and the
+//!   like; and whatever gives back: the drop of a [`Permit`] or of a guard of an [`RwLock`], and the end, by a drop or a
+//!   timeout, of a wait that has a place at the head of a line, at a barrier or in a condition variable. It can't be put
+//!   off, as the others would never learn of it.
+//! - Locks of one word (`Mutex`, `ReentrantMutex`, `Once`, the locks of `Value` and `Array`) have no such step. Their
+//!   `try_` forms and drops never wait for anybody.
 //!
 //! # Trust
 //!

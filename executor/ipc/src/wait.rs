@@ -65,6 +65,10 @@ pub(crate) enum Step<R> {
     Wait(Change),
 }
 
+/// How long those who don't want to wait give somebody who is in the middle of a step that takes less than a microsecond. It takes longer only if its
+/// process has been stopped there, or the machine is very busy.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
+
 /// How often a future looks again in one poll.
 const ATTEMPTS: u32 = 16;
 

@@ -192,6 +192,9 @@ pub enum PutFailure {
     /// There is no room now: the queue holds as many items as it may, or as much memory.
     #[error("the queue is full")]
     Full,
+    /// Another process is in the middle of an operation and doesn't go on: it has been stopped, or the machine is very busy. Only the `try_` forms say so.
+    #[error("another process is in the middle of an operation of the queue and doesn't go on")]
+    Busy,
     /// There was no room within the time.
     #[error("the queue was full for the whole timeout")]
     TimedOut,
@@ -235,6 +238,9 @@ pub enum GetError {
     /// There is nothing now.
     #[error("the queue is empty")]
     Empty,
+    /// Another process is in the middle of an operation and doesn't go on: it has been stopped, or the machine is very busy. Only the `try_` forms say so.
+    #[error("another process is in the middle of an operation of the queue and doesn't go on")]
+    Busy,
     /// There was nothing within the time.
     #[error("the queue was empty for the whole timeout")]
     TimedOut,
@@ -286,6 +292,7 @@ fn put_records<'b>(
     let outcome = match form {
         Form::Try => match ring.put(record, done, Mode::Once, &mut memory) {
             Step::Ready(outcome) => outcome,
+            Step::Wait(_) if memory.was_busy() => return Err(PutFailure::Busy),
             Step::Wait(_) => return Err(PutFailure::Full),
         },
         Form::Until(until) => match wait::block(until, || ring.put(&record, done, Mode::Block, &mut memory)) {
@@ -311,6 +318,7 @@ fn get_records(ring: &Ring, rows: Option<&Rows>, batch: &mut Batch, most: usize,
     let outcome = match form {
         Form::Try => match ring.get(batch, most, Mode::Once, &mut memory, claim) {
             Step::Ready(outcome) => outcome,
+            Step::Wait(_) if memory.was_busy() => return Err(GetError::Busy),
             Step::Wait(_) => return Err(GetError::Empty),
         },
         Form::Until(until) => match wait::block(until, || ring.get(batch, most, Mode::Block, &mut memory, claim)) {
@@ -437,7 +445,7 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`Full`](PutFailure::Full), and as for [`put`](Queue::put).
+    /// [`Full`](PutFailure::Full), [`Busy`](PutFailure::Busy), and as for [`put`](Queue::put).
     pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_in_form(item, Form::Try)
     }
@@ -592,7 +600,7 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`Empty`](GetError::Empty), and as for [`get`](Queue::get).
+    /// [`Empty`](GetError::Empty), [`Busy`](GetError::Busy), and as for [`get`](Queue::get).
     pub fn try_get(&self) -> Result<T, GetError> {
         self.get_in_form(Form::Try)
     }
@@ -951,7 +959,7 @@ impl ByteQueue {
     ///
     /// # Errors
     ///
-    /// [`Full`](PutFailure::Full), and as for [`put`](ByteQueue::put).
+    /// [`Full`](PutFailure::Full), [`Busy`](PutFailure::Busy), and as for [`put`](ByteQueue::put).
     pub fn try_put(&self, message: &[u8]) -> Result<(), PutFailure> {
         self.put_in_form(message, Form::Try)
     }
@@ -989,7 +997,7 @@ impl ByteQueue {
     ///
     /// # Errors
     ///
-    /// [`Empty`](GetError::Empty), and as for [`get`](ByteQueue::get).
+    /// [`Empty`](GetError::Empty), [`Busy`](GetError::Busy), and as for [`get`](ByteQueue::get).
     pub fn try_get(&self) -> Result<Vec<u8>, GetError> {
         self.get_in_form(Form::Try)
     }

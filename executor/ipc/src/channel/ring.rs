@@ -195,10 +195,18 @@ pub(crate) struct Memory {
     slept: bool,
 }
 
+impl Memory {
+    /// In the mode [`Once`](Mode::Once): whether it's not the ring that would have to be waited for, but somebody who stays in the middle of a step, as a
+    /// process that was stopped there does.
+    pub(crate) fn was_busy(&self) -> bool {
+        self.lock || self.other
+    }
+}
+
 /// How an attempt deals with having to wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mode {
-    /// There is only one attempt, so it waits for the lock, which is only ever held for a moment.
+    /// There is only one attempt, so it gives those who have the lock a moment, as they need no more.
     Once,
     /// A thread waits, which may spin a little before it sleeps.
     Block,
@@ -758,7 +766,11 @@ impl Ring {
     fn lock_slowly<'a>(&'a self, lock: RawLock<'a>, mode: Mode, slept: &mut bool) -> Result<Locked<'a>, Change> {
         match mode {
             Mode::Once => {
-                lock.lock();
+                *slept = lock.lock_until(wait::after(wait::PATIENCE)).is_none();
+                if *slept {
+                    // It's not waited for.
+                    return Err(Change::of(self.object.segment(), at(0), 0));
+                }
                 Ok(Locked(lock))
             }
             Mode::Block | Mode::Poll => match lock.step(slept) {

@@ -366,11 +366,10 @@ impl Barrier {
     /// If the action does; that breaks the barrier.
     pub fn try_wait_with(&self, action: impl FnOnce()) -> Result<BarrierWaitResult, BarrierError> {
         let mut visit = Visit { barrier: self, arrival: None, slept: false };
-        let arrival = self.change(|state, board, bell| visit.enter(state, board, bell, true));
-        match arrival {
-            Ok(Some(arrival)) => visit.lead(arrival, action),
-            Ok(None) => Err(BarrierError::WouldBlock),
-            Err(error) => Err(error),
+        match self.try_change(|state, board, bell| visit.enter(state, board, bell, true)) {
+            Some(Ok(Some(arrival))) => visit.lead(arrival, action),
+            Some(Err(error)) => Err(error),
+            Some(Ok(None)) | None => Err(BarrierError::WouldBlock),
         }
     }
 
@@ -512,9 +511,26 @@ impl Barrier {
 
     /// A step that never waits for anything but the ledger's own lock, and the wake-up after it if the bell was rung.
     fn change<R>(&self, step: impl FnOnce(&mut State, &Board, Bell<'_>) -> Verdict<R>) -> R {
+        let ring = self.ringing(step, |step| self.ledger().transact(step));
+        ring.unwrap_or_else(|_| unreachable!("the step does not wait"))
+    }
+
+    /// As `change`; `None` if somebody has been stopped in the middle of a step.
+    fn try_change<R>(&self, step: impl FnOnce(&mut State, &Board, Bell<'_>) -> Verdict<R>) -> Option<R> {
+        self.ringing(step, |step| self.ledger().try_transact(step))?.ok()
+    }
+
+    /// Runs a step on the ledger, and wakes those at the bell if that has rung in it.
+    fn ringing<R, O>(
+        &self,
+        step: impl FnOnce(&mut State, &Board, Bell<'_>) -> Verdict<R>,
+        run: impl FnOnce(&mut dyn FnMut(&mut State, &Board) -> Verdict<R>) -> O,
+    ) -> O {
         let bell = self.bell();
         let (mut before, mut after) = (0, 0);
-        let result = self.ledger().transact(|state, board| {
+        let mut step = Some(step);
+        let outcome = run(&mut |state, board| {
+            let step = step.take().unwrap_or_else(|| unreachable!("a step runs once"));
             before = bell.heard();
             let verdict = step(state, board, bell);
             after = bell.heard();
@@ -523,17 +539,20 @@ impl Barrier {
         if before != after {
             bell.wake_all();
         }
-        result.unwrap_or_else(|_| unreachable!("the step does not wait"))
+        outcome
     }
 }
 
 impl fmt::Debug for Barrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Barrier")
-            .field("parties", &self.parties())
-            .field("waiting", &self.n_waiting())
-            .field("broken", &self.why_broken())
-            .finish_non_exhaustive()
+        let mut out = f.debug_struct("Barrier");
+        // Whoever prints it must not wait for one who has been stopped in the middle of a step.
+        if let Some(state) = self.try_change(|state, _, _| Verdict::Unchanged(*state)) {
+            let error = state.broken.error();
+            let waiting = if error.is_none() { state.arrived } else { 0 };
+            out.field("parties", &state.parties).field("waiting", &waiting).field("broken", &error);
+        }
+        out.finish_non_exhaustive()
     }
 }
 

@@ -21,7 +21,7 @@ use super::raw::{LockWord, RawLock};
 use crate::memory::segment::Layout;
 use crate::object::{BODY, Object};
 use crate::presence::{Board, Holder, Seat};
-use crate::wait::{Change, Step, Word, futex};
+use crate::wait::{self, Change, PATIENCE, Step, Word, futex};
 
 mod protocol;
 
@@ -98,6 +98,16 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
             Step::Ready(result) => Ok(result),
             Step::Wait(change) => Err(change),
         }
+    }
+
+    /// As `transact`, for those who don't want to wait: `None` if somebody stays in the middle of a step for [`PATIENCE`].
+    pub(crate) fn try_transact<R>(self, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Option<Result<R, Change>> {
+        let lock = self.lock();
+        lock.try_lock().or_else(|| lock.lock_until(wait::after(PATIENCE)))?;
+        Some(match self.apply(lock, step) {
+            Step::Ready(result) => Ok(result),
+            Step::Wait(change) => Err(change),
+        })
     }
 
     /// As `transact`, but without blocking: if the lock is taken, that's what to wait for. `slept` is the memory of the waiter.

@@ -307,14 +307,19 @@ impl<T: Plain> RwLock<T> {
     }
 
     fn try_enter(&self, mode: Mode) -> Result<u32, LockError<()>> {
-        self.transact(|state, board| {
+        let entered = self.ledger().try_transact(|state, board| {
             let mut changed = false;
             match state.attempt(mode, &Ticket::new(), board, &mut changed) {
                 Ok(()) => Verdict::Changed(Ok(state.poison)),
                 Err(_) if changed => Verdict::Changed(Err(LockError::WouldBlock)),
                 Err(_) => Verdict::Unchanged(Err(LockError::WouldBlock)),
             }
-        })
+        });
+        match entered {
+            Some(Ok(entered)) => entered,
+            // Somebody has been stopped in the middle.
+            Some(Err(_)) | None => Err(LockError::WouldBlock),
+        }
     }
 
     fn enter_until(&self, mode: Mode, until: Option<Instant>) -> Result<u32, LockError<()>> {
@@ -418,13 +423,16 @@ impl<T> Clone for RwLock<T> {
 
 impl<T> fmt::Debug for RwLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state: State = Ledger::new(&self.object, 0).get();
-        let readers = state.readers.iter().fold(0_u32, |sum, share| sum.saturating_add(share.count));
-        f.debug_struct("RwLock")
-            .field("readers", &readers)
-            .field("writer", &Seat::from_word(state.writer).is_some())
-            .field("poisoned", &poison::read(state.poison).is_some())
-            .finish_non_exhaustive()
+        let mut out = f.debug_struct("RwLock");
+        // Whoever prints it must not wait for one who has been stopped in the middle of a step.
+        let ledger = Ledger::<State>::new(&self.object, 0);
+        if let Some(Ok(state)) = ledger.try_transact(|state, _| Verdict::Unchanged(*state)) {
+            let readers = state.readers.iter().fold(0_u32, |sum, share| sum.saturating_add(share.count));
+            out.field("readers", &readers)
+                .field("writer", &Seat::from_word(state.writer).is_some())
+                .field("poisoned", &poison::read(state.poison).is_some());
+        }
+        out.finish_non_exhaustive()
     }
 }
 

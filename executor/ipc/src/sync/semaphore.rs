@@ -82,6 +82,18 @@ impl State {
         lost
     }
 
+    fn available(&mut self, board: &Board) -> Verdict<u32> {
+        match self.bury(board) {
+            true => Verdict::Changed(self.free),
+            false => Verdict::Unchanged(self.free),
+        }
+    }
+
+    /// Whether so many can't come together by what is given back: somebody would have to release more.
+    fn lacks(&self, permits: u32) -> bool {
+        permits > self.free.saturating_add(self.held())
+    }
+
     fn held(&self) -> u32 {
         self.holders.iter().fold(0, |sum, holder| sum.saturating_add(holder.permits))
     }
@@ -125,8 +137,13 @@ pub enum SemaphoreError {
 ///
 /// # Fairness
 ///
-/// Nobody overtakes the one who stands at the head of the line, so somebody who wants many permits isn't starved by those who want one. Who of the others
-/// becomes the head when it has gone is open. A future at the head that isn't polled holds the others up; dropped, it doesn't.
+/// Nobody overtakes the one who stands at the head of the line, so somebody who wants many permits isn't starved by those
+/// who want one. Who of the others becomes the head when it has gone is open. A future at the head that isn't polled holds
+/// the others up; dropped, it doesn't.
+///
+/// Who wants more permits than there are, free and held together, waits until somebody [releases](Self::release) more. It
+/// doesn't stand in line for that time, and holds nobody up; one at the head that comes to lack permits, because somebody
+/// [forgot](Permit::forget) some, steps aside. More than a [`BoundedSemaphore`] can ever have are an error at once.
 ///
 /// # Limits
 ///
@@ -219,7 +236,7 @@ impl Semaphore {
     ///
     /// [`SemaphoreError::WouldBlock`] otherwise; [`SemaphoreError::TooMany`] if there can never be as many.
     pub fn try_acquire_many(&self, permits: u32) -> Result<Permit, SemaphoreError> {
-        let taken = self.transact(|state, board| {
+        let taken = self.ledger().try_transact(|state, board| {
             let mut changed = false;
             match state.attempt(&Ticket::new(), board, permits, &mut changed) {
                 Err(error) => Verdict::Unchanged(Err(error)),
@@ -228,7 +245,11 @@ impl Semaphore {
                 Ok(Err(_)) => Verdict::Unchanged(Err(SemaphoreError::WouldBlock)),
             }
         });
-        taken.map(|()| self.permit(permits))
+        match taken {
+            Some(Ok(taken)) => taken.map(|()| self.permit(permits)),
+            // Somebody has been stopped in the middle.
+            Some(Err(_)) | None => Err(SemaphoreError::WouldBlock),
+        }
     }
 
     /// Takes that many permits at once, and waits for them for at most `timeout`.
@@ -275,10 +296,16 @@ impl Semaphore {
     /// How many permits are free at this moment.
     #[must_use = "it has no effect but its result"]
     pub fn available(&self) -> u32 {
-        self.transact(|state, board| match state.bury(board) {
-            true => Verdict::Changed(state.free),
-            false => Verdict::Unchanged(state.free),
-        })
+        self.transact(State::available)
+    }
+
+    fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct(name);
+        // Whoever prints it must not wait for one who has been stopped in the middle of a step.
+        if let Some(Ok(available)) = self.ledger().try_transact(State::available) {
+            out.field("available", &available);
+        }
+        out.finish_non_exhaustive()
     }
 
     /// Whether both are handles of the same semaphore.
@@ -348,6 +375,11 @@ impl Turn<'_> {
                     state.line.leave(ticket, board);
                     Verdict::Changed(Ok(()))
                 }
+                Ok(Err(Ok(()))) if state.lacks(permits) => {
+                    // It may take for ever, which the others needn't.
+                    changed |= state.line.leave(ticket, board);
+                    if changed { Verdict::ChangedWait(Vec::new()) } else { Verdict::Wait(Vec::new()) }
+                }
                 Ok(Err(turn)) => {
                     let holders = state.holders;
                     state.line.wait(ticket, board, turn, changed, || {
@@ -378,7 +410,7 @@ impl Drop for Turn<'_> {
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Semaphore").field("available", &self.available()).finish_non_exhaustive()
+        self.describe("Semaphore", f)
     }
 }
 
@@ -487,7 +519,7 @@ impl Deref for BoundedSemaphore {
 
 impl fmt::Debug for BoundedSemaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundedSemaphore").field("available", &self.available()).finish_non_exhaustive()
+        self.describe("BoundedSemaphore", f)
     }
 }
 

@@ -13,6 +13,7 @@ mod once;
 mod reentrant;
 mod rwlock;
 mod semaphore;
+mod stopped;
 mod tidiness;
 
 use std::future::Future;
@@ -39,6 +40,7 @@ fn roles() {
         reentrant::ROLES,
         rwlock::ROLES,
         semaphore::ROLES,
+        stopped::ROLES,
         tidiness::ROLES,
     ] {
         all.extend_from_slice(roles);
