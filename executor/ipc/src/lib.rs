@@ -71,6 +71,8 @@ mod channel;
 mod claims;
 mod fds;
 mod fork;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod forked;
 mod hook;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod memory;

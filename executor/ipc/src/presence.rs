@@ -38,8 +38,8 @@
 //!
 //! # Forks
 //!
-//! A child that a process makes by a plain `fork` has the seats of its parent and no keeper: it must not use the objects it has
-//! inherited. (The process pool's fork server has none.) After `exec` there is nothing left of them.
+//! A child that a process makes by a plain `fork` has no keeper, and no seat: it takes seats of its own, on the boards it has inherited, as it first uses
+//! their objects (`forked.rs`). After `exec` there is nothing left of them.
 //!
 //! # What a lying peer can do
 //!
@@ -47,14 +47,15 @@
 //! of the robust list stand in the board as well; the kernel follows them when *we* die, changes only words that hold our own thread id,
 //! and stops at anything it can't read.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::forked;
 use crate::memory::segment::{Layout, Segment};
 use crate::sys;
 use crate::travel::Fd;
@@ -153,7 +154,10 @@ const FUTEX_OFFSET: i64 = offset_of!(Words, word) as i64 - offset_of!(Words, nex
 /// The board and this process's seat on it.
 pub(crate) struct Board {
     segment: Arc<Segment>,
-    seat: Seat,
+    /// 0: none, as this process is a forked child that has not needed one yet.
+    seat: AtomicU32,
+    /// In a forked child: the seat of the parent.
+    parents: AtomicU32,
 }
 
 /// How a holder is doing.
@@ -164,23 +168,58 @@ pub(crate) enum Holder<'a> {
     Dead(Option<u32>),
 }
 
+type Boards = BTreeMap<usize, Weak<Board>>;
+
 /// The boards of this process, by the address of their mapping.
-fn boards() -> &'static Mutex<HashMap<usize, Weak<Board>>> {
-    static BOARDS: OnceLock<Mutex<HashMap<usize, Weak<Board>>>> = OnceLock::new();
-    BOARDS.get_or_init(Mutex::default)
+static BOARDS: Mutex<Boards> = Mutex::new(BTreeMap::new());
+
+/// The board for the objects that this process makes.
+static OWN: Mutex<Option<Arc<Board>>> = Mutex::new(None);
+
+/// Whom we are waiting for to leave, and since when.
+static LEAVING: Mutex<Vec<(usize, Seat, Instant)>> = Mutex::new(Vec::new());
+
+fn boards() -> MutexGuard<'static, Boards> {
+    BOARDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The boards, held over a fork.
+pub(crate) struct Frozen {
+    _own: MutexGuard<'static, Option<Arc<Board>>>,
+    boards: MutexGuard<'static, Boards>,
+    _leaving: MutexGuard<'static, Vec<(usize, Seat, Instant)>>,
+}
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen {
+        _own: OWN.lock().unwrap_or_else(PoisonError::into_inner),
+        boards: boards(),
+        _leaving: LEAVING.lock().unwrap_or_else(PoisonError::into_inner),
+    }
+}
+
+impl Frozen {
+    /// In a forked child: the seats are the parent's.
+    pub(crate) fn forget(&mut self) {
+        for board in self.boards.values().filter_map(Weak::upgrade) {
+            let parents = board.seat.swap(0, Ordering::Relaxed);
+            if parents != 0 {
+                board.parents.store(parents, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 impl Board {
     /// The board for the objects that this process makes. Never one that came from elsewhere: whoever has a board can declare those on it dead.
     pub(crate) fn own() -> io::Result<Arc<Board>> {
-        static OWN: Mutex<Option<Arc<Board>>> = Mutex::new(None);
         let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(board) = &*own {
             return Ok(board.clone());
         }
         let segment = Segment::create(BOARD_LEN)?;
         segment.at::<Head>(0).magic.store(MAGIC, Ordering::Release);
-        let mut boards = boards().lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boards = boards();
         let board = Board::sit_down(&mut boards, segment)?;
         *own = Some(board.clone());
         Ok(board)
@@ -195,30 +234,35 @@ impl Board {
                 "the memory that came with a handle is not a board of presences",
             ));
         }
-        let mut boards = boards().lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boards = boards();
         match boards.get(&segment.start().addr()).and_then(Weak::upgrade) {
             Some(board) => Ok(board),
             None => Board::sit_down(&mut boards, segment),
         }
     }
 
-    fn sit_down(boards: &mut HashMap<usize, Weak<Board>>, segment: Arc<Segment>) -> io::Result<Arc<Board>> {
+    fn sit_down(boards: &mut Boards, segment: Arc<Segment>) -> io::Result<Arc<Board>> {
+        let seat = AtomicU32::new(Board::take_seat(&segment)?.bits());
+        let board = Arc::new(Board { seat, segment, parents: AtomicU32::new(0) });
+        boards.retain(|_, board| board.strong_count() > 0);
+        boards.insert(board.segment.start().addr(), Arc::downgrade(&board));
+        Ok(board)
+    }
+
+    fn take_seat(segment: &Arc<Segment>) -> io::Result<Seat> {
         let tid = crate::wait::reactor::keeper()?;
         let started = sys::start_time();
         let turn = segment.at::<Head>(0).turn.fetch_add(1, Ordering::Relaxed) as usize;
         for step in 0..SEATS {
             let slot = 1 + (turn + step) % SEATS;
-            let Some(generation) = robust::take(&segment, slot, tid) else { continue };
-            let words = words(&segment, slot);
+            let Some(generation) = robust::take(segment, slot, tid) else { continue };
+            let words = words(segment, slot);
             words.pid.store(std::process::id(), Ordering::Relaxed);
             words.started_low.store(started as u32, Ordering::Relaxed);
             words.started_high.store((started >> 32) as u32, Ordering::Relaxed);
             // From here on it counts as alive.
             words.word.store(tid | WAITERS, Ordering::Release);
-            let board = Arc::new(Board { seat: Seat::new(slot, generation), segment });
-            boards.retain(|_, board| board.strong_count() > 0);
-            boards.insert(board.segment.start().addr(), Arc::downgrade(&board));
-            return Ok(board);
+            return Ok(Seat::new(slot, generation));
         }
         Err(io::Error::new(
             io::ErrorKind::QuotaExceeded,
@@ -229,7 +273,31 @@ impl Board {
     /// This process's seat.
     #[inline]
     pub(crate) fn seat(&self) -> Seat {
-        self.seat
+        match self.seat.load(Ordering::Relaxed) {
+            0 => self.seat_after_fork(),
+            bits => Seat(bits),
+        }
+    }
+
+    /// A forked child sits down. Should there be no seat or no thread for it, it goes by its parent's seat, as if it were a part of it: locks then
+    /// still exclude, but its death alone isn't noticed.
+    #[cold]
+    fn seat_after_fork(&self) -> Seat {
+        let _boards = boards();
+        if self.seat.load(Ordering::Relaxed) == 0 {
+            let seat =
+                Board::take_seat(&self.segment).map_or_else(|_| self.parents.load(Ordering::Relaxed), Seat::bits);
+            self.seat.store(seat, Ordering::Relaxed);
+        }
+        Seat(self.seat.load(Ordering::Relaxed))
+    }
+
+    /// Whether what has these bits as its holder is held by this process, and not by the parent of which it was forked. Asks nobody else, and takes
+    /// no seat.
+    #[inline]
+    pub(crate) fn is_mine(&self, holder: u32) -> bool {
+        forked::generation() == 0
+            || (holder & SEAT_BITS != 0 && holder & SEAT_BITS == self.seat.load(Ordering::Relaxed))
     }
 
     pub(crate) fn segment(&self) -> &Arc<Segment> {
@@ -288,9 +356,6 @@ impl Board {
     /// It is "yes" after [`PATIENCE`] in any case, which matters to a process that has replaced itself by `exec`: none of its old threads runs any
     /// more, but that can't be told from outside. Where `/proc` doesn't show the process (another pid namespace), it's "yes" at once.
     pub(crate) fn has_left(&self, dead: Seat) -> bool {
-        /// Whom we are waiting for, and since when.
-        static LEAVING: Mutex<Vec<(usize, Seat, Instant)>> = Mutex::new(Vec::new());
-
         let words = words(&self.segment, dead.slot());
         let pid = words.pid.load(Ordering::Relaxed);
         let started = u64::from(words.started_low.load(Ordering::Relaxed))
@@ -317,13 +382,16 @@ impl Board {
 impl Drop for Board {
     fn drop(&mut self) {
         // The last object of this board has gone. (A new `Board` for the same memory takes another seat.)
-        robust::leave(&self.segment, self.seat.slot());
+        let seat = *self.seat.get_mut();
+        if seat != 0 {
+            robust::leave(&self.segment, Seat(seat).slot());
+        }
     }
 }
 
 impl fmt::Debug for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Board").field("seat", &self.seat).finish_non_exhaustive()
+        f.debug_struct("Board").field("seat", &Seat(self.seat.load(Ordering::Relaxed))).finish_non_exhaustive()
     }
 }
 
@@ -335,7 +403,7 @@ fn words(segment: &Segment, slot: usize) -> &Words {
 pub(crate) mod robust {
     use std::mem::size_of;
     use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
     use super::{FUTEX_OFFSET, GENERATION, OWNER_DIED, Segment, TID, futex, words};
 
@@ -353,6 +421,22 @@ pub(crate) mod robust {
 
     /// Our seats, in the order of the list, the last one first in it. The links themselves stand in shared memory and are never read by us.
     static SEATS: Mutex<Vec<(Arc<Segment>, usize)>> = Mutex::new(Vec::new());
+
+    /// The list, held over a fork.
+    pub(crate) struct Frozen(MutexGuard<'static, Vec<(Arc<Segment>, usize)>>);
+
+    pub(crate) fn freeze() -> Frozen {
+        Frozen(SEATS.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    impl Frozen {
+        /// In a forked child: the list is the parent's keeper's. The child's own, when there is one, begins anew.
+        pub(crate) fn forget(&mut self) {
+            std::mem::forget(std::mem::take(&mut *self.0));
+            HEAD.next.store(head(), Ordering::SeqCst);
+            HEAD.pending.store(0, Ordering::SeqCst);
+        }
+    }
 
     fn head() -> u64 {
         (&raw const HEAD).addr() as u64

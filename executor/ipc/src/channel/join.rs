@@ -17,13 +17,13 @@
 //! Joiners sleep on a word of their own and on the presences of the processes that have unfinished items. They are woken when a row becomes empty, and when one becomes
 //! busy, as there is then another process whose death they must hear of. The protocol is that of the ring.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::mem::size_of;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -77,7 +77,30 @@ pub(crate) struct Rows {
 /// The row of this process. Handed back with its last handle: what the process has not finished by then counts as finished.
 struct Row {
     ring: Ring,
-    index: usize,
+    /// [`NONE`]: this process, a forked child, has not needed one yet.
+    index: AtomicUsize,
+}
+
+/// No row.
+const NONE: usize = usize::MAX;
+
+/// The rows of this process, by the address of the ring's mapping.
+static KNOWN: Mutex<BTreeMap<usize, Weak<Row>>> = Mutex::new(BTreeMap::new());
+
+/// The table of rows, held over a fork.
+pub(crate) struct Frozen(MutexGuard<'static, BTreeMap<usize, Weak<Row>>>);
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen(KNOWN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Frozen {
+    /// In a forked child: the rows are the parent's.
+    pub(crate) fn forget(&mut self) {
+        for row in self.0.values().filter_map(Weak::upgrade) {
+            row.index.store(NONE, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What there is to be finished, and by whom.
@@ -103,16 +126,16 @@ impl Rows {
 
     /// `count` items are about to leave the ring for this process.
     pub(crate) fn take(&self, count: u32) {
-        let Some(mine) = &self.mine else { return };
-        if row(&self.ring, mine.index).open.fetch_add(count, Ordering::AcqRel) == 0 {
+        let Some(mine) = self.mine.as_ref().and_then(|mine| mine.index()) else { return };
+        if row(&self.ring, mine).open.fetch_add(count, Ordering::AcqRel) == 0 {
             ring::tell_all(&head(&self.ring).joined);
         }
     }
 
     /// One item is finished; whether there was one to finish.
     pub(crate) fn done(&self) -> bool {
-        let Some(mine) = &self.mine else { return false };
-        let open = &row(&self.ring, mine.index).open;
+        let Some(mine) = self.mine.as_ref().and_then(|mine| mine.index()) else { return false };
+        let open = &row(&self.ring, mine).open;
         match open.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |open| open.checked_sub(1)) {
             Ok(1) => {
                 ring::tell_all(&head(&self.ring).joined);
@@ -184,19 +207,35 @@ impl Rows {
 impl Row {
     /// All handles of this process share a row, also those that arrived separately.
     fn mine(ring: &Ring) -> Option<Arc<Self>> {
-        static KNOWN: OnceLock<Mutex<HashMap<usize, Weak<Row>>>> = OnceLock::new();
-        let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         let key = ring.object().segment().start().addr();
         if let Some(row) = known.get(&key).and_then(Weak::upgrade) {
             return Some(row);
         }
-        let row = Arc::new(Row::claim(ring)?);
+        let row = Arc::new(Row { ring: ring.clone(), index: AtomicUsize::new(Row::claim(ring)?) });
         known.retain(|_, row| row.strong_count() > 0);
         known.insert(key, Arc::downgrade(&row));
         Some(row)
     }
 
-    fn claim(ring: &Ring) -> Option<Self> {
+    #[inline]
+    fn index(&self) -> Option<usize> {
+        match self.index.load(Ordering::Relaxed) {
+            NONE => self.index_after_fork(),
+            index => Some(index),
+        }
+    }
+
+    #[cold]
+    fn index_after_fork(&self) -> Option<usize> {
+        let _known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.index.load(Ordering::Relaxed) == NONE {
+            self.index.store(Row::claim(&self.ring)?, Ordering::Relaxed);
+        }
+        Some(self.index.load(Ordering::Relaxed))
+    }
+
+    fn claim(ring: &Ring) -> Option<usize> {
         let board = ring.object().board();
         let me = board.seat().bits();
         for index in 0..ROWS {
@@ -214,7 +253,7 @@ impl Row {
             }
             if row.seat.compare_exchange(before, me, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 head(ring).used.fetch_max(index as u32 + 1, Ordering::AcqRel);
-                return Some(Row { ring: ring.clone(), index });
+                return Some(index);
             }
         }
         None // There are more rows than processes, so a peer has lied. Nothing is counted then.
@@ -223,7 +262,11 @@ impl Row {
 
 impl Drop for Row {
     fn drop(&mut self) {
-        let row = row(&self.ring, self.index);
+        let index = *self.index.get_mut();
+        if index == NONE {
+            return;
+        }
+        let row = row(&self.ring, index);
         row.open.store(0, Ordering::Release);
         row.seat.store(0, Ordering::Release);
         ring::tell_all(&head(&self.ring).joined);

@@ -13,7 +13,7 @@
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
@@ -87,8 +87,17 @@ fn all() -> impl Iterator<Item = &'static Watch> {
     })
 }
 
+/// Whether the handler is installed.
+static INSTALLED: Mutex<bool> = Mutex::new(false);
+
+/// The right to install the handler, held over a fork.
+pub(crate) struct Frozen(#[allow(dead_code)] MutexGuard<'static, bool>);
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen(INSTALLED.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 fn install() -> io::Result<()> {
-    static INSTALLED: Mutex<bool> = Mutex::new(false);
     let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
     if *installed {
         return Ok(());

@@ -682,7 +682,9 @@ impl SharedList {
         let mut item = item.ok_or(ListError::Damaged { index })?;
         let result = change(&mut item);
         check_room(&item, index, place)?;
-        twin::publish(&slot.version, |which| write(&self.segment, place.copy(which), &item));
+        if lock.is_mine() {
+            twin::publish(&slot.version, |which| write(&self.segment, place.copy(which), &item));
+        }
         drop(lock);
         self.check_lost()?;
         Ok(result)

@@ -181,12 +181,19 @@ impl<'a> PidMutex<'a> {
     }
 }
 
+impl PidLock<'_> {
+    /// Whether it isn't the parent's, from which we were forked off under it.
+    #[inline]
+    pub(crate) fn is_mine(&self) -> bool {
+        self.0.holder.load(Ordering::Relaxed) & !ASLEEP == me()
+    }
+}
+
 impl Drop for PidLock<'_> {
     #[inline]
     fn drop(&mut self) {
         let words = self.0;
-        if words.holder.load(Ordering::Relaxed) & !ASLEEP != me() {
-            // The parent's, if we are a forked child; or a peer has meddled.
+        if !self.is_mine() {
             return;
         }
         if words.holder.swap(0, Ordering::SeqCst) & ASLEEP != 0 {

@@ -12,8 +12,8 @@ use std::io;
 use std::mem::{align_of, size_of};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rustix::fs::FileType;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -167,6 +167,22 @@ type Known = HashMap<(u64, u64), Weak<Segment>>;
 fn known() -> &'static Mutex<Known> {
     static KNOWN: OnceLock<Mutex<Known>> = OnceLock::new();
     KNOWN.get_or_init(Mutex::default)
+}
+
+/// The table of segments, held over a fork.
+pub(crate) struct Frozen(MutexGuard<'static, Known>);
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen(known().lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Frozen {
+    /// In a forked child: those who had slices are other threads, of the parent.
+    pub(crate) fn forget(&mut self) {
+        for segment in self.0.values().filter_map(Weak::upgrade) {
+            segment.sliced.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Segment {

@@ -167,6 +167,7 @@ impl BarrierWaitResult {
 /// Somebody who has come.
 #[derive(Clone, Copy)]
 struct Arrival {
+    seat: Seat,
     round: u32,
     resets: u32,
     index: u32,
@@ -227,7 +228,7 @@ impl State {
         self.places[word] |= 1 << bit;
         self.arrived = self.arrived.saturating_add(1);
         let (round, resets) = (self.round, self.resets);
-        Ok(Arrival { round, resets, index: word as u32 * 64 + bit, leader: self.arrived >= self.parties })
+        Ok(Arrival { seat: me, round, resets, index: word as u32 * 64 + bit, leader: self.arrived >= self.parties })
     }
 
     /// Gives a place in the round up.
@@ -699,6 +700,10 @@ impl Drop for Visit<'_> {
     fn drop(&mut self) {
         // Only a future that is dropped while it waits still has its place.
         let Some(arrival) = self.arrival.take() else { return };
+        if !self.barrier.object.board().is_mine(arrival.seat.bits()) {
+            // It was the parent who came, before a fork.
+            return;
+        }
         self.barrier.change(|state, board, _| {
             if state.outcome(arrival).is_some() || state.acting != 0 {
                 return Verdict::Unchanged(());

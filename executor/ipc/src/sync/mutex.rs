@@ -278,7 +278,9 @@ pub struct MutexGuard<'a, T: Plain> {
 impl<'a, T: Plain> MutexGuard<'a, T> {
     /// Makes the changes so far the value, without unlocking: what a death or a panic from here on doesn't undo.
     pub fn commit(&mut self) {
-        self.draft.commit(self.mutex.cell());
+        if self.mutex.raw().is_mine() {
+            self.draft.commit(self.mutex.cell());
+        }
     }
 
     /// Forgets the changes since the last commit.
@@ -316,8 +318,10 @@ impl<T: Plain> DerefMut for MutexGuard<'_, T> {
 impl<T: Plain> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.draft.finish(self.mutex.cell());
-        self.mutex.raw().unlock();
+        if self.mutex.raw().is_mine() {
+            self.draft.finish(self.mutex.cell());
+            self.mutex.raw().unlock();
+        }
     }
 }
 

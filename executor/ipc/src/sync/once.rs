@@ -215,12 +215,18 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     fn complete(self) {
+        if !self.once.raw().is_mine() {
+            return;
+        }
         self.once.head().done.store(1, Ordering::Release);
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
+        if !self.once.raw().is_mine() {
+            return;
+        }
         if !self.once.is_completed() {
             self.once.head().failed.store(GAVE_UP, Ordering::Relaxed);
         }

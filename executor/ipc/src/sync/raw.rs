@@ -155,12 +155,18 @@ impl<'a> RawLock<'a> {
         wait::block(until, || self.step(&mut slept))
     }
 
-    /// Gives it back. Only for the one who holds it.
+    /// Gives it back. Only for the one who holds it, or did so before a fork: then it's the parent's, and nothing happens.
     #[inline]
     pub(crate) fn unlock(self) {
-        if protocol::give_back(self.word) {
+        if self.is_mine() && protocol::give_back(self.word) {
             self.wake();
         }
+    }
+
+    /// For those who hold it: whether that's this process, or its parent, from which a guard was inherited by a fork.
+    #[inline]
+    pub(crate) fn is_mine(self) -> bool {
+        self.object.board().is_mine(self.word.load(Ordering::Relaxed))
     }
 
     #[cold]

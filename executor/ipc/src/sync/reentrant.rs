@@ -65,6 +65,13 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The same, held over a fork.
+pub(crate) struct Frozen(#[allow(dead_code)] MutexGuard<'static, ()>);
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen(one_at_a_time())
+}
+
 /// Who owns a [`ReentrantMutex`] in the place of a thread: make one for each task.
 ///
 /// # Examples
@@ -377,6 +384,9 @@ struct Held<'a, T: Plain> {
 
 impl<T: Plain> Drop for Held<'_, T> {
     fn drop(&mut self) {
+        if !self.mutex.raw().is_mine() {
+            return;
+        }
         let _one = self.shared.then(one_at_a_time);
         let head = self.mutex.head();
         let depth = head.depth.load(Ordering::Relaxed);

@@ -288,7 +288,7 @@ impl<T: Plain> RwLock<T> {
 
     fn reader(&self, entered: Result<u32, LockError<()>>) -> LockResult<RwLockReadGuard<'_, T>> {
         let poisoned = entered.map_err(|error| error.map(|()| unreachable!("not inside")))?;
-        let inside = Inside { object: &self.object, mode: Mode::Read };
+        let inside = Inside::new(&self.object, Mode::Read);
         let guard = RwLockReadGuard { value: self.cell().get(), _inside: inside };
         match poison::read(poisoned) {
             None => Ok(guard),
@@ -298,8 +298,8 @@ impl<T: Plain> RwLock<T> {
 
     fn writer(&self, entered: Result<u32, LockError<()>>) -> LockResult<RwLockWriteGuard<'_, T>> {
         let poisoned = entered.map_err(|error| error.map(|()| unreachable!("not inside")))?;
-        let inside = Inside { object: &self.object, mode: Mode::Write };
-        let guard = RwLockWriteGuard { lock: self, draft: Draft::new(self.cell()), _inside: inside };
+        let inside = Inside::new(&self.object, Mode::Write);
+        let guard = RwLockWriteGuard { lock: self, draft: Draft::new(self.cell()), inside };
         match poison::read(poisoned) {
             None => Ok(guard),
             Some(pid) => Err(LockError::Poisoned { pid, guard }),
@@ -404,12 +404,27 @@ impl Drop for Turn<'_> {
 struct Inside<'a> {
     object: &'a Object,
     mode: Mode,
+    seat: Seat,
+}
+
+impl<'a> Inside<'a> {
+    fn new(object: &'a Object, mode: Mode) -> Self {
+        Inside { object, mode, seat: object.board().seat() }
+    }
+
+    /// Whether it isn't the parent's, from which it was inherited by a fork.
+    fn is_mine(&self) -> bool {
+        self.object.board().is_mine(self.seat.bits())
+    }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        transact(self.object, |state, board| {
-            state.leave(self.mode, board.seat());
+        if !self.is_mine() {
+            return;
+        }
+        transact(self.object, |state, _| {
+            state.leave(self.mode, self.seat);
             Verdict::Changed(())
         });
     }
@@ -478,13 +493,15 @@ pub struct RwLockWriteGuard<'a, T: Plain> {
     lock: &'a RwLock<T>,
     draft: Draft<T>,
     /// Left after the draft has been committed.
-    _inside: Inside<'a>,
+    inside: Inside<'a>,
 }
 
 impl<T: Plain> RwLockWriteGuard<'_, T> {
     /// Makes the changes so far the value, without unlocking: what a death or a panic from here on doesn't undo.
     pub fn commit(&mut self) {
-        self.draft.commit(self.lock.cell());
+        if self.inside.is_mine() {
+            self.draft.commit(self.lock.cell());
+        }
     }
 
     /// Forgets the changes since the last commit.
@@ -514,7 +531,9 @@ impl<T: Plain> DerefMut for RwLockWriteGuard<'_, T> {
 
 impl<T: Plain> Drop for RwLockWriteGuard<'_, T> {
     fn drop(&mut self) {
-        self.draft.finish(self.lock.cell());
+        if self.inside.is_mine() {
+            self.draft.finish(self.lock.cell());
+        }
     }
 }
 

@@ -329,7 +329,7 @@ impl Semaphore {
     }
 
     fn permit(&self, permits: u32) -> Permit {
-        Permit { semaphore: self.clone(), permits }
+        Permit { semaphore: self.clone(), permits, seat: self.object.board().seat() }
     }
 }
 
@@ -431,6 +431,8 @@ impl<'de> Deserialize<'de> for Semaphore {
 pub struct Permit {
     semaphore: Semaphore,
     permits: u32,
+    /// Whose it is.
+    seat: Seat,
 }
 
 impl Permit {
@@ -440,10 +442,18 @@ impl Permit {
         self.permits
     }
 
+    /// Whether it isn't the parent's, from which it was inherited by a fork.
+    fn is_mine(&self) -> bool {
+        self.semaphore.object.board().is_mine(self.seat.bits())
+    }
+
     /// Keeps the permits out of the semaphore, without anybody having them, until [`Semaphore::release`] adds as many. They don't come back by themselves when this process
     /// dies. With that, one process can acquire and another one release, as Python's semaphores do.
     pub fn forget(mut self) {
         let count = std::mem::take(&mut self.permits);
+        if !self.is_mine() {
+            return;
+        }
         self.semaphore.transact(|state, board| {
             state.lose(board.seat(), count);
             Verdict::Changed(())
@@ -453,7 +463,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.permits == 0 {
+        if self.permits == 0 || !self.is_mine() {
             return;
         }
         self.semaphore.transact(|state, board| {

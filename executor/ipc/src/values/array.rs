@@ -820,7 +820,9 @@ impl<T: Plain> Array<T> {
     fn change<R>(&self, held: Held<'_>, index: usize, offset: usize, change: impl FnOnce(&mut T) -> R) -> R {
         let mut value = load(&self.object, offset);
         let result = change(&mut value);
-        self.put(index, offset, &value);
+        if self.raw().is_mine() {
+            self.put(index, offset, &value);
+        }
         drop(held);
         result
     }
@@ -861,6 +863,10 @@ struct Held<'a>(RawLock<'a>, &'a AtomicBool);
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
+        if !self.0.is_mine() {
+            // The parent's, from which we were forked off.
+            return;
+        }
         self.1.store(false, Ordering::Release);
         self.0.unlock();
     }
@@ -895,6 +901,7 @@ impl<'de, T: Plain> Deserialize<'de> for Array<T> {
 /// The lock of an [`Array`], and its elements as a slice in place.
 ///
 /// The guard may move to another thread. If the process dies, or the thread panics, after the elements were lent mutably, the array is poisoned.
+/// In a child that a plain `fork` makes under the lock, the copy of the guard has no elements: the lock is the parent's.
 #[must_use = "the lock is given back when the guard is dropped"]
 pub struct ArrayGuard<'a, T: Plain> {
     array: &'a Array<T>,
@@ -906,7 +913,7 @@ pub struct ArrayGuard<'a, T: Plain> {
 impl<T: Plain> ArrayGuard<'_, T> {
     /// Says that the elements are in order (again), after a process ended while it was writing to them.
     pub fn repair(&mut self) {
-        if self.poisoned {
+        if self.poisoned && self.array.raw().is_mine() {
             self.poisoned = false;
             // Ours from now on: dying before the guard is dropped poisons the array again.
             self.writing = true;
@@ -925,6 +932,9 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
+        if !self.array.raw().is_mine() {
+            return &[];
+        }
         // SAFETY: in bounds of a mapping that lives as long as the array that is borrowed (see `start`); aligned, as `ELEMENTS` makes sure, given that mappings
         // begin at pages; initialised and valid, as any bytes are a `T`. Nobody writes meanwhile: see the head of this file, points 2 to 4.
         unsafe { std::slice::from_raw_parts(self.start(), self.array.len) }
@@ -933,6 +943,9 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
 
 impl<T: Plain> DerefMut for ArrayGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
+        if !self.array.raw().is_mine() {
+            return &mut [];
+        }
         if !self.writing && !self.poisoned {
             self.writing = true;
             self.array.head().writer.store(pid_lock::pid(), Ordering::Relaxed);
@@ -946,6 +959,10 @@ impl<T: Plain> DerefMut for ArrayGuard<'_, T> {
 
 impl<T: Plain> Drop for ArrayGuard<'_, T> {
     fn drop(&mut self) {
+        if !self.array.raw().is_mine() {
+            // The parent's, from which we were forked off.
+            return;
+        }
         if self.writing && (self.was_panicking || !std::thread::panicking()) {
             compiler_fence(Ordering::SeqCst);
             self.array.head().writer.store(0, Ordering::Release);

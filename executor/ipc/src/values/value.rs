@@ -321,9 +321,12 @@ impl<T: Plain> Value<T> {
         twin::read_locked(&self.head().version, |which| load(&self.object, Self::copy(which)))
     }
 
-    /// Under the lock.
+    /// Under the lock; unless that's the parent's, from which the caller was forked off under it.
     #[inline]
     fn publish(&self, value: &T) {
+        if !self.raw().is_mine() {
+            return;
+        }
         twin::publish(&self.head().version, |which| store(&self.object, Self::copy(which), value));
     }
 

@@ -19,11 +19,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::{Change, Word, futex};
+use crate::forked;
 use crate::presence::robust;
 
 /// For how many words one thread sleeps, besides its doorbell.
@@ -44,7 +45,7 @@ struct Sleeper {
 
 /// What one thread sleeps for.
 #[derive(Default)]
-struct Bed {
+pub(crate) struct Bed {
     sleepers: Mutex<Vec<Sleeper>>,
     doorbell: AtomicU32,
 }
@@ -119,9 +120,33 @@ fn words_of(sleepers: &[Sleeper]) -> usize {
 
 static BEDS: Mutex<Vec<Arc<Bed>>> = Mutex::new(Vec::new());
 
+/// The first thread's id.
+static KEEPER: Mutex<Option<u32>> = Mutex::new(None);
+
+/// The threads and what they sleep for, held over a fork.
+pub(crate) struct Frozen {
+    keeper: MutexGuard<'static, Option<u32>>,
+    beds: MutexGuard<'static, Vec<Arc<Bed>>>,
+}
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen {
+        keeper: KEEPER.lock().unwrap_or_else(PoisonError::into_inner),
+        beds: BEDS.lock().unwrap_or_else(PoisonError::into_inner),
+    }
+}
+
+impl Frozen {
+    /// In a forked child: there are no such threads. What they slept for isn't freed, as they may have been in the middle of it.
+    pub(crate) fn forget(&mut self) {
+        *self.keeper = None;
+        std::mem::forget(std::mem::take(&mut *self.beds));
+    }
+}
+
 /// Starts the first thread, if it isn't there yet, and returns its thread id.
 pub(crate) fn keeper() -> io::Result<u32> {
-    static KEEPER: Mutex<Option<u32>> = Mutex::new(None);
+    forked::watch();
     let mut keeper = KEEPER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(tid) = *keeper {
         return Ok(tid);
@@ -158,6 +183,8 @@ pub(crate) struct Sleep {
     over: Arc<AtomicBool>,
     word: Word,
     used: bool,
+    /// By how many forks this process came to be; those of another number are slept by a thread of the parent.
+    forks: u32,
 }
 
 /// Has `waker` woken when the change may have come.
@@ -176,7 +203,7 @@ pub(crate) fn sleep(mut change: Change, waker: Waker) -> Sleep {
             sleepers.extend(sleeper.take());
             drop(sleepers);
             bed.ring();
-            return Sleep { id, bed: Some(bed.clone()), over, word, used: false };
+            return Sleep { id, bed: Some(bed.clone()), over, word, used: false, forks: forked::generation() };
         }
     }
     let bed = Arc::new(Bed::default());
@@ -185,14 +212,14 @@ pub(crate) fn sleep(mut change: Change, waker: Waker) -> Sleep {
     match start("polypool-ipc-waits", move || its.run()) {
         Ok(()) => {
             beds.push(bed.clone());
-            Sleep { id, bed: Some(bed), over, word, used: false }
+            Sleep { id, bed: Some(bed), over, word, used: false, forks: forked::generation() }
         }
         Err(_) => {
             // No thread to be had: the future looks again by itself, which costs time but is never wrong.
             drop(beds);
             std::thread::yield_now();
             bed.wake(|_| true);
-            Sleep { id, bed: None, over, word, used: false }
+            Sleep { id, bed: None, over, word, used: false, forks: forked::generation() }
         }
     }
 }
@@ -203,7 +230,7 @@ impl Sleep {
         if self.over.load(Ordering::Acquire) {
             return true;
         }
-        let Some(bed) = &self.bed else { return true };
+        let Some(bed) = self.bed() else { return true };
         let mut sleepers = bed.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
         match sleepers.iter_mut().find(|sleeper| sleeper.id == self.id) {
             Some(sleeper) => {
@@ -214,6 +241,11 @@ impl Sleep {
         }
     }
 
+    /// `None` also in a forked child, where nobody sleeps in it, and its lock may be held for ever.
+    fn bed(&self) -> Option<&Bed> {
+        self.bed.as_deref().filter(|_| self.forks == forked::generation())
+    }
+
     /// The future has looked again, so the wake-up has done its work.
     pub(crate) fn used(mut self) {
         self.used = true;
@@ -222,7 +254,7 @@ impl Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(bed) = &self.bed {
+        if let Some(bed) = self.bed() {
             let gone: Vec<Sleeper> = {
                 let mut sleepers = bed.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
                 sleepers.extract_if(.., |sleeper| sleeper.id == self.id).collect()

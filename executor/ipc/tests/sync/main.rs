@@ -8,6 +8,7 @@ mod family;
 mod barrier;
 mod condvar;
 mod event;
+mod forked;
 mod mutex;
 mod once;
 mod reentrant;
@@ -35,6 +36,7 @@ fn roles() {
         barrier::ROLES,
         condvar::ROLES,
         event::ROLES,
+        forked::ROLES,
         mutex::ROLES,
         once::ROLES,
         reentrant::ROLES,
