@@ -16,6 +16,7 @@ pub(crate) const ROLES: &[crate::Role] = &[
     ("forked: inherits", inherits),
     ("forked: dies", dies),
     ("forked: outlives", outlives),
+    ("forked: lends", lends),
     ("forked: counts", counts),
     ("forked: busy", busy),
 ];
@@ -232,6 +233,36 @@ fn outlives(parent: &Peer) {
         done.set(1 + one + two);
     });
     parent.recv::<()>();
+}
+
+fn lends(parent: &Peer) {
+    parent.recv::<()>();
+    let array = Array::from_slice(&[1_u64]).unwrap();
+    let (held, tried) = (Event::new().unwrap(), Event::new().unwrap());
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let mut guard = array.lock().unwrap();
+            held.set();
+            tried.wait();
+            guard[0] = 2;
+        });
+        held.wait();
+        // The child has a copy of the guard as well, but not the thread that would drop it.
+        let child = fork(|| {
+            assert!(matches!(array.try_lock(), Err(LockError::WouldBlock)));
+            assert!(array.try_get(0).is_err());
+            tried.set();
+            assert_eq!(array.get_timeout(0, LIMIT / 2), Ok(2));
+            array.lock_timeout(LIMIT / 2).unwrap()[0] = 3;
+        });
+        child.join();
+    });
+    assert_eq!(array.get(0), Ok(3));
+}
+
+#[test]
+fn a_slice_that_another_thread_had_at_the_fork_keeps_no_child_out() {
+    in_time(|| child("forked: lends", &()).join());
 }
 
 #[test]
