@@ -28,6 +28,7 @@ polypool_ipc::before_main!(roles);
 fn roles() {
     family::run_roles(&[
         ("writer", writer),
+        ("renamer", renamer),
         ("attacher", attacher),
         ("creator", creator),
         ("scope_owner", scope_owner),
@@ -221,6 +222,52 @@ fn a_name_is_created_opened_and_unlinked_once() {
     drop(next);
     assert!(name.file().exists(), "a name stays");
     SharedMemory::unlink_name(&name.0).unwrap();
+}
+
+fn renamer(parent: &Peer) {
+    let name: String = parent.recv();
+    let mut made = 0;
+    let until = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < until {
+        // Taken by the other process at this moment; or ours until we take it away, whatever the others do with theirs.
+        let Ok(memory) = SharedMemory::create_new(&name, 8) else { continue };
+        made += 1;
+        assert!(SharedMemory::open(&name).expect("somebody took our name away").is_same(&memory));
+        let unlinked: usize = std::thread::scope(|scope| {
+            let unlink = || memory.unlink().is_ok();
+            let others = [scope.spawn(unlink), scope.spawn(unlink)];
+            others.into_iter().map(|other| usize::from(other.join().unwrap())).sum()
+        });
+        assert_eq!(unlinked, 1, "somebody took our name away, or we took it twice");
+    }
+    parent.send(&made);
+}
+
+#[test]
+fn a_name_that_is_created_and_unlinked_by_many_is_only_taken_from_its_own_memory() {
+    let name = TestName::new();
+    let children: Vec<_> = (0..3).map(|_| child("renamer", &name.0)).collect();
+    let made: u64 = children.iter().map(|child| child.recv::<u64>()).sum();
+    assert!(made > 0);
+    children.into_iter().for_each(|child| child.join());
+}
+
+#[test]
+fn who_unlinks_a_name_waits_for_another_one_who_does() {
+    let name = TestName::new();
+    let memory = SharedMemory::create_new(&name.0, 8).unwrap();
+    let file = File::open(name.file()).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| SharedMemory::unlink_name(&name.0).is_ok());
+        assert_eq!(memory.unlink().unwrap_err().kind(), ErrorKind::ResourceBusy);
+        assert!(name.file().exists());
+        drop(file);
+        // It has waited as long as we have, more or less.
+        let unlinked = waits.join().unwrap();
+        assert_ne!(unlinked, name.file().exists());
+    });
+    assert!(memory.unlink().is_ok() || !name.file().exists());
 }
 
 #[test]

@@ -303,7 +303,8 @@ impl std::ops::Deref for Segment {
     }
 }
 
-fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+/// Which memory it is: device and inode.
+pub(super) fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::fstat(fd)?;
     #[allow(clippy::unnecessary_cast)] // The types differ between systems.
     Ok((stat.st_dev as u64, stat.st_ino as u64))
