@@ -119,6 +119,8 @@ pub use memory::{
     shared_memory::{SharedMemory, SharedMemoryCursor},
 };
 pub use pidfd::{Exit, PidFd, SIGKILL, SIGTERM, try_wait_pid};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use presence::PresenceError;
 pub use single_thread::NotSingleThreaded;
 pub use startup::{close_inherited, die_now, ignore_sigpipe, remove_env, set_process_name, take_stdin};
 #[cfg(any(target_os = "linux", target_os = "android"))]

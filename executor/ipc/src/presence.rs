@@ -36,6 +36,9 @@
 //! The first object that a process makes makes a board. A process that receives a handle joins the board that comes with it, and sits on it as long as it has objects
 //! of it; for its own objects it uses its own board. What a process holds on each board is a seat of its own.
 //!
+//! The kernel looks at 2,048 entries of a robust list only, so a process can sit on as many boards: have objects that were made by as many processes
+//! at a time. A further one is refused ([`PresenceError::TooManyBoards`]), rather than deaths going unnoticed.
+//!
 //! # Forks
 //!
 //! A child that a process makes by a plain `fork` has no keeper, and no seat: it takes seats of its own, on the boards it has inherited, as it first uses
@@ -83,6 +86,37 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The bits of a word that a [`Seat`] takes; the two highest are free for the flags of its user.
 pub(crate) const SEAT_BITS: u32 = (1 << (SLOT_BITS + GENERATION_BITS)) - 1;
+
+/// How many entries of a robust list the kernel looks at when a thread ends (its `ROBUST_LIST_LIMIT`). Those beyond it would count as alive for ever.
+const MOST_BOARDS: usize = 2_048;
+
+/// Why this process can't share an object with others: the inner error of the [`io::Error`] of kind [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) that
+/// making or receiving a handle ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PresenceError {
+    /// As many processes as can share objects of one origin do so already.
+    #[error("{limit} processes share objects already, and no more can join them")]
+    #[non_exhaustive]
+    TooManyProcesses {
+        /// How many can.
+        limit: usize,
+    },
+    /// This process has objects that were made by as many other processes as it can have. The kernel would not tell those of a further one when this
+    /// process dies, and what it holds would never be free again.
+    #[error("this process has objects of {limit} processes already, and the kernel tells no more of them of its death")]
+    #[non_exhaustive]
+    TooManyBoards {
+        /// Of how many it can.
+        limit: usize,
+    },
+}
+
+impl From<PresenceError> for io::Error {
+    fn from(error: PresenceError) -> Self {
+        io::Error::new(io::ErrorKind::QuotaExceeded, error)
+    }
+}
 
 /// A process, as objects name it: its seat on the board and the generation of that seat. Never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -251,6 +285,9 @@ impl Board {
 
     fn take_seat(segment: &Arc<Segment>) -> io::Result<Seat> {
         let tid = crate::wait::reactor::keeper()?;
+        if robust::count() >= MOST_BOARDS {
+            return Err(PresenceError::TooManyBoards { limit: MOST_BOARDS }.into());
+        }
         let started = sys::start_time();
         let turn = segment.at::<Head>(0).turn.fetch_add(1, Ordering::Relaxed) as usize;
         for step in 0..SEATS {
@@ -264,10 +301,7 @@ impl Board {
             words.word.store(tid | WAITERS, Ordering::Release);
             return Ok(Seat::new(slot, generation));
         }
-        Err(io::Error::new(
-            io::ErrorKind::QuotaExceeded,
-            format!("{SEATS} processes share objects already, and no more can join them"),
-        ))
+        Err(PresenceError::TooManyProcesses { limit: SEATS }.into())
     }
 
     /// This process's seat.
@@ -444,6 +478,11 @@ pub(crate) mod robust {
 
     fn address(seat: &(Arc<Segment>, usize)) -> u64 {
         words(&seat.0, seat.1).next.as_ptr().addr() as u64
+    }
+
+    /// How many entries it has.
+    pub(super) fn count() -> usize {
+        SEATS.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Makes the list that of the calling thread, which must not end before the process.

@@ -100,19 +100,23 @@ pub(crate) fn start_time() -> u64 {
 /// A thread on its way out has `PF_EXITING` in its flags (the ninth field of `/proc/<pid>/task/<tid>/stat`, see proc_pid_stat(5)) long before its
 /// memory is gone, and doesn't return from the kernel.
 pub(crate) fn may_still_run(pid: Pid, start: u64) -> bool {
-    const PF_EXITING: u64 = 4;
     let process = format!("/proc/{}", pid.as_raw_nonzero());
     if started(std::fs::read_to_string(format!("{process}/stat"))) != start {
         return false;
     }
     let Ok(threads) = std::fs::read_dir(format!("{process}/task")) else { return false };
-    threads.flatten().any(|thread| {
-        let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { return false };
-        let mut fields = stat.rsplit_once(')').map_or("", |(_, after)| after).split_ascii_whitespace();
-        let is_dead = matches!(fields.next(), None | Some("Z" | "X"));
-        let flags: u64 = fields.nth(5).and_then(|field| field.parse().ok()).unwrap_or(0);
-        !is_dead && flags & PF_EXITING == 0
-    })
+    threads
+        .flatten()
+        .any(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| says_it_runs(&stat)))
+}
+
+/// Whether the line that `/proc` has about a thread says that it may still run in user mode.
+fn says_it_runs(stat: &str) -> bool {
+    const PF_EXITING: u64 = 4;
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, after)| after).split_ascii_whitespace();
+    let is_dead = matches!(fields.next(), None | Some("Z" | "X"));
+    let flags: u64 = fields.nth(5).and_then(|field| field.parse().ok()).unwrap_or(0);
+    !is_dead && flags & PF_EXITING == 0
 }
 
 /// Whether the process with that number and start is gone, all its threads included.
@@ -171,4 +175,39 @@ pub(crate) fn monotonic() -> libc::timespec {
     // SAFETY: the pointer is to a structure of ours; this clock is always there.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_exiting_runs_no_more() {
+        // As proc_pid_stat(5) has them: number, name, state, parent, group, session, terminal, its group, flags, and more.
+        let stat =
+            |state: &str, flags: u64| format!("77 (a) R 1 (b)) {state} 1 77 77 0 -1 {flags} 100 0 0 0 1 2 0 0 20 0");
+        for state in ["R", "S", "D", "T", "t"] {
+            assert!(says_it_runs(&stat(state, 0x40_0040)));
+            assert!(!says_it_runs(&stat(state, 0x40_0044)), "PF_EXITING");
+        }
+        assert!(!says_it_runs(&stat("Z", 0x40_0040)) && !says_it_runs(&stat("X", 0)));
+        assert!(!says_it_runs("") && !says_it_runs("77 (a"));
+    }
+
+    #[test]
+    fn a_process_may_run_until_it_has_been_killed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let start = started(std::fs::read_to_string(format!("/proc/{}/stat", child.id())));
+        assert!(start > 0 && may_still_run(pid, start) && !is_gone(pid, start));
+        assert!(!may_still_run(pid, start + 1), "another process had that number");
+        child.kill().unwrap();
+        // Not waited for: it's there, but nothing of it runs.
+        while may_still_run(pid, start) {
+            std::thread::yield_now();
+        }
+        assert!(std::path::Path::new(&format!("/proc/{}", child.id())).exists());
+        child.wait().unwrap();
+        assert!(!may_still_run(pid, start) && is_gone(pid, start));
+    }
 }

@@ -268,3 +268,105 @@ impl Drop for Sleep {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Wake};
+
+    use super::*;
+    use crate::memory::segment::Segment;
+    use crate::wait::{Step, Waiting, block};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    struct Unpark(std::thread::Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    /// Waits for one word and more holders than the kernel takes, until something has changed.
+    fn until_changed(segment: &Arc<Segment>, holders: usize) -> impl FnMut() -> Step<()> + Unpin + use<'_> {
+        move || {
+            let words = || (0..=holders).map(|at| Word::new(segment, 4 * at));
+            if words().any(|word| word.get().load(Ordering::SeqCst) != 0) {
+                return Step::Ready(());
+            }
+            let holders = words().skip(1).map(|word| (word, 0)).collect();
+            Step::Wait(Change { holders, ..Change::of(segment, 0, 0) })
+        }
+    }
+
+    #[test]
+    fn a_holder_beyond_those_that_the_kernel_takes_is_found_too() {
+        keeper().unwrap();
+        // The last one that fits, the first one that doesn't, and others.
+        for changed in [0, 1, WORDS - 1, WORDS, WORDS + 1, 300] {
+            let segment = Segment::create(4096).unwrap();
+            std::thread::scope(|scope| {
+                let (sender, receiver) = std::sync::mpsc::channel();
+                let polled = sender.clone();
+                let asleep = &segment;
+                scope.spawn(move || {
+                    let mut waits = pin!(Waiting::new(until_changed(asleep, 300)));
+                    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+                    let begun = Instant::now();
+                    while waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                        let _ = polled.send("asleep");
+                        if begun.elapsed() > LIMIT {
+                            return;
+                        }
+                        std::thread::park_timeout(LIMIT);
+                    }
+                    let _ = polled.send("awake");
+                });
+                assert_eq!(receiver.recv_timeout(LIMIT), Ok("asleep"));
+                // As the kernel does it for a dead holder.
+                let word = Word::new(&segment, 4 * changed);
+                word.get().store(1, Ordering::SeqCst);
+                futex::wake(word.get(), 1);
+                let mut said = receiver.recv_timeout(LIMIT);
+                while said == Ok("asleep") {
+                    said = receiver.recv_timeout(LIMIT);
+                }
+                assert_eq!(said, Ok("awake"), "{changed}");
+                drop(sender);
+            });
+        }
+    }
+
+    #[test]
+    fn a_blocked_thread_finds_a_holder_beyond_those_that_the_kernel_takes() {
+        for changed in [WORDS, WORDS + 1, 300] {
+            let segment = Segment::create(4096).unwrap();
+            std::thread::scope(|scope| {
+                let (sender, receiver) = std::sync::mpsc::channel();
+                let asleep = &segment;
+                scope.spawn(move || {
+                    let mut step = until_changed(asleep, 300);
+                    sender.send(false).unwrap();
+                    sender.send(block(super::super::after(LIMIT), &mut step).is_some()).unwrap();
+                });
+                assert_eq!(receiver.recv_timeout(LIMIT), Ok(false));
+                let word = Word::new(&segment, 4 * changed);
+                word.get().store(1, Ordering::SeqCst);
+                futex::wake(word.get(), 1);
+                assert_eq!(receiver.recv_timeout(2 * LIMIT), Ok(true), "{changed}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_sleep_of_a_forked_child_is_over() {
+        let segment = Segment::create(4096).unwrap();
+        let mut sleep = sleep(Change::of(&segment, 0, 0), Waker::noop().clone());
+        assert!(!sleep.is_over(Waker::noop()));
+        sleep.forks += 1;
+        assert!(sleep.is_over(Waker::noop()), "the one who slept is a thread of the parent");
+        sleep.forks -= 1;
+    }
+}
