@@ -361,6 +361,19 @@ mod tests {
     }
 
     #[test]
+    fn those_who_wait_for_many_holders_share_a_thread_one_after_the_other() {
+        let segment = Segment::create(4096).unwrap();
+        let before = BEDS.lock().unwrap().len();
+        for _ in 0..40 {
+            let mut waits = pin!(Waiting::new(until_changed(&segment, 300)));
+            assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        // Other tests may have some as well.
+        let after = BEDS.lock().unwrap().len();
+        assert!(after < before + 20, "{before} became {after}");
+    }
+
+    #[test]
     fn a_sleep_of_a_forked_child_is_over() {
         let segment = Segment::create(4096).unwrap();
         let mut sleep = sleep(Change::of(&segment, 0, 0), Waker::noop().clone());
