@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use family::{Child, Peer, child};
 use futures_core::Stream;
 use polypool_ipc::{
-    ByteQueue, CodecError, Fd, GetError, JoinableQueue, PutError, PutFailure, Queue, QueueOptions, TooManyDone,
+    ByteQueue, CodecError, Fd, GetError, JoinableQueue, PutError, PutFailure, Queue, QueueOptions, TooManyDone, pack,
+    unpack,
 };
 use serde::{Deserialize, Serialize};
 
@@ -207,6 +208,48 @@ fn a_handle_in_an_item_is_an_error_that_says_so() {
     let (_, reason) = failure(outer.put(inner));
     assert!(reason.to_string().contains("shared between processes"), "{reason}");
     assert!(outer.is_empty());
+}
+
+mod here {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct Job(pub(super) u64);
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct Task(pub(super) u64);
+}
+
+mod there {
+    /// As another program would have it.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct Job(pub(super) u64);
+}
+
+#[test]
+fn a_handle_is_opened_as_a_queue_of_its_type_only() {
+    fn opens<S: serde::Serialize, T>(queue: &Queue<S>) -> bool {
+        let (bytes, luggage) = pack(|| serde_json::to_vec(queue).unwrap());
+        let opened = unpack(&luggage, || serde_json::from_slice::<Queue<T>>(&bytes));
+        let joinable = unpack(&luggage, || serde_json::from_slice::<JoinableQueue<T>>(&bytes));
+        assert!(joinable.is_err(), "it can't be joined");
+        opened.is_ok_and(|opened| {
+            // Same address, same queue, whatever the items are called.
+            opened.len() == queue.len()
+        })
+    }
+    let queue = Queue::<String>::unbounded().unwrap();
+    assert!(opens::<_, String>(&queue));
+    // Of the same size and alignment, all of them.
+    assert!(!opens::<_, Vec<u8>>(&queue) && !opens::<_, [u64; 3]>(&queue) && !opens::<_, (String,)>(&queue));
+    let queue = Queue::<u64>::unbounded().unwrap();
+    assert!(opens::<_, u64>(&queue) && !opens::<_, i64>(&queue) && !opens::<_, here::Job>(&queue));
+    let queue = Queue::<Vec<here::Job>>::unbounded().unwrap();
+    queue.put(vec![here::Job(7)]).unwrap();
+    assert!(opens::<_, Vec<here::Job>>(&queue) && opens::<_, Vec<there::Job>>(&queue));
+    assert!(!opens::<_, Vec<here::Task>>(&queue) && !opens::<_, Option<here::Job>>(&queue));
+    assert!(!opens::<_, here::Job>(&queue) && !opens::<_, Vec<Vec<here::Job>>>(&queue));
+    let (bytes, luggage) = pack(|| serde_json::to_vec(&queue).unwrap());
+    let theirs: Queue<Vec<there::Job>> = unpack(&luggage, || serde_json::from_slice(&bytes)).unwrap();
+    assert_eq!(theirs.get().unwrap()[0].0, 7);
+    let _ = here::Task(7).0;
 }
 
 #[test]

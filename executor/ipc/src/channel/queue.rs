@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::codec::{self, CodecError};
 use super::join::{self, JoinableQueue, Rows};
 use super::ring::{Batch, Corrupt, DEFAULT_MEMORY, EXTRA, Memory, Mode, Options, Refusal, Ring};
-use crate::object::{Kind, Object, shape_of};
+use crate::object::{Kind, Object};
 use crate::wait::{self, Step, Waiting};
 
 const ITEMS: Kind = *b"queu";
@@ -39,6 +39,8 @@ const KEEP: usize = 64 << 10;
 /// - An item is in the queue when `put` returns; there is no feeder thread behind it. So an item that can't be encoded is an error of its `put`, and doesn't count.
 /// - **Killed processes** do no harm: a putter killed in the middle of a `put` loses that item, a getter killed in the middle of a `get` that one at most. Nobody else
 ///   notices.
+/// - **One type.** A handle can only be received as one of a queue of the same type, by its name without the path; the fields are compared by nobody, and an
+///   item of other ones is an error of its `get`.
 /// - **No end of file.** The queue can't know who will still put something. [`close`](Queue::close) it, or send an item that says so.
 ///
 /// Each operation comes in four forms: `put` blocks the thread, `try_put` never waits, `put_timeout` waits for so long, and `put_async` is a future that needs no
@@ -115,7 +117,7 @@ impl QueueOptions {
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the options are out of range, and what the system says when it is out of descriptors, memory or addresses.
     pub fn queue<T>(&self) -> io::Result<Queue<T>> {
-        Ok(Queue::over(Ring::create(ITEMS, shape_of::<T>(), self.options()?, 0, 0)?))
+        Ok(Queue::over(Ring::create(ITEMS, schema_of::<T>(), self.options()?, 0, 0)?))
     }
 
     /// A queue that also counts the items that have been taken but not finished.
@@ -124,7 +126,7 @@ impl QueueOptions {
     ///
     /// As for [`queue`](QueueOptions::queue).
     pub fn joinable<T>(&self) -> io::Result<JoinableQueue<T>> {
-        let ring = Ring::create(ITEMS, shape_of::<T>(), self.options()?, join::EXTRA, join::JOINABLE)?;
+        let ring = Ring::create(ITEMS, schema_of::<T>(), self.options()?, join::EXTRA, join::JOINABLE)?;
         JoinableQueue::over(Queue::over(ring))
     }
 
@@ -339,6 +341,30 @@ fn claim(rows: Option<&Rows>, count: u32) {
     if let Some(rows) = rows {
         rows.take(count);
     }
+}
+
+/// What the items of a queue are, for comparison when a handle arrives: a hash of the type's name.
+///
+/// The items are encoded, so how they lie in memory doesn't matter, and types of different programs may well be meant to be the same. So the paths are left
+/// out of the name, as a type may have moved, or each program may have its own: `Vec<app::Job>` is `Vec<Job>`.
+fn schema_of<T>() -> u64 {
+    /// FNV-1a.
+    const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let mut hash = SEED;
+    let mut segment = hash;
+    for byte in std::any::type_name::<T>().bytes() {
+        if byte == b':' {
+            // What came before was a part of the path.
+            hash = segment;
+            continue;
+        }
+        hash = (hash ^ u64::from(byte)).wrapping_mul(PRIME);
+        if !(byte == b'_' || byte.is_ascii_alphanumeric()) {
+            segment = hash;
+        }
+    }
+    hash
 }
 
 thread_local! {
@@ -773,7 +799,7 @@ impl<T> Serialize for Queue<T> {
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = Object::deserialize(deserializer, ITEMS, shape_of::<T>(), EXTRA)?;
+        let object = Object::deserialize(deserializer, ITEMS, schema_of::<T>(), EXTRA)?;
         let queue = Queue::over(Ring::over(object).map_err(D::Error::custom)?);
         if queue.rows.is_none() && queue.ring.flags() & join::JOINABLE != 0 {
             return Err(D::Error::custom(
