@@ -1,15 +1,16 @@
 //! What a child that was made by a plain `fork` must not take for its own: the seats, threads and locks of its parent.
 //!
-//! Such a child has all the handles of its parent, but none of its other threads, so nobody keeps its presence. Here the C library's fork handlers see to it
-//! that the child knows no seat of its own on any board; it takes one, with a thread of its own behind it, when it first uses an object. What its
-//! parent held at the fork stays the parent's: copies of guards, permits and places in lines that the child has inherited do nothing when they
-//! are dropped there.
+//! Such a child has all the handles of its parent, but none of its other threads, so nobody keeps its presence. Here
+//! the C library's fork handlers see to it that the child knows no seat of its own on any board; it takes one, with a
+//! thread of its own behind it, when it first uses an object. What its parent held at the fork stays the parent's:
+//! copies of guards, permits and places in lines that the child has inherited do nothing when they are dropped there.
 //!
-//! Another thread of the parent may be anywhere at the moment of the fork, also under one of the locks of this crate's tables, and it doesn't exist in the child. So
-//! all those locks are taken before the fork, and given back after it on both sides. The order in which they are taken is that in which the crate's own functions
-//! nest them.
+//! Another thread of the parent may be anywhere at the moment of the fork, also under one of the locks of this crate's
+//! tables, and it doesn't exist in the child. So all those locks are taken before the fork, and given back after it on
+//! both sides. The order in which they are taken is that in which the crate's own functions nest them.
 //!
-//! Calls that make a process past the C library (`clone`, `_Fork`) aren't noticed. After `exec` there is nothing left to be forgotten.
+//! Calls that make a process past the C library (`clone`, `_Fork`) aren't noticed. After `exec` there is nothing left
+//! to be forgotten.
 
 use std::cell::UnsafeCell;
 use std::sync::Once;
@@ -21,7 +22,8 @@ use crate::sync::reentrant;
 use crate::wait::reactor;
 use crate::{memory, presence};
 
-/// How many forks lie between the first process and this one; as long as it's zero, all that this process has is its own.
+/// How many forks lie between the first process and this one; as long as it's zero, all that this process has is its
+/// own.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// How many forks lie between the first process and this one.
@@ -44,8 +46,8 @@ struct Frozen {
 /// Where the locks are kept between the handlers.
 struct Kept(UnsafeCell<Option<Frozen>>);
 
-// SAFETY: only the handlers touch it, and of several threads that fork at once only the one that has the locks gets there: `before` stores after it has
-// taken them, and the two others take them out of it before they give them back.
+// SAFETY: only the handlers touch it, and of several threads that fork at once only the one that has the locks gets
+// there: `before` stores after it has taken them, and the two others take them out of it before they give them back.
 unsafe impl Sync for Kept {}
 
 static KEPT: Kept = Kept(UnsafeCell::new(None));

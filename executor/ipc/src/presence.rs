@@ -1,13 +1,16 @@
-//! Who is alive: a board of presence words, one seat for each process, on which every claim of a process to a lock, permit or seat rests.
+//! Who is alive: a board of presence words, one seat for each process, on which every claim of a process to a lock,
+//! permit or seat rests.
 //!
-//! A lock word in shared memory names its holder. When the holder dies, somebody must tell the others, and the only one who surely survives is
-//! the kernel. It offers to do this for the words of a *robust list* (`set_robust_list(2)`, made for pthread mutexes): when a thread ends, however it
-//! does, the kernel walks the thread's list, sets [`OWNER_DIED`] in each word that holds the thread's id, and wakes one who waits for it.
+//! A lock word in shared memory names its holder. When the holder dies, somebody must tell the others, and the only one
+//! who surely survives is the kernel. It offers to do this for the words of a *robust list* (`set_robust_list(2)`, made
+//! for pthread mutexes): when a thread ends, however it does, the kernel walks the thread's list, sets [`OWNER_DIED`]
+//! in each word that holds the thread's id, and wakes one who waits for it.
 //!
-//! Here the words are not locks but presences: each process takes one seat on the board, and its word is held by the [keeper](crate::wait::reactor), a thread that ends
-//! only with the process. An object (a lock, a queue …) names its holder by [`Seat`], and whoever waits for the holder waits for the
-//! object's word and the holder's presence at once. So there is one robust word for each process instead of one for each lock, a guard may move between threads,
-//! and the same word serves permits, barrier seats and readers.
+//! Here the words are not locks but presences: each process takes one seat on the board, and its word is held by the
+//! [keeper](crate::wait::reactor), a thread that ends only with the process. An object (a lock, a queue …) names its
+//! holder by [`Seat`], and whoever waits for the holder waits for the object's word and the holder's presence at once.
+//! So there is one robust word for each process instead of one for each lock, a guard may move between threads, and the
+//! same word serves permits, barrier seats and readers.
 //!
 //! ```text
 //!   board (a memfd)                          an object (another memfd)
@@ -27,28 +30,31 @@
 //! | tid | alive | dead (by the kernel), or 0 |
 //! | OWNER_DIED without a tid | dead | taken again, with the next generation |
 //!
-//! The generation is raised while the word still says dead, so a reader that finds an old generation, or a word that says dead, knows that the holder
-//! it looks for is gone; there is no moment at which an old name counts as alive. Free seats are taken in turn, so a generation of
-//! 18 bits comes round only after a quarter of a million processes for each of 4,095 seats.
+//! The generation is raised while the word still says dead, so a reader that finds an old generation, or a word that
+//! says dead, knows that the holder it looks for is gone; there is no moment at which an old name counts as alive. Free
+//! seats are taken in turn, so a generation of 18 bits comes round only after a quarter of a million processes for each
+//! of 4,095 seats.
 //!
 //! # Boards
 //!
-//! The first object that a process makes makes a board. A process that receives a handle joins the board that comes with it, and sits on it as long as it has objects
-//! of it; for its own objects it uses its own board. What a process holds on each board is a seat of its own.
+//! The first object that a process makes makes a board. A process that receives a handle joins the board that comes
+//! with it, and sits on it as long as it has objects of it; for its own objects it uses its own board. What a process
+//! holds on each board is a seat of its own.
 //!
-//! The kernel looks at 2,048 entries of a robust list only, so a process can sit on as many boards: have objects that were made by as many processes
-//! at a time. A further one is refused ([`PresenceError::TooManyBoards`]), rather than deaths going unnoticed.
+//! The kernel looks at 2,048 entries of a robust list only, so a process can sit on as many boards: have objects that
+//! were made by as many processes at a time. A further one is refused ([`PresenceError::TooManyBoards`]), rather than
+//! deaths going unnoticed.
 //!
 //! # Forks
 //!
-//! A child that a process makes by a plain `fork` has no keeper, and no seat: it takes seats of its own, on the boards it has inherited, as it first uses
-//! their objects (`forked.rs`). After `exec` there is nothing left of them.
+//! A child that a process makes by a plain `fork` has no keeper, and no seat: it takes seats of its own, on the boards
+//! it has inherited, as it first uses their objects (`forked.rs`). After `exec` there is nothing left of them.
 //!
 //! # What a lying peer can do
 //!
-//! Declare others dead or alive, and so break locks, or keep them from being broken: all the processes that share an object can spoil it for each other. Links
-//! of the robust list stand in the board as well; the kernel follows them when *we* die, changes only words that hold our own thread id,
-//! and stops at anything it can't read.
+//! Declare others dead or alive, and so break locks, or keep them from being broken: all the processes that share an
+//! object can spoil it for each other. Links of the robust list stand in the board as well; the kernel follows them
+//! when *we* die, changes only words that hold our own thread id, and stops at anything it can't read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,11 +93,12 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The bits of a word that a [`Seat`] takes; the two highest are free for the flags of its user.
 pub(crate) const SEAT_BITS: u32 = (1 << (SLOT_BITS + GENERATION_BITS)) - 1;
 
-/// How many entries of a robust list the kernel looks at when a thread ends (its `ROBUST_LIST_LIMIT`). Those beyond it would count as alive for ever.
+/// How many entries of a robust list the kernel looks at when a thread ends (its `ROBUST_LIST_LIMIT`). Those beyond it
+/// would count as alive for ever.
 const MOST_BOARDS: usize = 2_048;
 
-/// Why this process can't share an object with others: the inner error of the [`io::Error`] of kind [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) that
-/// making or receiving a handle ends with.
+/// Why this process can't share an object with others: the inner error of the [`io::Error`] of kind
+/// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) that making or receiving a handle ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PresenceError {
@@ -102,8 +109,8 @@ pub enum PresenceError {
         /// How many can.
         limit: usize,
     },
-    /// This process has objects that were made by as many other processes as it can have. The kernel would not tell those of a further one when this
-    /// process dies, and what it holds would never be free again.
+    /// This process has objects that were made by as many other processes as it can have. The kernel would not tell
+    /// those of a further one when this process dies, and what it holds would never be free again.
     #[error("this process has objects of {limit} processes already, and the kernel tells no more of them of its death")]
     #[non_exhaustive]
     TooManyBoards {
@@ -245,7 +252,8 @@ impl Frozen {
 }
 
 impl Board {
-    /// The board for the objects that this process makes. Never one that came from elsewhere: whoever has a board can declare those on it dead.
+    /// The board for the objects that this process makes. Never one that came from elsewhere: whoever has a board can
+    /// declare those on it dead.
     pub(crate) fn own() -> io::Result<Arc<Board>> {
         let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(board) = &*own {
@@ -313,8 +321,8 @@ impl Board {
         }
     }
 
-    /// A forked child sits down. Should there be no seat or no thread for it, it goes by its parent's seat, as if it were a part of it: locks then
-    /// still exclude, but its death alone isn't noticed.
+    /// A forked child sits down. Should there be no seat or no thread for it, it goes by its parent's seat, as if it
+    /// were a part of it: locks then still exclude, but its death alone isn't noticed.
     #[cold]
     fn seat_after_fork(&self) -> Seat {
         let _boards = boards();
@@ -326,8 +334,8 @@ impl Board {
         Seat(self.seat.load(Ordering::Relaxed))
     }
 
-    /// Whether what has these bits as its holder is held by this process, and not by the parent of which it was forked. Asks nobody else, and takes
-    /// no seat.
+    /// Whether what has these bits as its holder is held by this process, and not by the parent of which it was forked.
+    /// Asks nobody else, and takes no seat.
     #[inline]
     pub(crate) fn is_mine(&self, holder: u32) -> bool {
         forked::generation() == 0
@@ -384,11 +392,13 @@ impl Board {
 
     /// Whether nothing of a dead process runs any more. Never blocks; those who are told "no" look again.
     ///
-    /// The threads of a killed process end one by one, and the keeper may be among the first; another one may still be about to write, or to give a lock back, for the
-    /// fraction of a millisecond that it takes the kernel to reach it. Nobody inherits before that.
+    /// The threads of a killed process end one by one, and the keeper may be among the first; another one may still be
+    /// about to write, or to give a lock back, for the fraction of a millisecond that it takes the kernel to reach it.
+    /// Nobody inherits before that.
     ///
-    /// It is "yes" after [`PATIENCE`] in any case, which matters to a process that has replaced itself by `exec`: none of its old threads runs any
-    /// more, but that can't be told from outside. Where `/proc` doesn't show the process (another pid namespace), it's "yes" at once.
+    /// It is "yes" after [`PATIENCE`] in any case, which matters to a process that has replaced itself by `exec`: none
+    /// of its old threads runs any more, but that can't be told from outside. Where `/proc` doesn't show the process
+    /// (another pid namespace), it's "yes" at once.
     pub(crate) fn has_left(&self, dead: Seat) -> bool {
         let words = words(&self.segment, dead.slot());
         let pid = words.pid.load(Ordering::Relaxed);
@@ -441,8 +451,8 @@ pub(crate) mod robust {
 
     use super::{FUTEX_OFFSET, GENERATION, OWNER_DIED, Segment, TID, futex, words};
 
-    /// `struct robust_list_head` of the kernel, which reads it when the keeper ends. Changed one store at a time, so that it makes sense
-    /// whenever that is.
+    /// `struct robust_list_head` of the kernel, which reads it when the keeper ends. Changed one store at a time, so
+    /// that it makes sense whenever that is.
     #[repr(C)]
     struct ListHead {
         next: AtomicU64,
@@ -453,7 +463,8 @@ pub(crate) mod robust {
     static HEAD: ListHead =
         ListHead { next: AtomicU64::new(0), futex_offset: AtomicI64::new(0), pending: AtomicU64::new(0) };
 
-    /// Our seats, in the order of the list, the last one first in it. The links themselves stand in shared memory and are never read by us.
+    /// Our seats, in the order of the list, the last one first in it. The links themselves stand in shared memory and
+    /// are never read by us.
     static SEATS: Mutex<Vec<(Arc<Segment>, usize)>> = Mutex::new(Vec::new());
 
     /// The list, held over a fork.
@@ -489,15 +500,15 @@ pub(crate) mod robust {
     pub(crate) fn adopt() -> std::io::Result<()> {
         HEAD.futex_offset.store(FUTEX_OFFSET, Ordering::SeqCst);
         HEAD.next.store(head(), Ordering::SeqCst);
-        // SAFETY: the head is a static of the layout that the kernel asks for, so it's valid as long as the thread is; the entries
-        // are in mappings that stay until they have been taken out of the list. The C library's own robust list of this thread is
-        // replaced; it's empty, as this thread locks no robust pthread mutex.
+        // SAFETY: the head is a static of the layout that the kernel asks for, so it's valid as long as the thread is;
+        // the entries are in mappings that stay until they have been taken out of the list. The C library's own robust
+        // list of this thread is replaced; it's empty, as this thread locks no robust pthread mutex.
         let result = unsafe { libc::syscall(libc::SYS_set_robust_list, &raw const HEAD, size_of::<ListHead>()) };
         if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 
-    /// Takes a seat, if it's free or its last owner is dead, and enters it into the list. Until the word is set to the plain thread id, the seat
-    /// counts as dead. Returns its new generation.
+    /// Takes a seat, if it's free or its last owner is dead, and enters it into the list. Until the word is set to the
+    /// plain thread id, the seat counts as dead. Returns its new generation.
     pub(super) fn take(segment: &Arc<Segment>, slot: usize, tid: u32) -> Option<u32> {
         let mut seats = SEATS.lock().unwrap_or_else(PoisonError::into_inner);
         let words = words(segment, slot);

@@ -1,4 +1,5 @@
-//! Boards and the seats on them: how many there can be, whose they are, and that no process is left on one that has been killed while it left.
+//! Boards and the seats on them: how many there can be, whose they are, and that no process is left on one that has
+//! been killed while it left.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 

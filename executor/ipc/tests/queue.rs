@@ -725,8 +725,8 @@ fn four_putters_and_four_getters_lose_and_double_nothing() {
     }
 }
 
-/// Putters and getters are killed at arbitrary moments. All the others go on; of what was put, a killed getter takes at most what it was just getting (here up to four) and
-/// had not yet told; nothing comes twice.
+/// Putters and getters are killed at arbitrary moments. All the others go on; of what was put, a killed getter takes at
+/// most what it was just getting (here up to four) and had not yet told; nothing comes twice.
 #[test]
 fn killed_putters_and_getters_take_at_most_their_own_item_along() {
     const EACH: u32 = 2_000;

@@ -1,4 +1,5 @@
-//! `SharedMemory`, `SharedList` and `SharedMemoryScope`: with and without names, between processes, damaged and truncated.
+//! `SharedMemory`, `SharedList` and `SharedMemoryScope`: with and without names, between processes, damaged and
+//! truncated.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 

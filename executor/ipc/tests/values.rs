@@ -1,4 +1,5 @@
-//! `Value`, `Array` and atomics: what they do in one process, between several, and when one of them is killed in the middle.
+//! `Value`, `Array` and atomics: what they do in one process, between several, and when one of them is killed in the
+//! middle.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
@@ -577,8 +578,9 @@ fn an_element_that_a_dead_process_has_begun_to_write_is_finished() {
     let array = Array::from_slice(&[[1_u64; 3]; 3]).unwrap();
     let mut looker = child("big_looker", &array);
     looker.expect("looking");
-    // What a process that holds the lock has done when it is killed between the second word and the third: the new value is beside the elements, and said to be
-    // for element 1. (Heads of 64 bytes each for the object and the array, the new value, then the elements at a multiple of 64.)
+    // What a process that holds the lock has done when it is killed between the second word and the third: the new
+    // value is beside the elements, and said to be for element 1. (Heads of 64 bytes each for the object and the array,
+    // the new value, then the elements at a multiple of 64.)
     let memory = memory_of(&array);
     memory.write_all_at([9_u64; 3].as_bytes(), 128).unwrap();
     memory.write_all_at(&2_u64.to_ne_bytes(), 64 + 16).unwrap();

@@ -1,21 +1,27 @@
-//! `JoinableQueue<T>`: a queue that knows which items have been taken but not finished, and whose takers are still alive.
+//! `JoinableQueue<T>`: a queue that knows which items have been taken but not finished, and whose takers are still
+//! alive.
 //!
 //! # Counting
 //!
-//! Python counts unfinished items in one number, which a worker that dies takes along for ever. Here each process has a *row* with the number of items that
-//! it has taken and not finished. What is unfinished is what is in the queue, plus the rows of all living processes:
+//! Python counts unfinished items in one number, which a worker that dies takes along for ever. Here each process has a
+//! *row* with the number of items that it has taken and not finished. What is unfinished is what is in the queue, plus
+//! the rows of all living processes:
 //!
-//! - An item is added to the row of its getter *before* it leaves the queue (under the lock of the getters), so it is always in at least one of the two.
-//! - A dead process's row doesn't count. It needs no repair, and a getter that dies between the two leaves the item in the queue.
+//! - An item is added to the row of its getter *before* it leaves the queue (under the lock of the getters), so it is
+//!   always in at least one of the two.
+//! - A dead process's row doesn't count. It needs no repair, and a getter that dies between the two leaves the item in
+//!   the queue.
 //!
-//! Whoever sums up must not miss an item that moves meanwhile. So it reads the length of the queue first, then the rows, then how many items have ever been put; if that number has changed since the
-//! first reading, it starts anew. While nothing is put, items only move from the queue to rows and from rows away, so a length and rows that were seen to be zero in this order
-//! are so still.
+//! Whoever sums up must not miss an item that moves meanwhile. So it reads the length of the queue first, then the
+//! rows, then how many items have ever been put; if that number has changed since the first reading, it starts anew.
+//! While nothing is put, items only move from the queue to rows and from rows away, so a length and rows that were seen
+//! to be zero in this order are so still.
 //!
 //! # Sleeping
 //!
-//! Joiners sleep on a word of their own and on the presences of the processes that have unfinished items. They are woken when a row becomes empty, and when one becomes
-//! busy, as there is then another process whose death they must hear of. The protocol is that of the ring.
+//! Joiners sleep on a word of their own and on the presences of the processes that have unfinished items. They are
+//! woken when a row becomes empty, and when one becomes busy, as there is then another process whose death they must
+//! hear of. The protocol is that of the ring.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -74,7 +80,8 @@ pub(crate) struct Rows {
     mine: Option<Arc<Row>>,
 }
 
-/// The row of this process. Handed back with its last handle: what the process has not finished by then counts as finished.
+/// The row of this process. Handed back with its last handle: what the process has not finished by then counts as
+/// finished.
 struct Row {
     ring: Ring,
     /// [`NONE`]: this process, a forked child, has not needed one yet.
@@ -281,15 +288,18 @@ impl fmt::Debug for Rows {
 
 /// A [`Queue`] whose putters can wait until all items have been worked on: Python's `multiprocessing.JoinableQueue`.
 ///
-/// It is a queue in every respect (all its methods are there), but counts the items that have been got and not yet finished. A getter says
-/// [`task_done`](JoinableQueue::task_done) for each item when it has worked on it; [`get_task`](JoinableQueue::get_task) does so by itself. [`join`](JoinableQueue::join)
-/// returns when everything that was put has been finished.
+/// It is a queue in every respect (all its methods are there), but counts the items that have been got and not yet
+/// finished. A getter says [`task_done`](JoinableQueue::task_done) for each item when it has worked on it;
+/// [`get_task`](JoinableQueue::get_task) does so by itself. [`join`](JoinableQueue::join) returns when everything that
+/// was put has been finished.
 ///
-/// **A dead worker doesn't keep the others waiting**, as it does in Python: what a process had taken when it died, or when it dropped its last handle, counts as finished
-/// from then on, and [`abandoned`](JoinableQueue::abandoned) says how much that is. The items are not put back. A worker that is alive and fails can
-/// [put its task back](Task::put_back).
+/// **A dead worker doesn't keep the others waiting**, as it does in Python: what a process had taken when it died, or
+/// when it dropped its last handle, counts as finished from then on, and [`abandoned`](JoinableQueue::abandoned) says
+/// how much that is. The items are not put back. A worker that is alive and fails can [put its task
+/// back](Task::put_back).
 ///
-/// Items that nobody takes are waited for, as long as it lasts: whether there will be another worker is not for the queue to know.
+/// Items that nobody takes are waited for, as long as it lasts: whether there will be another worker is not for the
+/// queue to know.
 ///
 /// # Examples
 ///
@@ -370,8 +380,8 @@ impl<T> JoinableQueue<T> {
         self.rows.unfinished().items
     }
 
-    /// How many items have been taken by processes that died before they finished them. (One that died in the middle of a get may be counted although the item
-    /// is still in the queue.)
+    /// How many items have been taken by processes that died before they finished them. (One that died in the middle of
+    /// a get may be counted although the item is still in the queue.)
     #[must_use = "it has no effect but its result"]
     pub fn abandoned(&self) -> u64 {
         self.rows.abandoned()
@@ -503,11 +513,13 @@ impl<T> Task<T> {
 }
 
 impl<T: Serialize> Task<T> {
-    /// Puts the item back, at the end of the queue, for somebody else to work on. There is no moment at which it counts as finished.
+    /// Puts the item back, at the end of the queue, for somebody else to work on. There is no moment at which it counts
+    /// as finished.
     ///
     /// # Errors
     ///
-    /// As for [`Queue::try_put`], as the queue may be full or closed meanwhile. The error has the task, still unfinished.
+    /// As for [`Queue::try_put`], as the queue may be full or closed meanwhile. The error has the task, still
+    /// unfinished.
     pub fn put_back(self) -> Result<(), PutError<Task<T>>> {
         match self.queue.try_put_ref(&*self) {
             Ok(()) => Ok(()),

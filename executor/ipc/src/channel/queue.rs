@@ -1,7 +1,7 @@
 //! `Queue<T>`: typed items over a [`Ring`]; and [`ByteQueue`], which leaves the bytes as they are.
 //!
-//! What happens between the processes, and why nothing can go wrong when one of them is killed, stands in `ring.rs`. Here is the encoding, which happens
-//! outside of all locks, the four forms of each operation, and the errors.
+//! What happens between the processes, and why nothing can go wrong when one of them is killed, stands in `ring.rs`.
+//! Here is the encoding, which happens outside of all locks, the four forms of each operation, and the errors.
 
 use std::cell::Cell;
 use std::fmt;
@@ -30,21 +30,25 @@ const PORTION: usize = 64 << 10;
 /// How large a buffer may be that is kept for the next item.
 const KEEP: usize = 64 << 10;
 
-/// A first-in, first-out queue between processes, of any number of putters and getters: Python's `multiprocessing.Queue`.
+/// A first-in, first-out queue between processes, of any number of putters and getters: Python's
+/// `multiprocessing.Queue`.
 ///
-/// A handle is cheap to clone, and travels to other processes as an argument of a task or by [`pack`](crate::pack). The queue is freed with its last
-/// handle, whatever became of the processes.
+/// A handle is cheap to clone, and travels to other processes as an argument of a task or by [`pack`](crate::pack). The
+/// queue is freed with its last handle, whatever became of the processes.
 ///
 /// - Items of one putter come out in the order in which it put them. Each item goes to one getter.
-/// - An item is in the queue when `put` returns; there is no feeder thread behind it. So an item that can't be encoded is an error of its `put`, and doesn't count.
-/// - **Killed processes** do no harm: a putter killed in the middle of a `put` loses that item, a getter killed in the middle of a `get` that one at most. Nobody else
-///   notices.
-/// - **One type.** A handle can only be received as one of a queue of the same type, by its name without the path; the fields are compared by nobody, and an
-///   item of other ones is an error of its `get`.
-/// - **No end of file.** The queue can't know who will still put something. [`close`](Queue::close) it, or send an item that says so.
+/// - An item is in the queue when `put` returns; there is no feeder thread behind it. So an item that can't be encoded
+///   is an error of its `put`, and doesn't count.
+/// - **Killed processes** do no harm: a putter killed in the middle of a `put` loses that item, a getter killed in the
+///   middle of a `get` that one at most. Nobody else notices.
+/// - **One type.** A handle can only be received as one of a queue of the same type, by its name without the path; the
+///   fields are compared by nobody, and an item of other ones is an error of its `get`.
+/// - **No end of file.** The queue can't know who will still put something. [`close`](Queue::close) it, or send an item
+///   that says so.
 ///
-/// Each operation comes in four forms: `put` blocks the thread, `try_put` never waits, `put_timeout` waits for so long, and `put_async` is a future that needs no
-/// particular runtime and may be dropped at any time: it has then put nothing, or got nothing.
+/// Each operation comes in four forms: `put` blocks the thread, `try_put` never waits, `put_timeout` waits for so long,
+/// and `put_async` is a future that needs no particular runtime and may be dropped at any time: it has then put
+/// nothing, or got nothing.
 ///
 /// # Examples
 ///
@@ -101,11 +105,11 @@ impl QueueOptions {
         self
     }
 
-    /// The most memory that the items in the queue may take, in bytes; rounded up to a power of two from 4 KiB to 16 GiB. An item takes its encoded length
-    /// rounded up to a multiple of 8, and 8 bytes more.
+    /// The most memory that the items in the queue may take, in bytes; rounded up to a power of two from 4 KiB to 16
+    /// GiB. An item takes its encoded length rounded up to a multiple of 8, and 8 bytes more.
     ///
-    /// This many addresses are reserved in each process, but memory is taken only for what the queue really holds. It starts with 64 KiB, grows as needed, and
-    /// gives back what exceeds 32 MiB when it becomes empty.
+    /// This many addresses are reserved in each process, but memory is taken only for what the queue really holds. It
+    /// starts with 64 KiB, grows as needed, and gives back what exceeds 32 MiB when it becomes empty.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
@@ -115,7 +119,8 @@ impl QueueOptions {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the options are out of range, and what the system says when it is out of descriptors, memory or addresses.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the options are out of range, and what the system says when it
+    /// is out of descriptors, memory or addresses.
     pub fn queue<T>(&self) -> io::Result<Queue<T>> {
         Ok(Queue::over(Ring::create(ITEMS, schema_of::<T>(), self.options()?, 0, 0)?))
     }
@@ -194,7 +199,8 @@ pub enum PutFailure {
     /// There is no room now: the queue holds as many items as it may, or as much memory.
     #[error("the queue is full")]
     Full,
-    /// Another process is in the middle of an operation and doesn't go on: it has been stopped, or the machine is very busy. Only the `try_` forms say so.
+    /// Another process is in the middle of an operation and doesn't go on: it has been stopped, or the machine is very
+    /// busy. Only the `try_` forms say so.
     #[error("another process is in the middle of an operation of the queue and doesn't go on")]
     Busy,
     /// There was no room within the time.
@@ -240,7 +246,8 @@ pub enum GetError {
     /// There is nothing now.
     #[error("the queue is empty")]
     Empty,
-    /// Another process is in the middle of an operation and doesn't go on: it has been stopped, or the machine is very busy. Only the `try_` forms say so.
+    /// Another process is in the middle of an operation and doesn't go on: it has been stopped, or the machine is very
+    /// busy. Only the `try_` forms say so.
     #[error("another process is in the middle of an operation of the queue and doesn't go on")]
     Busy,
     /// There was nothing within the time.
@@ -345,8 +352,9 @@ fn claim(rows: Option<&Rows>, count: u32) {
 
 /// What the items of a queue are, for comparison when a handle arrives: a hash of the type's name.
 ///
-/// The items are encoded, so how they lie in memory doesn't matter, and types of different programs may well be meant to be the same. So the paths are left
-/// out of the name, as a type may have moved, or each program may have its own: `Vec<app::Job>` is `Vec<Job>`.
+/// The items are encoded, so how they lie in memory doesn't matter, and types of different programs may well be meant
+/// to be the same. So the paths are left out of the name, as a type may have moved, or each program may have its own:
+/// `Vec<app::Job>` is `Vec<Job>`.
 fn schema_of<T>() -> u64 {
     /// FNV-1a.
     const SEED: u64 = 0xcbf2_9ce4_8422_2325;
@@ -436,7 +444,8 @@ impl<T> Queue<T> {
         self.ring.bound().map(|bound| bound as usize)
     }
 
-    /// Refuses all further puts, of any process, those that wait included. What is in the queue can still be got; after that, gets say `Closed`.
+    /// Refuses all further puts, of any process, those that wait included. What is in the queue can still be got; after
+    /// that, gets say `Closed`.
     ///
     /// Closing again does nothing. Dropping handles does not close a queue.
     pub fn close(&self) {
@@ -461,8 +470,9 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`Closed`](PutFailure::Closed); [`Codec`](PutFailure::Codec) or [`TooLarge`](PutFailure::TooLarge) for an item that no queue, or not this one, can hold, which leaves the queue as it
-    /// was; [`Memory`](PutFailure::Memory) and [`Corrupt`](PutFailure::Corrupt). The item comes back with the error.
+    /// [`Closed`](PutFailure::Closed); [`Codec`](PutFailure::Codec) or [`TooLarge`](PutFailure::TooLarge) for an item
+    /// that no queue, or not this one, can hold, which leaves the queue as it was; [`Memory`](PutFailure::Memory) and
+    /// [`Corrupt`](PutFailure::Corrupt). The item comes back with the error.
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_in_form(item, Form::Until(None))
     }
@@ -501,7 +511,8 @@ impl<T: Serialize> Queue<T> {
         outcome.map_err(|reason| PutError { item, reason })
     }
 
-    /// Puts items one after the other, and waits for room as often as needed. Cheaper than single puts; items of others may come in between.
+    /// Puts items one after the other, and waits for room as often as needed. Cheaper than single puts; items of others
+    /// may come in between.
     ///
     /// # Errors
     ///
@@ -523,7 +534,8 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     ///
-    /// As for [`put_timeout`](Queue::put_timeout). The error has the items that have not been put, the one that failed first.
+    /// As for [`put_timeout`](Queue::put_timeout). The error has the items that have not been put, the one that failed
+    /// first.
     pub fn put_many_timeout(&self, items: Vec<T>, timeout: Duration) -> Result<(), PutError<Vec<T>>> {
         self.put_many_in_form(items, Form::within(timeout))
     }
@@ -591,7 +603,8 @@ impl<T: Serialize> Queue<T> {
     }
 }
 
-/// Encodes the first of the items, at least one and not too many; those before one that can't be encoded, if there are any.
+/// Encodes the first of the items, at least one and not too many; those before one that can't be encoded, if there are
+/// any.
 fn encode_some<T: Serialize>(items: &[T], batch: &mut Batch) -> Result<(), PutFailure> {
     batch.clear();
     for item in items {
@@ -616,8 +629,8 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`Closed`](GetError::Closed) once a closed queue is empty; [`Codec`](GetError::Codec) for an item that can't be decoded, which is then gone;
-    /// [`Memory`](GetError::Memory) and [`Corrupt`](GetError::Corrupt).
+    /// [`Closed`](GetError::Closed) once a closed queue is empty; [`Codec`](GetError::Codec) for an item that can't be
+    /// decoded, which is then gone; [`Memory`](GetError::Memory) and [`Corrupt`](GetError::Corrupt).
     pub fn get(&self) -> Result<T, GetError> {
         self.get_in_form(Form::Until(None))
     }
@@ -653,8 +666,8 @@ impl<T: DeserializeOwned> Queue<T> {
         self.decode(batch.get(0)).map_err(GetError::Codec)
     }
 
-    /// Gets what there is, up to `most` items (and about a mebibyte), and waits until there is at least one. Cheaper than single gets. Each item that can't be decoded is an
-    /// error in its place.
+    /// Gets what there is, up to `most` items (and about a mebibyte), and waits until there is at least one. Cheaper
+    /// than single gets. Each item that can't be decoded is an error in its place.
     ///
     /// # Errors
     ///
@@ -713,12 +726,14 @@ impl<T: DeserializeOwned> Queue<T> {
 
     /// The items as they come, until the queue is closed and empty. Waits for each by blocking the thread.
     ///
-    /// An item that can't be decoded is an error, after which the next one follows. Several iterators share the items among them.
+    /// An item that can't be decoded is an error, after which the next one follows. Several iterators share the items
+    /// among them.
     pub fn iter(&self) -> Items<'_, T> {
         Items { queue: self, over: false }
     }
 
-    /// The items as a stream, until the queue is closed and empty. An item that can't be decoded is an error, after which the next one follows.
+    /// The items as a stream, until the queue is closed and empty. An item that can't be decoded is an error, after
+    /// which the next one follows.
     ///
     /// **Cancellation:** the stream may be dropped at any time; it has taken nothing that it hasn't yielded.
     pub fn stream(&self) -> ItemStream<T>
@@ -893,7 +908,8 @@ impl<T> fmt::Debug for ItemStream<T> {
     }
 }
 
-/// A [`Queue`] of messages that are bytes already: nothing is encoded, each message is copied once into the queue and once out of it.
+/// A [`Queue`] of messages that are bytes already: nothing is encoded, each message is copied once into the queue and
+/// once out of it.
 ///
 /// # Examples
 ///
@@ -1050,7 +1066,8 @@ impl ByteQueue {
         Ok(batch.bytes)
     }
 
-    /// Gets the first message into a buffer, in place of what is in it, and waits for one if there is none. Saves an allocation for each message.
+    /// Gets the first message into a buffer, in place of what is in it, and waits for one if there is none. Saves an
+    /// allocation for each message.
     ///
     /// # Errors
     ///

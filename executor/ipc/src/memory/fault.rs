@@ -1,25 +1,28 @@
 //! What happens when memory under a mapping is taken away: it turns into zeros, and the mapping is marked as lost.
 //!
-//! Anonymous memory is sealed, so nobody can shrink it. A file in `/dev/shm` can't be sealed (the kernel refuses), and whoever may write to it may
-//! also truncate it; the next access to a page beyond its end is a SIGBUS, which ends the process. No check before the access helps, as the
-//! truncation may come between the two. Copying by `pread` and `pwrite` would be safe, but costs a system call for each
-//! number, and there are no atomics in it. So named memory is mapped, and the signal is dealt with, as systemd's journal and Wayland's compositors do: a handler
-//! puts private pages of zeros in the place of the *whole* mapping, marks it as lost, and returns; the access that faulted then
+//! Anonymous memory is sealed, so nobody can shrink it. A file in `/dev/shm` can't be sealed (the kernel refuses), and
+//! whoever may write to it may also truncate it; the next access to a page beyond its end is a SIGBUS, which ends the
+//! process. No check before the access helps, as the truncation may come between the two. Copying by `pread` and
+//! `pwrite` would be safe, but costs a system call for each number, and there are no atomics in it. So named memory is
+//! mapped, and the signal is dealt with, as systemd's journal and Wayland's compositors do: a handler puts private
+//! pages of zeros in the place of the *whole* mapping, marks it as lost, and returns; the access that faulted then
 //! finds zeros. Whoever reads looks at the mark afterwards, and reports the loss instead of the zeros.
 //!
 //! # Why the handler hits the right mapping
 //!
-//! Watches are used again, so the handler may look at one that another thread is just giving up or taking for a mapping of
-//! its own: the start of the one and the length of the other would make a range that nobody watches, and the zeros would
-//! go over a stranger's mapping. So each watch has a version, odd while it is being changed, and the handler takes start
-//! and length only if the version is even and the same before and after ([`Watch::range`]): then both were true at one
-//! moment. At that moment the watch's mapping existed (it is watched from after its mapping to before its unmapping), and
-//! so did the one that is being accessed, which is borrowed by the access that faults, until the handler returns. Two
-//! mappings that exist at the same time don't overlap; if both contain the address, they are the same, and the watch stays
-//! with it as long as the access lasts. A watch that is being changed isn't that of the access, and is passed over.
+//! Watches are used again, so the handler may look at one that another thread is just giving up or taking for a mapping
+//! of its own: the start of the one and the length of the other would make a range that nobody watches, and the zeros
+//! would go over a stranger's mapping. So each watch has a version, odd while it is being changed, and the handler
+//! takes start and length only if the version is even and the same before and after ([`Watch::range`]): then both were
+//! true at one moment. At that moment the watch's mapping existed (it is watched from after its mapping to before its
+//! unmapping), and so did the one that is being accessed, which is borrowed by the access that faults, until the
+//! handler returns. Two mappings that exist at the same time don't overlap; if both contain the address, they are the
+//! same, and the watch stays with it as long as the access lasts. A watch that is being changed isn't that of the
+//! access, and is passed over.
 //!
-//! The handler is installed when the first named memory is mapped, never for anonymous memory alone. A SIGBUS that is not about one of our mappings goes to
-//! the handler that was there before (such as the standard library's, for stack overflows).
+//! The handler is installed when the first named memory is mapped, never for anonymous memory alone. A SIGBUS that is
+//! not about one of our mappings goes to the handler that was there before (such as the standard library's, for stack
+//! overflows).
 
 use std::io;
 use std::ptr;
@@ -136,7 +139,8 @@ fn install() -> io::Result<()> {
     if *installed {
         return Ok(());
     }
-    // SAFETY: `sigaction` is plain data, for which all zero is valid. It's asked for before ours is set, so that our handler finds it.
+    // SAFETY: `sigaction` is plain data, for which all zero is valid. It's asked for before ours is set, so that our
+    // handler finds it.
     let before = unsafe {
         let mut before = std::mem::zeroed::<libc::sigaction>();
         if libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut before) != 0 {
@@ -145,8 +149,8 @@ fn install() -> io::Result<()> {
         before
     };
     let _ = BEFORE.set(before);
-    // SAFETY: the handler has the signature that SA_SIGINFO asks for and does only what is allowed in one; it runs on the thread's
-    // alternative stack if there is one, as the handlers of the standard library do.
+    // SAFETY: the handler has the signature that SA_SIGINFO asks for and does only what is allowed in one; it runs on
+    // the thread's alternative stack if there is one, as the handlers of the standard library do.
     let result = unsafe {
         let mut ours = std::mem::zeroed::<libc::sigaction>();
         ours.sa_sigaction = on_sigbus as *const () as usize;
@@ -176,8 +180,8 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
         let start = ptr::with_exposed_provenance_mut(start);
         watch.lost.store(true, Ordering::Release);
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: replaces a mapping of ours that is being accessed right now (so it exists), by one of the same extent. To those who use it, it's as if another process
-        // had written zeros, with which they must reckon.
+        // SAFETY: replaces a mapping of ours that is being accessed right now (so it exists), by one of the same
+        // extent. To those who use it, it's as if another process had written zeros, with which they must reckon.
         let replaced = unsafe { mmap_anonymous(start, len, protection, MapFlags::PRIVATE | MapFlags::FIXED) };
         if replaced.is_ok() {
             return;
@@ -196,7 +200,8 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     match before {
         (libc::SIG_IGN, _) => {}
         (libc::SIG_DFL, _) => {
-            // SAFETY: plain system calls, allowed in a handler: the signal comes again as this one returns, with the default action.
+            // SAFETY: plain system calls, allowed in a handler: the signal comes again as this one returns, with the
+            // default action.
             unsafe {
                 let mut default = std::mem::zeroed::<libc::sigaction>();
                 default.sa_sigaction = libc::SIG_DFL;

@@ -1,8 +1,9 @@
 //! A list of small things of several types in shared memory (Python's `multiprocessing.shared_memory.ShareableList`).
 //!
 //! The number of slots is fixed, and so is the room of each: as much as its first value takes, rounded up, or as
-//! [`room`](SharedListBuilder::room) says. A slot may change its type within its room. Unlike Python's, a slot is never seen half-written,
-//! a value keeps its trailing zero bytes, and a change that depends on the old value ([`update`](SharedList::update)) is one step.
+//! [`room`](SharedListBuilder::room) says. A slot may change its type within its room. Unlike Python's, a slot is never
+//! seen half-written, a value keeps its trailing zero bytes, and a change that depends on the old value
+//! ([`update`](SharedList::update)) is one step.
 //!
 //! # Layout and protocol
 //!
@@ -11,10 +12,10 @@
 //!   slot: lock │ version │ type, length, bytes │ type, length, bytes
 //! ```
 //!
-//! Each slot is a value in two copies (see `values/twin.rs`): a get takes no lock, and a writer that is killed half-way leaves the old value.
-//! Writers exclude each other by a lock that names its holder by process number (see `pid_lock.rs`), so a list can have a name and
-//! outlive all processes. Each handle keeps its own copy of the rooms, checked once when it's opened; whatever a peer writes later can't lead
-//! it outside.
+//! Each slot is a value in two copies (see `values/twin.rs`): a get takes no lock, and a writer that is killed half-way
+//! leaves the old value. Writers exclude each other by a lock that names its holder by process number (see
+//! `pid_lock.rs`), so a list can have a name and outlive all processes. Each handle keeps its own copy of the rooms,
+//! checked once when it's opened; whatever a peer writes later can't lead it outside.
 
 use std::fmt;
 use std::future::Future;
@@ -185,11 +186,12 @@ pub enum ListError {
 
 /// A list in shared memory: a fixed number of slots for numbers, truth values, text, bytes, or nothing.
 ///
-/// A handle: cheap to clone, and sending it to another process sends the handle and not the items. Gone with its last handle,
-/// unless it was given a name. Python's equivalent is `multiprocessing.shared_memory.ShareableList`.
+/// A handle: cheap to clone, and sending it to another process sends the handle and not the items. Gone with its last
+/// handle, unless it was given a name. Python's equivalent is `multiprocessing.shared_memory.ShareableList`.
 ///
-/// A slot is changed as a whole: nobody sees it half-written, and a writer that is killed half-way leaves the old item. Writers of the same slot wait for each
-/// other; the processes that write to a list must be of the same pid namespace (not of several containers).
+/// A slot is changed as a whole: nobody sees it half-written, and a writer that is killed half-way leaves the old item.
+/// Writers of the same slot wait for each other; the processes that write to a list must be of the same pid namespace
+/// (not of several containers).
 ///
 /// # Examples
 ///
@@ -253,7 +255,8 @@ impl SharedListBuilder {
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` if the name is taken; `InvalidInput` if the name can't be one, or a slot is of 4 GiB or more; or what the system says.
+    /// `AlreadyExists` if the name is taken; `InvalidInput` if the name can't be one, or a slot is of 4 GiB or more; or
+    /// what the system says.
     pub fn create(self, items: impl IntoIterator<Item = ListItem>) -> io::Result<SharedList> {
         let items: Vec<ListItem> = items.into_iter().collect();
         let rooms: Vec<usize> = items.iter().map(|item| room_for(item).max(round_up(self.room))).collect();
@@ -393,7 +396,8 @@ impl SharedList {
     ///
     /// # Errors
     ///
-    /// `NotFound` if there's none, `InvalidInput` for a name that can't be one, `InvalidData` if what has the name is no list, or what the system says.
+    /// `NotFound` if there's none, `InvalidInput` for a name that can't be one, `InvalidData` if what has the name is
+    /// no list, or what the system says.
     pub fn open(name: &str) -> io::Result<Self> {
         SharedList::over(name::open(name)?, Some(Name::new(name)))
     }
@@ -501,8 +505,8 @@ impl SharedList {
         item.ok_or(ListError::Damaged { index })
     }
 
-    /// The item of a slot that has kept changing under our eyes: under the lock, behind which nothing does, or as soon as it holds still. So a writer
-    /// that does something else meanwhile, or is stopped, isn't waited for.
+    /// The item of a slot that has kept changing under our eyes: under the lock, behind which nothing does, or as soon
+    /// as it holds still. So a writer that does something else meanwhile, or is stopped, isn't waited for.
     #[cold]
     fn read_changing(&self, place: Place) -> Option<ListItem> {
         let slot: &SlotHead = self.segment.at(place.offset);
@@ -517,12 +521,13 @@ impl SharedList {
         }
     }
 
-    /// Puts an item into a slot, and waits as long as another one writes to it. Others see either the old one or the new
-    /// one.
+    /// Puts an item into a slot, and waits as long as another one writes to it. Others see either the old one or the
+    /// new one.
     ///
     /// # Errors
     ///
-    /// [`ListError::OutOfRange`] if there's no such slot; `TooLong` if the item doesn't fit; `Lost` if another process has truncated it.
+    /// [`ListError::OutOfRange`] if there's no such slot; `TooLong` if the item doesn't fit; `Lost` if another process
+    /// has truncated it.
     #[inline]
     pub fn set(&self, index: usize, item: impl Into<ListItem>) -> Result<(), ListError> {
         let item = item.into();
@@ -555,7 +560,8 @@ impl SharedList {
         self.put(place, &item, self.lock_within(index, place, timeout)?)
     }
 
-    /// As [`set`](SharedList::set), without blocking the thread. (That a writer was killed shows after half a second at most.)
+    /// As [`set`](SharedList::set), without blocking the thread. (That a writer was killed shows after half a second at
+    /// most.)
     ///
     /// **Cancellation:** dropped before it is done, it has changed nothing.
     ///

@@ -1,21 +1,21 @@
 //! Names for shared memory: files in `/dev/shm`, made complete or not at all.
 //!
-//! A new one is made without a name, given its size, its pages and its content, and only then linked under the name, in one step that refuses
-//! a name that is taken. So nobody ever attaches to memory that is half set up, and a creator that is killed leaves either nothing or a whole
-//! object. A name stays until it's unlinked, whoever ends: that is what names are for. Memory that should go with its
-//! users has no name.
+//! A new one is made without a name, given its size, its pages and its content, and only then linked under the name, in
+//! one step that refuses a name that is taken. So nobody ever attaches to memory that is half set up, and a creator
+//! that is killed leaves either nothing or a whole object. A name stays until it's unlinked, whoever ends: that is what
+//! names are for. Memory that should go with its users has no name.
 //!
 //! # Several processes and one name
 //!
 //! - Of several that create the same name at once, one succeeds, and the others are told that it's taken.
-//! - Of several that unlink it at once, one succeeds for each time that it was created; the others are told that it isn't
-//!   there (or by now belongs to other memory).
-//! - A handle takes the name away only if it's still the name of *its* memory, also if others unlink and create the name at
-//!   the same moment. The system has no such call; so whoever unlinks takes a lock (`flock`) on the memory that has the
-//!   name, and looks again whether it still has it. As a name that is taken can't be created, it then goes on to have it
-//!   until the holder of the lock has unlinked it. The kernel gives the lock back when its holder dies.
-//! - Programs that don't take that lock (Python, `rm`) may come in between look and unlinking: if one of them unlinks the
-//!   name *and* somebody creates it again in these few microseconds, it's taken away from the new memory.
+//! - Of several that unlink it at once, one succeeds for each time that it was created; the others are told that it
+//!   isn't there (or by now belongs to other memory).
+//! - A handle takes the name away only if it's still the name of *its* memory, also if others unlink and create the
+//!   name at the same moment. The system has no such call; so whoever unlinks takes a lock (`flock`) on the memory that
+//!   has the name, and looks again whether it still has it. As a name that is taken can't be created, it then goes on
+//!   to have it until the holder of the lock has unlinked it. The kernel gives the lock back when its holder dies.
+//! - Programs that don't take that lock (Python, `rm`) may come in between look and unlinking: if one of them unlinks
+//!   the name *and* somebody creates it again in these few microseconds, it's taken away from the new memory.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -91,7 +91,8 @@ pub(crate) fn unlink(name: &str) -> io::Result<()> {
     let path = check(name)?;
     match Locked::of(name, &path) {
         Ok(_locked) => shm::unlink(&path).map_err(|errno| about(name, "unlinked", errno)),
-        // Who may not open it may still be allowed to unlink it; nobody has a handle whose look that could get in the way of, but its owner.
+        // Who may not open it may still be allowed to unlink it; nobody has a handle whose look that could get in the
+        // way of, but its owner.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             shm::unlink(&path).map_err(|errno| about(name, "unlinked", errno))
         }

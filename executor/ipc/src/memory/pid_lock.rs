@@ -1,11 +1,14 @@
-//! A lock for what is found by name: its word names the holder by process number and start, which any process can check.
+//! A lock for what is found by name: its word names the holder by process number and start, which any process can
+//! check.
 //!
-//! The other locks name a seat on a board, which comes with the handle; somebody who attaches by name has no handle, and what is named
-//! outlives every board. So here a dead holder is found out by asking the kernel for the process. That is slower (a few system calls instead of a
-//! wake-up), so it is for moments only, such as writing a slot of a list. An unlock wakes one who waits; a death wakes nobody, so those who wait look
-//! again every few milliseconds, or as futures twice a second.
+//! The other locks name a seat on a board, which comes with the handle; somebody who attaches by name has no handle,
+//! and what is named outlives every board. So here a dead holder is found out by asking the kernel for the process.
+//! That is slower (a few system calls instead of a wake-up), so it is for moments only, such as writing a slot of a
+//! list. An unlock wakes one who waits; a death wakes nobody, so those who wait look again every few milliseconds, or
+//! as futures twice a second.
 //!
-//! Process numbers are those of one pid namespace: processes of several containers must not write to the same named list.
+//! Process numbers are those of one pid namespace: processes of several containers must not write to the same named
+//! list.
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -147,7 +150,8 @@ impl<'a> PidMutex<'a> {
         }
     }
 
-    /// One attempt of a future; `slept` is its memory from one attempt to the next. A dead holder is found out by looking now and then.
+    /// One attempt of a future; `slept` is its memory from one attempt to the next. A dead holder is found out by
+    /// looking now and then.
     pub(crate) fn step(self, slept: &mut bool) -> Step<PidLock<'a>> {
         let heard = self.words.bell.load(Ordering::SeqCst);
         match self.attempt(true, *slept) {
@@ -159,8 +163,8 @@ impl<'a> PidMutex<'a> {
         }
     }
 
-    /// With `mark`, a lock that is held is marked, so that its unlock wakes; `slept` says whether this waiter has slept before, and so can't know
-    /// whether others still do.
+    /// With `mark`, a lock that is held is marked, so that its unlock wakes; `slept` says whether this waiter has slept
+    /// before, and so can't know whether others still do.
     fn attempt(self, mark: bool, slept: bool) -> Result<PidLock<'a>, ()> {
         let me = me();
         let mut found = self.words.holder.load(Ordering::SeqCst);

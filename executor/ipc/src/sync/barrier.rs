@@ -1,6 +1,7 @@
 //! [`Barrier`]: all wait until all have come. Python's `multiprocessing.Barrier`.
 //!
-//! A ledger says which round it is, who has come (each process with the number of its threads), and how the round stands:
+//! A ledger says which round it is, who has come (each process with the number of its threads), and how the round
+//! stands:
 //!
 //! | the round is | next | by |
 //! |---|---|---|
@@ -9,10 +10,11 @@
 //! | filling, acting | broken | a timeout, [`abort`](Barrier::abort), the death of one who waits, a panic in the action |
 //! | filling, acting, broken | the next round, filling | [`reset`](Barrier::reset); those who wait learn that the round was broken |
 //!
-//! Whoever comes out of its sleep later, when the round has passed, finds it has: by the number of the round, and a list of the last ones that were broken. So nobody
-//! has to wait until the slowest of the last round has left.
+//! Whoever comes out of its sleep later, when the round has passed, finds it has: by the number of the round, and a
+//! list of the last ones that were broken. So nobody has to wait until the slowest of the last round has left.
 //!
-//! Those who wait sleep on a [bell](super::bell), which rings when the round ends or breaks, and when a process comes that the sleepers don't watch yet.
+//! Those who wait sleep on a [bell](super::bell), which rings when the round ends or breaks, and when a process comes
+//! that the sleepers don't watch yet.
 
 use std::fmt;
 use std::future::Future;
@@ -268,16 +270,18 @@ impl State {
 
 /// A place where so many parties, threads or tasks of any processes, wait for each other, round after round.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same barrier. Waiting has four forms: [`try_wait`](Self::try_wait),
-/// [`wait_timeout`](Self::wait_timeout), [`wait`](Self::wait), [`wait_async`](Self::wait_async), and the same `_with` an action, which the leader of the round, the one who comes last, runs
-/// before it lets the others through. (In Python the barrier has the action. A closure can't cross to other processes, so here
-/// each party brings it, and exactly one of them runs.)
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same barrier. Waiting has
+/// four forms: [`try_wait`](Self::try_wait), [`wait_timeout`](Self::wait_timeout), [`wait`](Self::wait),
+/// [`wait_async`](Self::wait_async), and the same `_with` an action, which the leader of the round, the one who comes
+/// last, runs before it lets the others through. (In Python the barrier has the action. A closure can't cross to other
+/// processes, so here each party brings it, and exactly one of them runs.)
 ///
 /// # When it breaks
 ///
-/// A wait that times out breaks the barrier for all who wait, and so does [`abort`](Self::abort), the death of a process that waits, and a panic in the action.
-/// From then on all who come are told why, until somebody calls [`reset`](Self::reset). A future that is dropped while it waits doesn't break
-/// it: it takes its arrival back, as in Python's asyncio.
+/// A wait that times out breaks the barrier for all who wait, and so does [`abort`](Self::abort), the death of a
+/// process that waits, and a panic in the action. From then on all who come are told why, until somebody calls
+/// [`reset`](Self::reset). A future that is dropped while it waits doesn't break it: it takes its arrival back, as in
+/// Python's asyncio.
 ///
 /// A party that hasn't come yet is unknown here, so its death breaks nothing.
 ///
@@ -309,7 +313,8 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` unless there are from 1 to 1,024 parties; otherwise what the system says when it is out of memory or descriptors.
+    /// `InvalidInput` unless there are from 1 to 1,024 parties; otherwise what the system says when it is out of memory
+    /// or descriptors.
     pub fn new(parties: u32) -> io::Result<Self> {
         if !(1..=PARTIES).contains(&parties) {
             return Err(io::Error::new(
@@ -374,8 +379,8 @@ impl Barrier {
         }
     }
 
-    /// Waits until all have come, for at most `timeout`. If that isn't enough, the barrier is broken for all who wait (unless this one couldn't even join the
-    /// round, because the leader of the last one is still at work).
+    /// Waits until all have come, for at most `timeout`. If that isn't enough, the barrier is broken for all who wait
+    /// (unless this one couldn't even join the round, because the leader of the last one is still at work).
     ///
     /// # Errors
     ///
@@ -384,7 +389,8 @@ impl Barrier {
         self.wait_timeout_with(timeout, || {})
     }
 
-    /// As [`wait_timeout`](Self::wait_timeout), with an action. The time of the leader's action counts for those who wait for it.
+    /// As [`wait_timeout`](Self::wait_timeout), with an action. The time of the leader's action counts for those who
+    /// wait for it.
     ///
     /// # Errors
     ///
@@ -403,7 +409,8 @@ impl Barrier {
 
     /// Waits until all have come, without blocking the thread. It comes with the first poll.
     ///
-    /// **Cancellation:** dropped, it takes its arrival back; the barrier is as if it had not come. When all have come already, they are let through.
+    /// **Cancellation:** dropped, it takes its arrival back; the barrier is as if it had not come. When all have come
+    /// already, they are let through.
     ///
     /// # Errors
     ///
@@ -579,7 +586,8 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Comes, if the round is open: `None` if it isn't, because the leader of the last one is at work. With `last`, only if all others have come.
+    /// Comes, if the round is open: `None` if it isn't, because the leader of the last one is at work. With `last`,
+    /// only if all others have come.
     fn enter(
         &mut self,
         state: &mut State,

@@ -1,9 +1,10 @@
-//! A word beside a ledger on which some sleep: rung for those changes that concern them, where the ledger's own version would wake everybody at every
-//! change.
+//! A word beside a ledger on which some sleep: rung for those changes that concern them, where the ledger's own version
+//! would wake everybody at every change.
 //!
-//! It is rung *inside* of the ledger's step, before the change is committed. A waiter listens ([`heard`](Bell::heard)) before it looks at the state, under the same lock: so either its look sees the
-//! change, or the bell has been rung since it listened, and its sleep doesn't begin. Killed between the ring and the wake-up, the ringer
-//! leaves a word that differs from what the sleepers expect, which they find out by looking now and then.
+//! It is rung *inside* of the ledger's step, before the change is committed. A waiter listens ([`heard`](Bell::heard))
+//! before it looks at the state, under the same lock: so either its look sees the change, or the bell has been rung
+//! since it listened, and its sleep doesn't begin. Killed between the ring and the wake-up, the ringer leaves a word
+//! that differs from what the sleepers expect, which they find out by looking now and then.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

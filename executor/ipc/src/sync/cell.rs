@@ -1,8 +1,9 @@
-//! A value in shared memory that is replaced whole or not at all, whenever its writer dies; and the private copy through which a guard changes it.
+//! A value in shared memory that is replaced whole or not at all, whenever its writer dies; and the private copy
+//! through which a guard changes it.
 //!
-//! The two-copy scheme of the [ledger](super::ledger), for values of the user's: who holds the lock works on a copy in memory of its own. To commit it
-//! is to write it to the copy that is not current, and to raise the version, whose last bit says which one is. Killed before that, the holder has
-//! changed nothing; after it, everything.
+//! The two-copy scheme of the [ledger](super::ledger), for values of the user's: who holds the lock works on a copy in
+//! memory of its own. To commit it is to write it to the copy that is not current, and to raise the version, whose last
+//! bit says which one is. Killed before that, the holder has changed nothing; after it, everything.
 //!
 //! ```text
 //!    version 6 │ copy 0: current │ copy 1: for the next commit

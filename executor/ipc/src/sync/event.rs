@@ -8,8 +8,9 @@
 //! | 1 | somebody may be asleep; only while it is not set |
 //! | 2–31 | how often it has been set, modulo 2³⁰ |
 //!
-//! The count is there so that a signal isn't lost when [`clear`](Event::clear) follows [`set`](Event::set) at once: whoever was waiting then is free, though the event is no
-//! longer set when it looks. An event holds nothing for anybody, so nobody's death changes it.
+//! The count is there so that a signal isn't lost when [`clear`](Event::clear) follows [`set`](Event::set) at once:
+//! whoever was waiting then is free, though the event is no longer set when it looks. An event holds nothing for
+//! anybody, so nobody's death changes it.
 
 use std::fmt;
 use std::future::Future;
@@ -32,8 +33,8 @@ const COUNT: u32 = !3;
 
 /// A signal between processes.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same event. What was written before
-/// [`set`](Self::set) is seen by those whom it frees.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same event. What was
+/// written before [`set`](Self::set) is seen by those whom it frees.
 ///
 /// # Examples
 ///

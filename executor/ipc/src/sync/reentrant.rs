@@ -1,18 +1,20 @@
 //! [`ReentrantMutex`], also [`RLock`]: a lock that its owner may take again. Python's `multiprocessing.RLock`.
 //!
-//! It is the lock of [`Mutex`](super::mutex::Mutex), with two words more: who of the process owns it, and how often. The owner's word is written only by who has the lock and is taken away before
-//! the lock is, so whoever finds itself there has the lock. It names the seat of the process too, so that what a dead owner leaves there means nobody
-//! of another process.
+//! It is the lock of [`Mutex`](super::mutex::Mutex), with two words more: who of the process owns it, and how often.
+//! The owner's word is written only by who has the lock and is taken away before the lock is, so whoever finds itself
+//! there has the lock. It names the seat of the process too, so that what a dead owner leaves there means nobody of
+//! another process.
 //!
 //! # Owners
 //!
-//! An owner is a thread, for the forms that block, and their guard doesn't leave it. A task has no thread of its own: it may
-//! be polled by another one after each `.await`, and shares its thread with others, who must not get in. So the form for `.await` takes a [`LockOwner`], which
-//! stands for the task: who shows the same one gets in again.
+//! An owner is a thread, for the forms that block, and their guard doesn't leave it. A task has no thread of its own:
+//! it may be polled by another one after each `.await`, and shares its thread with others, who must not get in. So the
+//! form for `.await` takes a [`LockOwner`], which stands for the task: who shows the same one gets in again.
 //!
 //! # The value
 //!
-//! Several guards of one owner can exist at a time, so none of them can give out a `&mut`. The value is read and replaced instead, each in one step.
+//! Several guards of one owner can exist at a time, so none of them can give out a `&mut`. The value is read and
+//! replaced instead, each in one step.
 
 use std::fmt;
 use std::future::Future;
@@ -107,15 +109,16 @@ impl Default for LockOwner {
 
 /// A lock between processes that its owner may take again, and the value it protects.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It is free when each guard has been dropped. Without
-/// a value, `ReentrantMutex<()>`, also called [`RLock`], it is Python's `RLock`; with one, the lock of its `Value`.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It is free when
+/// each guard has been dropped. Without a value, `ReentrantMutex<()>`, also called [`RLock`], it is Python's `RLock`;
+/// with one, the lock of its `Value`.
 ///
 /// The owner is the thread for [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
 /// [`lock`](Self::lock), and a [`LockOwner`], which stands for the task, for [`lock_async`](Self::lock_async),
 /// [`try_lock_as`](Self::try_lock_as), [`lock_timeout_as`](Self::lock_timeout_as) and [`lock_as`](Self::lock_as).
 ///
-/// When a process dies that has it, the lock is poisoned, as a [`Mutex`](crate::Mutex) is: the next one gets it at once, as
-/// [`LockError::Poisoned`].
+/// When a process dies that has it, the lock is poisoned, as a [`Mutex`](crate::Mutex) is: the next one gets it at
+/// once, as [`LockError::Poisoned`].
 ///
 /// # Examples
 ///
@@ -188,7 +191,8 @@ impl<T: Plain> ReentrantMutex<T> {
     ///
     /// # Errors
     ///
-    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder died.
+    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder
+    /// died.
     pub fn lock_timeout(&self, timeout: Duration) -> LockResult<ReentrantMutexGuard<'_, T>> {
         self.lock_until(wait::after(timeout))
     }
@@ -211,7 +215,8 @@ impl<T: Plain> ReentrantMutex<T> {
     ///
     /// # Errors
     ///
-    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder died.
+    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder
+    /// died.
     pub fn lock_timeout_as(&self, owner: &LockOwner, timeout: Duration) -> LockResult<OwnedReentrantGuard<'_, T>> {
         self.lock_until_as(owner, wait::after(timeout))
     }
@@ -225,7 +230,8 @@ impl<T: Plain> ReentrantMutex<T> {
         self.lock_until_as(owner, None)
     }
 
-    /// Takes the lock, at once if `owner` has it, and otherwise waits for it without blocking the thread. The guard can be held across an `.await`.
+    /// Takes the lock, at once if `owner` has it, and otherwise waits for it without blocking the thread. The guard can
+    /// be held across an `.await`.
     ///
     /// **Cancellation:** dropped, it waits no more; nobody else is kept from the lock by that.
     ///
@@ -241,7 +247,8 @@ impl<T: Plain> ReentrantMutex<T> {
         Waiting::new(move || self.step_as(owner, &mut slept))
     }
 
-    /// Whether a holder died, and nobody has [repaired](ReentrantMutexGuard::repair) it since. A death shows only once somebody has tried to lock.
+    /// Whether a holder died, and nobody has [repaired](ReentrantMutexGuard::repair) it since. A death shows only once
+    /// somebody has tried to lock.
     #[must_use = "it has no effect but its result"]
     pub fn is_poisoned(&self) -> bool {
         poison::read(self.head().poison.load(Ordering::Relaxed)).is_some()
@@ -428,7 +435,8 @@ impl<T: Plain> ReentrantMutexGuard<'_, T> {
         self.set(change(self.get()));
     }
 
-    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of it any more.
+    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of
+    /// it any more.
     pub fn repair(&self) {
         self.held.mutex.clear_poison();
     }
@@ -440,7 +448,8 @@ impl<T: Plain + fmt::Debug> fmt::Debug for ReentrantMutexGuard<'_, T> {
     }
 }
 
-/// A [`LockOwner`] has the lock. It is free when all the guards of the owner have been dropped, wherever that is: they can be sent to other threads.
+/// A [`LockOwner`] has the lock. It is free when all the guards of the owner have been dropped, wherever that is: they
+/// can be sent to other threads.
 #[must_use = "dropping the guard unlocks"]
 pub struct OwnedReentrantGuard<'a, T: Plain> {
     held: Held<'a, T>,
@@ -463,8 +472,9 @@ impl<T: Plain> OwnedReentrantGuard<'_, T> {
 
     /// Replaces the value by what `change` makes of it, in one step.
     ///
-    /// Another thread may have a guard of the same owner. If it has replaced the value while `change` was running, `change` is asked again, about the value
-    /// that is there now. So it must not replace the value itself, which would never end.
+    /// Another thread may have a guard of the same owner. If it has replaced the value while `change` was running,
+    /// `change` is asked again, about the value that is there now. So it must not replace the value itself, which would
+    /// never end.
     ///
     /// # Panics
     ///
@@ -485,7 +495,8 @@ impl<T: Plain> OwnedReentrantGuard<'_, T> {
         }
     }
 
-    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of it any more.
+    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of
+    /// it any more.
     pub fn repair(&self) {
         self.held.mutex.clear_poison();
     }

@@ -1,8 +1,8 @@
 //! [`RwLock`]: many readers or one writer. Python has none between processes.
 //!
-//! Who reads and who writes stands in a ledger, each reading process with the number of its readers, so that what a dead one had can be taken
-//! back. The value stands beside it in two copies (`cell.rs`), which only the writer changes. Writers aren't starved by readers: who can't go in stands in a
-//! [line](super::line).
+//! Who reads and who writes stands in a ledger, each reading process with the number of its readers, so that what a
+//! dead one had can be taken back. The value stands beside it in two copies (`cell.rs`), which only the writer changes.
+//! Writers aren't starved by readers: who can't go in stands in a [line](super::line).
 
 use std::fmt;
 use std::future::Future;
@@ -144,19 +144,22 @@ enum Mode {
 
 /// A lock between processes that many readers share, or one writer has, and the value it protects.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It has the four forms of all locks
-/// for each of reading and writing. It pays for values that are read for long; a short look is cheaper under a [`Mutex`](crate::Mutex).
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It has the four
+/// forms of all locks for each of reading and writing. It pays for values that are read for long; a short look is
+/// cheaper under a [`Mutex`](crate::Mutex).
 ///
 /// # Order
 ///
-/// Who can't go in stands at the head of the line and is not overtaken, also not by readers, so a writer isn't starved. It follows that a thread that reads must
-/// not lock for reading again: a writer may have come in between, and both wait for ever. Who becomes the head when it has gone is
-/// open. A future at the head that isn't polled holds the others up; dropped, it doesn't.
+/// Who can't go in stands at the head of the line and is not overtaken, also not by readers, so a writer isn't starved.
+/// It follows that a thread that reads must not lock for reading again: a writer may have come in between, and both
+/// wait for ever. Who becomes the head when it has gone is open. A future at the head that isn't polled holds the
+/// others up; dropped, it doesn't.
 ///
 /// # When a holder dies
 ///
-/// A reader's share is given back at once. A writer's death poisons the lock, for readers and writers, until [`repair`](RwLockWriteGuard::repair); the value is the last one that was
-/// committed. A panic doesn't poison: its changes are dropped.
+/// A reader's share is given back at once. A writer's death poisons the lock, for readers and writers, until
+/// [`repair`](RwLockWriteGuard::repair); the value is the last one that was committed. A panic doesn't poison: its
+/// changes are dropped.
 ///
 /// # Limits
 ///
@@ -272,7 +275,8 @@ impl<T: Plain> RwLock<T> {
         async move { self.writer(Ok(entered.await)) }
     }
 
-    /// Whether a writer died, and nobody has [repaired](RwLockWriteGuard::repair) it since. A death shows only once somebody has tried to lock.
+    /// Whether a writer died, and nobody has [repaired](RwLockWriteGuard::repair) it since. A death shows only once
+    /// somebody has tried to lock.
     #[must_use = "it has no effect but its result"]
     pub fn is_poisoned(&self) -> bool {
         poison::read(self.ledger().get().poison).is_some()
@@ -485,7 +489,8 @@ impl<T: Plain + fmt::Debug> fmt::Debug for RwLockReadGuard<'_, T> {
     }
 }
 
-/// The lock is held alone, and this is a copy of its value. When it is dropped, the copy becomes the value, in one step, and the lock is free.
+/// The lock is held alone, and this is a copy of its value. When it is dropped, the copy becomes the value, in one
+/// step, and the lock is free.
 ///
 /// Dropped by a panic, it forgets its changes instead.
 #[must_use = "dropping the guard unlocks"]
@@ -509,7 +514,8 @@ impl<T: Plain> RwLockWriteGuard<'_, T> {
         self.draft.rollback(self.lock.cell());
     }
 
-    /// Says that the value is in order again after the death of a writer: those who lock after this one aren't told of it any more.
+    /// Says that the value is in order again after the death of a writer: those who lock after this one aren't told of
+    /// it any more.
     pub fn repair(&mut self) {
         self.lock.clear_poison();
     }

@@ -1,7 +1,8 @@
 //! [`Semaphore`] and [`BoundedSemaphore`]: at most so many at once. Python's classes of these names.
 //!
-//! The state is a ledger: the permits that nobody has, and for each process how many of them it has, so that the permits of a dead process go back. Who waits, waits
-//! for the ledger to change and (if at the head of the [line](super::line)) for the presences of those who have permits, so a death frees the next one at once.
+//! The state is a ledger: the permits that nobody has, and for each process how many of them it has, so that the
+//! permits of a dead process go back. Who waits, waits for the ledger to change and (if at the head of the
+//! [line](super::line)) for the presences of those who have permits, so a death frees the next one at once.
 
 use std::fmt;
 use std::future::Future;
@@ -117,7 +118,8 @@ pub enum SemaphoreError {
         /// What there is at most.
         bound: u32,
     },
-    /// There would be more permits than a bounded semaphore may have, or than can be counted: something was released that had not been acquired.
+    /// There would be more permits than a bounded semaphore may have, or than can be counted: something was released
+    /// that had not been acquired.
     #[error("{released} permits were released, but only {outstanding} had been acquired and not given back")]
     NotAcquired {
         /// What was to be released.
@@ -129,21 +131,23 @@ pub enum SemaphoreError {
 
 /// So many permits, for all threads and tasks of all processes.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same semaphore. A [`Permit`] gives its permits
-/// back when it is dropped, and can be sent to another thread. A process that dies gives back all it had, and those who wait get them at once.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same semaphore. A
+/// [`Permit`] gives its permits back when it is dropped, and can be sent to another thread. A process that dies gives
+/// back all it had, and those who wait get them at once.
 ///
-/// Each way to acquire has four forms: [`try_acquire`](Self::try_acquire), [`acquire_timeout`](Self::acquire_timeout), [`acquire`](Self::acquire),
-/// [`acquire_async`](Self::acquire_async), and the same with `_many`.
+/// Each way to acquire has four forms: [`try_acquire`](Self::try_acquire), [`acquire_timeout`](Self::acquire_timeout),
+/// [`acquire`](Self::acquire), [`acquire_async`](Self::acquire_async), and the same with `_many`.
 ///
 /// # Fairness
 ///
-/// Nobody overtakes the one who stands at the head of the line, so somebody who wants many permits isn't starved by those
-/// who want one. Who of the others becomes the head when it has gone is open. A future at the head that isn't polled holds
-/// the others up; dropped, it doesn't.
+/// Nobody overtakes the one who stands at the head of the line, so somebody who wants many permits isn't starved by
+/// those who want one. Who of the others becomes the head when it has gone is open. A future at the head that isn't
+/// polled holds the others up; dropped, it doesn't.
 ///
-/// Who wants more permits than there are, free and held together, waits until somebody [releases](Self::release) more. It
-/// doesn't stand in line for that time, and holds nobody up; one at the head that comes to lack permits, because somebody
-/// [forgot](Permit::forget) some, steps aside. More than a [`BoundedSemaphore`] can ever have are an error at once.
+/// Who wants more permits than there are, free and held together, waits until somebody [releases](Self::release) more.
+/// It doesn't stand in line for that time, and holds nobody up; one at the head that comes to lack permits, because
+/// somebody [forgot](Permit::forget) some, steps aside. More than a [`BoundedSemaphore`] can ever have are an error at
+/// once.
 ///
 /// # Limits
 ///
@@ -256,7 +260,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`SemaphoreError::TimedOut`] if they were not there in that time; [`SemaphoreError::TooMany`] if there can never be as many.
+    /// [`SemaphoreError::TimedOut`] if they were not there in that time; [`SemaphoreError::TooMany`] if there can never
+    /// be as many.
     pub fn acquire_many_timeout(&self, permits: u32, timeout: Duration) -> Result<Permit, SemaphoreError> {
         self.acquire_until(permits, wait::after(timeout))
     }
@@ -273,12 +278,13 @@ impl Semaphore {
         Waiting::new(move || turn.step(permits))
     }
 
-    /// Adds permits, as Python's `release(n)` does, whoever acquired them: those of [forgotten](Permit::forget) guards, or new ones.
+    /// Adds permits, as Python's `release(n)` does, whoever acquired them: those of [forgotten](Permit::forget) guards,
+    /// or new ones.
     ///
     /// # Errors
     ///
-    /// [`SemaphoreError::NotAcquired`] if there would be too many, and then nothing is added. For a [`BoundedSemaphore`] that's more than it started with,
-    /// what others hold included; for others 2³² − 1.
+    /// [`SemaphoreError::NotAcquired`] if there would be too many, and then nothing is added. For a
+    /// [`BoundedSemaphore`] that's more than it started with, what others hold included; for others 2³² − 1.
     pub fn release(&self, permits: u32) -> Result<(), SemaphoreError> {
         self.transact(|state, board| {
             let buried = state.bury(board);
@@ -334,7 +340,8 @@ impl Semaphore {
 }
 
 impl State {
-    /// Takes permits if it's the ticket's turn and they are there. The inner result is what the line said about the turn.
+    /// Takes permits if it's the ticket's turn and they are there. The inner result is what the line said about the
+    /// turn.
     fn attempt(
         &mut self,
         ticket: &Ticket,
@@ -447,8 +454,9 @@ impl Permit {
         self.semaphore.object.board().is_mine(self.seat.bits())
     }
 
-    /// Keeps the permits out of the semaphore, without anybody having them, until [`Semaphore::release`] adds as many. They don't come back by themselves when this process
-    /// dies. With that, one process can acquire and another one release, as Python's semaphores do.
+    /// Keeps the permits out of the semaphore, without anybody having them, until [`Semaphore::release`] adds as many.
+    /// They don't come back by themselves when this process dies. With that, one process can acquire and another one
+    /// release, as Python's semaphores do.
     pub fn forget(mut self) {
         let count = std::mem::take(&mut self.permits);
         if !self.is_mine() {
@@ -480,7 +488,8 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// A [`Semaphore`] that never has more permits than it started with: to release what was not acquired is an error, as it is almost always a mistake.
+/// A [`Semaphore`] that never has more permits than it started with: to release what was not acquired is an error, as
+/// it is almost always a mistake.
 ///
 /// # Examples
 ///
@@ -504,7 +513,8 @@ impl BoundedSemaphore {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for no permits at all, which would never let anybody in; otherwise what the system says when it is out of memory or descriptors.
+    /// `InvalidInput` for no permits at all, which would never let anybody in; otherwise what the system says when it
+    /// is out of memory or descriptors.
     pub fn new(permits: u32) -> io::Result<Self> {
         if permits == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a bounded semaphore needs at least one permit"));

@@ -35,7 +35,8 @@ pub(crate) fn create_shared_memory(bytes: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Refuses what isn't plain memory: a page of a file on a network or of a huge-page pool may take for ever to come, or never.
+/// Refuses what isn't plain memory: a page of a file on a network or of a huge-page pool may take for ever to come, or
+/// never.
 pub(crate) fn check_is_memory(fd: BorrowedFd<'_>) -> io::Result<()> {
     /// `TMPFS_MAGIC` of statfs(2).
     const TMPFS: i64 = 0x0102_1994;
@@ -97,8 +98,8 @@ pub(crate) fn start_time() -> u64 {
 
 /// Whether a thread of the process with that number and start may still run in user mode.
 ///
-/// A thread on its way out has `PF_EXITING` in its flags (the ninth field of `/proc/<pid>/task/<tid>/stat`, see proc_pid_stat(5)) long before its
-/// memory is gone, and doesn't return from the kernel.
+/// A thread on its way out has `PF_EXITING` in its flags (the ninth field of `/proc/<pid>/task/<tid>/stat`, see
+/// proc_pid_stat(5)) long before its memory is gone, and doesn't return from the kernel.
 pub(crate) fn may_still_run(pid: Pid, start: u64) -> bool {
     let process = format!("/proc/{}", pid.as_raw_nonzero());
     if started(std::fs::read_to_string(format!("{process}/stat"))) != start {
@@ -141,10 +142,12 @@ pub(crate) struct BlockedSignals(libc::sigset_t);
 pub(crate) fn block_signals() -> BlockedSignals {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: both sets are ours; `sigfillset` fills the first whole, and `pthread_sigmask` the second, as neither can fail for these arguments.
+    // SAFETY: both sets are ours; `sigfillset` fills the first whole, and `pthread_sigmask` the second, as neither can
+    // fail for these arguments.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
-        // A fault is about the thread itself; the kernel ends the process if it's blocked, and a handler couldn't say why (or mend it).
+        // A fault is about the thread itself; the kernel ends the process if it's blocked, and a handler couldn't say
+        // why (or mend it).
         for fault in [libc::SIGBUS, libc::SIGSEGV, libc::SIGFPE, libc::SIGILL] {
             libc::sigdelset(all.as_mut_ptr(), fault);
         }
@@ -160,7 +163,8 @@ impl Drop for BlockedSignals {
     }
 }
 
-/// The processors of the machine. Not those that this thread may use: a peer may use others, and if it doesn't, spinning doesn't pay and soon ends.
+/// The processors of the machine. Not those that this thread may use: a peer may use others, and if it doesn't,
+/// spinning doesn't pay and soon ends.
 pub(crate) fn cpus() -> usize {
     static CPUS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *CPUS.get_or_init(|| {
@@ -169,7 +173,8 @@ pub(crate) fn cpus() -> usize {
     })
 }
 
-/// The clock by which the kernel's timeouts go. From the C library, as rustix reads the kernel's own page for it, which valgrind hides.
+/// The clock by which the kernel's timeouts go. From the C library, as rustix reads the kernel's own page for it, which
+/// valgrind hides.
 pub(crate) fn monotonic() -> libc::timespec {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a structure of ours; this clock is always there.
@@ -183,7 +188,8 @@ mod tests {
 
     #[test]
     fn a_thread_that_is_exiting_runs_no_more() {
-        // As proc_pid_stat(5) has them: number, name, state, parent, group, session, terminal, its group, flags, and more.
+        // As proc_pid_stat(5) has them: number, name, state, parent, group, session, terminal, its group, flags, and
+        // more.
         let stat =
             |state: &str, flags: u64| format!("77 (a) R 1 (b)) {state} 1 77 77 0 -1 {flags} 100 0 0 0 1 2 0 0 20 0");
         for state in ["R", "S", "D", "T", "t"] {

@@ -1,27 +1,33 @@
 //! Many values of one type in shared memory, with a lock (Python's `multiprocessing.Array`).
 //!
-//! The elements stand in place, one after the other, so that a slice of them is an ordinary slice. Single elements are read and written by
-//! copies, each under the lock, and no element is ever left half-written: one that the machine can't store at once is first written beside the array
-//! (*redo* in the head), and the next holder of the lock finishes what a dead one has begun.
+//! The elements stand in place, one after the other, so that a slice of them is an ordinary slice. Single elements are
+//! read and written by copies, each under the lock, and no element is ever left half-written: one that the machine
+//! can't store at once is first written beside the array (*redo* in the head), and the next holder of the lock finishes
+//! what a dead one has begun.
 //!
 //! # Soundness of the slices
 //!
 //! [`ArrayGuard`] lends `&[T]` and `&mut [T]` of memory that other processes have mapped too. What makes this sound:
 //!
-//! 1. Only [`Plain`] types: every pattern of bits is a `T`, without pointers and without invariants. Whatever another process
-//!    has written, reading it is defined.
-//! 2. Slices exist only under the lock, and every safe way to the memory of an `Array`, in all processes that use this crate, takes it:
-//!    single elements and copies as well. So whoever keeps to the protocol never writes to what is lent.
-//! 3. The lock passes from a process that died only when none of its threads will run again (`Board::has_left`, with its limits); none still writes.
-//! 4. Within one process nothing else touches the memory of a slice even if another process lies about the lock: beside the
-//!    lock there is a mark in memory of our own, for guards, single elements and copies alike, and who finds it set waits until it isn't. And the
-//!    memory is used for nothing but this array in this process, whatever other handles of it arrive.
-//! 5. Memory and bounds: the segment is sealed against shrinking and stays mapped as long as the guard lives; the number of elements was compared with
-//!    the segment's size when the handle was opened, and is then kept in memory of our own.
+//! 1. Only [`Plain`] types: every pattern of bits is a `T`, without pointers and without invariants. Whatever another
+//!    process has written, reading it is defined.
+//! 2. Slices exist only under the lock, and every safe way to the memory of an `Array`, in all processes that use this
+//!    crate, takes it: single elements and copies as well. So whoever keeps to the protocol never writes to what is
+//!    lent.
+//! 3. The lock passes from a process that died only when none of its threads will run again (`Board::has_left`, with
+//!    its limits); none still writes.
+//! 4. Within one process nothing else touches the memory of a slice even if another process lies about the lock: beside
+//!    the lock there is a mark in memory of our own, for guards, single elements and copies alike, and who finds it set
+//!    waits until it isn't. And the memory is used for nothing but this array in this process, whatever other handles
+//!    of it arrive.
+//! 5. Memory and bounds: the segment is sealed against shrinking and stays mapped as long as the guard lives; the
+//!    number of elements was compared with the segment's size when the handle was opened, and is then kept in memory of
+//!    our own.
 //!
-//! The caveat that remains: a process that *ignores* the lock can change the elements under a slice that is lent. The memory model of Rust doesn't know other processes;
-//! the compiler may assume that what it lent stays as it is, and for example load an element twice and get two values. For plain numbers this
-//! means wrong results. Those who don't trust their peers to keep to the lock (and use an element as an index, unchecked a second time) take
+//! The caveat that remains: a process that *ignores* the lock can change the elements under a slice that is lent. The
+//! memory model of Rust doesn't know other processes; the compiler may assume that what it lent stays as it is, and for
+//! example load an element twice and get two values. For plain numbers this means wrong results. Those who don't trust
+//! their peers to keep to the lock (and use an element as an index, unchecked a second time) take
 //! [`load_from`](Array::load_from) and [`store_to`](Array::store_to), which copy and never form a reference.
 
 use std::fmt;
@@ -52,7 +58,8 @@ const MOST_ALIGNED: usize = 4096;
 #[repr(C, align(64))]
 struct Head {
     lock: LockWord,
-    /// The process that is writing to many elements at once; 0: none. If it's set when the lock is free, that process has not finished.
+    /// The process that is writing to many elements at once; 0: none. If it's set when the lock is free, that process
+    /// has not finished.
     writer: AtomicU32,
     len: AtomicU64,
     /// One more than the index of the element whose new value stands behind the head; 0: none.
@@ -109,21 +116,23 @@ impl Form {
 
 /// An array in shared memory, with a lock: single elements by copy, or all of them as a slice in place.
 ///
-/// A handle: cheap to clone, and sending it to another process sends the handle and not the elements. Gone with its last handle, however its
-/// owners end. The length is given at run time, once; it may be zero. Python's equivalent is `multiprocessing.Array`.
+/// A handle: cheap to clone, and sending it to another process sends the handle and not the elements. Gone with its
+/// last handle, however its owners end. The length is given at run time, once; it may be zero. Python's equivalent is
+/// `multiprocessing.Array`.
 ///
 /// # What if a process ignores the lock
 ///
-/// All of this crate take it. Another program with the same memory could write to the elements while a slice of them is lent. As every pattern of bits is a
-/// `T`, that gives wrong numbers; but the compiler, which takes a lent slice for constant, may also read an element twice and get two values. Those who don't trust
-/// their peers copy instead: [`get`](Array::get), [`load_from`](Array::load_from), [`store_to`](Array::store_to).
+/// All of this crate take it. Another program with the same memory could write to the elements while a slice of them is
+/// lent. As every pattern of bits is a `T`, that gives wrong numbers; but the compiler, which takes a lent slice for
+/// constant, may also read an element twice and get two values. Those who don't trust their peers copy instead:
+/// [`get`](Array::get), [`load_from`](Array::load_from), [`store_to`](Array::store_to).
 ///
 /// # When a process dies
 ///
-/// An element is never half-written: [`set`](Array::set), [`with_element`](Array::with_element) happen or don't. A slice that is being
-/// changed in place can't promise this. So if a process is killed, or panics, with a `&mut [T]` in its hands, all others get
-/// [`LockError::Poisoned`] or [`ArrayError::Poisoned`], until one of them has looked at the elements and called
-/// [`repair`](ArrayGuard::repair). A process that dies while it only reads does no harm.
+/// An element is never half-written: [`set`](Array::set), [`with_element`](Array::with_element) happen or don't. A
+/// slice that is being changed in place can't promise this. So if a process is killed, or panics, with a `&mut [T]` in
+/// its hands, all others get [`LockError::Poisoned`] or [`ArrayError::Poisoned`], until one of them has looked at the
+/// elements and called [`repair`](ArrayGuard::repair). A process that dies while it only reads does no harm.
 ///
 /// # Examples
 ///
@@ -176,8 +185,8 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if that many can't be addressed, or `T` is aligned to more than 4096 bytes; or what the system says when
-    /// there is no memory, no descriptor, or no thread.
+    /// `InvalidInput` if that many can't be addressed, or `T` is aligned to more than 4096 bytes; or what the system
+    /// says when there is no memory, no descriptor, or no thread.
     pub fn new(len: usize) -> io::Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(Self::ELEMENTS));
         let bytes = bytes.filter(|_| align_of::<T>() <= MOST_ALIGNED).ok_or_else(|| {
@@ -521,11 +530,13 @@ impl<T: Plain> Array<T> {
 
     /// Locks the array and gives its elements as a slice; blocks until the lock is ours.
     ///
-    /// The lock can't be taken twice by the same thread: the second time waits for ever, and so does [`get`](Array::get) meanwhile. Use the guard.
+    /// The lock can't be taken twice by the same thread: the second time waits for ever, and so does
+    /// [`get`](Array::get) meanwhile. Use the guard.
     ///
     /// # Errors
     ///
-    /// [`LockError::Poisoned`], with the guard, if a process ended while it was writing, and nobody has [repaired](ArrayGuard::repair) the elements since.
+    /// [`LockError::Poisoned`], with the guard, if a process ended while it was writing, and nobody has
+    /// [repaired](ArrayGuard::repair) the elements since.
     pub fn lock(&self) -> LockResult<ArrayGuard<'_, T>> {
         self.lock_by(None)
     }
@@ -599,8 +610,8 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     ///
-    /// [`ArrayError::TimedOut`] if it wasn't free by then; [`ArrayError::Poisoned`] after a death; then nothing has been
-    /// done.
+    /// [`ArrayError::TimedOut`] if it wasn't free by then; [`ArrayError::Poisoned`] after a death; then nothing has
+    /// been done.
     ///
     /// # Panics
     ///
@@ -766,8 +777,8 @@ impl<T: Plain> Array<T> {
         }
     }
 
-    /// Under the lock; gives it back if the array is poisoned, or (`None`) if somebody in this process holds it too, because another process has
-    /// lied about it.
+    /// Under the lock; gives it back if the array is poisoned, or (`None`) if somebody in this process holds it too,
+    /// because another process has lied about it.
     #[inline]
     fn held<'a>(&'a self, raw: RawLock<'a>, taken: Taken) -> Option<Result<Held<'a>, ArrayError>> {
         let sliced = &self.object.segment().sliced;
@@ -843,7 +854,8 @@ impl<T: Plain> Array<T> {
         }
     }
 
-    /// Under the lock. `None`, and the lock is given back, if a slice exists in this process already, because another process has lied about the lock.
+    /// Under the lock. `None`, and the lock is given back, if a slice exists in this process already, because another
+    /// process has lied about the lock.
     fn slice(&self, taken: Taken) -> Option<LockResult<ArrayGuard<'_, T>>> {
         if self.object.segment().sliced.swap(true, Ordering::Acquire) {
             self.raw().unlock();
@@ -900,8 +912,9 @@ impl<'de, T: Plain> Deserialize<'de> for Array<T> {
 
 /// The lock of an [`Array`], and its elements as a slice in place.
 ///
-/// The guard may move to another thread. If the process dies, or the thread panics, after the elements were lent mutably, the array is poisoned.
-/// In a child that a plain `fork` makes under the lock, the copy of the guard has no elements: the lock is the parent's.
+/// The guard may move to another thread. If the process dies, or the thread panics, after the elements were lent
+/// mutably, the array is poisoned. In a child that a plain `fork` makes under the lock, the copy of the guard has no
+/// elements: the lock is the parent's.
 #[must_use = "the lock is given back when the guard is dropped"]
 pub struct ArrayGuard<'a, T: Plain> {
     array: &'a Array<T>,
@@ -935,8 +948,9 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
         if !self.array.raw().is_mine() {
             return &[];
         }
-        // SAFETY: in bounds of a mapping that lives as long as the array that is borrowed (see `start`); aligned, as `ELEMENTS` makes sure, given that mappings
-        // begin at pages; initialised and valid, as any bytes are a `T`. Nobody writes meanwhile: see the head of this file, points 2 to 4.
+        // SAFETY: in bounds of a mapping that lives as long as the array that is borrowed (see `start`); aligned, as
+        // `ELEMENTS` makes sure, given that mappings begin at pages; initialised and valid, as any bytes are a `T`.
+        // Nobody writes meanwhile: see the head of this file, points 2 to 4.
         unsafe { std::slice::from_raw_parts(self.start(), self.array.len) }
     }
 }
@@ -949,7 +963,8 @@ impl<T: Plain> DerefMut for ArrayGuard<'_, T> {
         if !self.writing && !self.poisoned {
             self.writing = true;
             self.array.head().writer.store(pid_lock::pid(), Ordering::Relaxed);
-            // A process that is killed has done its stores in the order of its program; the compiler is to leave them so.
+            // A process that is killed has done its stores in the order of its program; the compiler is to leave them
+            // so.
             compiler_fence(Ordering::SeqCst);
         }
         // SAFETY: as for `deref`; and `self` is borrowed mutably, so this is the only reference.

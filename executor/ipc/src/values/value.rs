@@ -1,8 +1,8 @@
 //! One value in shared memory, with a lock (Python's `multiprocessing.Value`).
 //!
-//! The value is kept twice (see [`twin`]): a change is made to a copy in memory of our own, written to the copy that nobody reads, and becomes the
-//! value in one step. So there is no state in which it is half-changed: a holder that is killed, or panics, has changed nothing, the
-//! lock goes to the next one, and there is no poison.
+//! The value is kept twice (see [`twin`]): a change is made to a copy in memory of our own, written to the copy that
+//! nobody reads, and becomes the value in one step. So there is no state in which it is half-changed: a holder that is
+//! killed, or panics, has changed nothing, the lock goes to the next one, and there is no poison.
 
 use std::fmt;
 use std::future::Future;
@@ -38,13 +38,15 @@ unsafe impl Layout for Head {}
 /// A handle: cheap to clone, and sending it to another process sends the handle. Gone with its last handle, however
 /// its owners end. Python's equivalent is `multiprocessing.Value`.
 ///
-/// Reading ([`get`](Value::get)) takes no lock and sees a whole value. Every change is one step: if the process is killed or the closure
-/// panics in the middle of [`with`](Value::with), nothing has happened, and the next one gets the lock at once. So a `Value` is never poisoned.
+/// Reading ([`get`](Value::get)) takes no lock and sees a whole value. Every change is one step: if the process is
+/// killed or the closure panics in the middle of [`with`](Value::with), nothing has happened, and the next one gets the
+/// lock at once. So a `Value` is never poisoned.
 ///
-/// For several values under one lock, put them into a struct. For one that is too large to be copied for each change, use an
-/// [`Array`](crate::Array); for a counter alone, an [`AtomicValue`](crate::AtomicValue) is quicker.
+/// For several values under one lock, put them into a struct. For one that is too large to be copied for each change,
+/// use an [`Array`](crate::Array); for a counter alone, an [`AtomicValue`](crate::AtomicValue) is quicker.
 ///
-/// The lock can't be taken twice by the same thread: a `with` inside of a `with` of the same value waits for ever. Pass the `&mut T` on instead.
+/// The lock can't be taken twice by the same thread: a `with` inside of a `with` of the same value waits for ever. Pass
+/// the `&mut T` on instead.
 ///
 /// # Examples
 ///
@@ -116,8 +118,8 @@ impl<T: Plain> Value<T> {
         twin::read(&self.head().version, |which| load(&self.object, Self::copy(which)))
     }
 
-    /// The value, though it has kept changing under our eyes: under the lock, behind which nothing does, or as soon as it holds still. So a holder that
-    /// does something else meanwhile, or is stopped, isn't waited for.
+    /// The value, though it has kept changing under our eyes: under the lock, behind which nothing does, or as soon as
+    /// it holds still. So a holder that does something else meanwhile, or is stopped, isn't waited for.
     #[cold]
     fn get_changing(&self) -> T {
         loop {
@@ -198,7 +200,8 @@ impl<T: Plain> Value<T> {
         self.apply(self.raw(), change)
     }
 
-    /// Takes the lock; blocks until it is ours. The guard has a copy of the value, which becomes the value when the guard is dropped.
+    /// Takes the lock; blocks until it is ours. The guard has a copy of the value, which becomes the value when the
+    /// guard is dropped.
     #[inline]
     pub fn lock(&self) -> ValueGuard<'_, T> {
         self.raw().lock();
@@ -235,7 +238,8 @@ impl<T: Plain> Value<T> {
         self.try_with(|it| std::mem::replace(it, value))
     }
 
-    /// As [`replace`](Value::replace), but waits for the lock no longer than that; `None`, and nothing has changed, if it wasn't free by then.
+    /// As [`replace`](Value::replace), but waits for the lock no longer than that; `None`, and nothing has changed, if
+    /// it wasn't free by then.
     #[must_use = "the lock may be taken all the time, and then the value is not replaced"]
     pub fn replace_timeout(&self, value: T, timeout: Duration) -> Option<T> {
         self.with_timeout(timeout, |it| std::mem::replace(it, value))
@@ -264,7 +268,8 @@ impl<T: Plain> Value<T> {
         Some(self.exchange(current, new))
     }
 
-    /// As [`compare_exchange`](Value::compare_exchange), but waits for the lock no longer than that; `None` if it wasn't free by then.
+    /// As [`compare_exchange`](Value::compare_exchange), but waits for the lock no longer than that; `None` if it
+    /// wasn't free by then.
     pub fn compare_exchange_timeout(&self, current: T, new: T, timeout: Duration) -> Option<Result<T, T>> {
         self.take_by(wait::after(timeout)).then(|| self.exchange(current, new))
     }
@@ -398,8 +403,8 @@ impl<'de, T: Plain> Deserialize<'de> for Value<T> {
 
 /// The lock of a [`Value`], and a copy of the value to be changed.
 ///
-/// When it's dropped, the copy becomes the value, in one step, and the lock is free. If the thread panics meanwhile, or the process
-/// is killed, the value stays as it was. The guard may move to another thread.
+/// When it's dropped, the copy becomes the value, in one step, and the lock is free. If the thread panics meanwhile, or
+/// the process is killed, the value stays as it was. The guard may move to another thread.
 #[must_use = "the lock is given back when the guard is dropped"]
 pub struct ValueGuard<'a, T: Plain> {
     value: T,

@@ -1,21 +1,24 @@
 //! The threads that sleep for futures, and the keeper, which is the first of them.
 //!
-//! A future can't sleep in the kernel, as that would block a thread of its runtime. So it leaves what it waits for with a thread of ours, which
-//! sleeps for many at once (`FUTEX_WAITV` takes 128 words): for one doorbell of its own, which is rung when there is more to
-//! wait for, and for the words of up to [`WORDS`] words of futures, among them the presences on which they depend. Those who release a lock need not know any of this:
-//! they wake the word, as they would for a blocked thread.
+//! A future can't sleep in the kernel, as that would block a thread of its runtime. So it leaves what it waits for with
+//! a thread of ours, which sleeps for many at once (`FUTEX_WAITV` takes 128 words): for one doorbell of its own, which
+//! is rung when there is more to wait for, and for the words of up to [`WORDS`] words of futures, among them the
+//! presences on which they depend. Those who release a lock need not know any of this: they wake the word, as they
+//! would for a blocked thread.
 //!
-//! The first thread starts with the first board and lives as long as the process, since the process's presence hangs on it; it blocks
-//! all signals. Others start when there are more futures than one can sleep for, and stay for the next time.
+//! The first thread starts with the first board and lives as long as the process, since the process's presence hangs on
+//! it; it blocks all signals. Others start when there are more futures than one can sleep for, and stay for the next
+//! time.
 //!
 //! # Wake-ups are not lost
 //!
-//! - A future is entered under the lock of its thread, and the doorbell is rung after that, so the next sleep includes it; the kernel
-//!   compares the word at that moment.
-//! - Of several words that change during one sleep the kernel names one. So after each sleep all words are compared, and all futures whose words
-//!   differ are woken. A word that was woken without having changed for good (it changed back) has been taken by somebody who will wake it again.
-//! - A wake-up for one waiter may meet a future that has been dropped. Then it is passed on ([`Sleep`]'s drop, and the check for words
-//!   that nobody waits for any more).
+//! - A future is entered under the lock of its thread, and the doorbell is rung after that, so the next sleep includes
+//!   it; the kernel compares the word at that moment.
+//! - Of several words that change during one sleep the kernel names one. So after each sleep all words are compared,
+//!   and all futures whose words differ are woken. A word that was woken without having changed for good (it changed
+//!   back) has been taken by somebody who will wake it again.
+//! - A wake-up for one waiter may meet a future that has been dropped. Then it is passed on ([`Sleep`]'s drop, and the
+//!   check for words that nobody waits for any more).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -33,7 +36,8 @@ const WORDS: usize = futex::MOST_WORDS - 1;
 /// How long a thread sleeps for nobody. (It is woken for everything; this is only so that the number is finite.)
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since there may be many.
+/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since
+/// there may be many.
 const LOOK: Duration = Duration::from_millis(500);
 
 struct Sleeper {
@@ -108,7 +112,8 @@ impl Bed {
         // Outside of the lock: a waker runs code of others, and what it drops may come back here.
         for sleeper in woken {
             sleeper.over.store(true, Ordering::Release);
-            // A waker that panics is its runtime's fault, and must not end the thread on which the presence of the process hangs.
+            // A waker that panics is its runtime's fault, and must not end the thread on which the presence of the
+            // process hangs.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sleeper.waker.wake()));
         }
     }
@@ -137,7 +142,8 @@ pub(crate) fn freeze() -> Frozen {
 }
 
 impl Frozen {
-    /// In a forked child: there are no such threads. What they slept for isn't freed, as they may have been in the middle of it.
+    /// In a forked child: there are no such threads. What they slept for isn't freed, as they may have been in the
+    /// middle of it.
     pub(crate) fn forget(&mut self) {
         *self.keeper = None;
         std::mem::forget(std::mem::take(&mut *self.beds));

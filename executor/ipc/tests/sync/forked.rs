@@ -1,4 +1,5 @@
-//! A child made by a plain `fork`: it is a process of its own for all who share objects with it, though it has its parent's handles.
+//! A child made by a plain `fork`: it is a process of its own for all who share objects with it, though it has its
+//! parent's handles.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -26,8 +27,9 @@ struct Forked(i32);
 
 /// What a plain `fork` does, and `body` in the child, which ends with it.
 fn fork(body: impl FnOnce()) -> Forked {
-    // SAFETY: the C library sees to it that its child can go on with memory and threads, as does the crate for what is its own; the locks of the
-    // standard library that other threads may hold here (of the streams) are not used by the children.
+    // SAFETY: the C library sees to it that its child can go on with memory and threads, as does the crate for what is
+    // its own; the locks of the standard library that other threads may hold here (of the streams) are not used by the
+    // children.
     match unsafe { libc::fork() } {
         -1 => panic!("{}", std::io::Error::last_os_error()),
         0 => {

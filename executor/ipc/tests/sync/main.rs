@@ -1,4 +1,5 @@
-//! The locks and their relatives: between threads, between tasks on one thread, and between processes that are killed in the middle.
+//! The locks and their relatives: between threads, between tasks on one thread, and between processes that are killed
+//! in the middle.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 

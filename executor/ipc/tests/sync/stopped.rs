@@ -1,4 +1,5 @@
-//! A process that was stopped in the middle of one of the steps that nobody else can make meanwhile: those who don't want to wait are told.
+//! A process that was stopped in the middle of one of the steps that nobody else can make meanwhile: those who don't
+//! want to wait are told.
 
 use std::fs::File;
 use std::os::fd::AsFd;

@@ -100,7 +100,8 @@ fn agrees_with_a_queue_of_vectors() {
     }
 }
 
-/// Every length at every place of a small ring, so that it wraps round inside of the head's granule's neighbours, of the payload, and exactly at its end.
+/// Every length at every place of a small ring, so that it wraps round inside of the head's granule's neighbours, of
+/// the payload, and exactly at its end.
 #[test]
 fn wraps_at_every_offset() {
     let ring = ring(4 << 10, None);
@@ -230,7 +231,8 @@ fn a_position_that_moves_without_end_holds_no_producer_for_ever() {
         (Position::from_word(head.head.0.load(Ordering::SeqCst)), std::sync::atomic::AtomicBool::new(false));
     let (sender, receiver) = std::sync::mpsc::channel();
     let refused = std::thread::scope(|scope| {
-        // A peer that moves the head by bytes, so that the producer finds it elsewhere each time, and still no room for a record.
+        // A peer that moves the head by bytes, so that the producer finds it elsewhere each time, and still no room for
+        // a record.
         scope.spawn(|| {
             let mut bytes = 1;
             while !over.load(Ordering::Relaxed) {
