@@ -252,6 +252,40 @@ fn a_handle_is_opened_as_a_queue_of_its_type_only() {
     let _ = here::Task(7).0;
 }
 
+/// The memory of a queue as a file, for a peer that lies.
+fn memory_of(handle: &impl serde::Serialize) -> std::fs::File {
+    let (_, luggage) = pack(|| serde_json::to_vec(handle).unwrap());
+    std::fs::File::from(luggage.fds().next().unwrap().try_clone_to_owned().unwrap())
+}
+
+#[test]
+fn iterators_and_streams_end_with_a_queue_that_has_been_spoiled() {
+    use std::os::unix::fs::FileExt;
+
+    let queue = Queue::<u64>::bounded(5).unwrap();
+    // Where the position of the last record stands.
+    memory_of(&queue).write_all_at(&[0x77; 8], 64 + 64 + 2 * 128).unwrap();
+    let mut items = queue.iter();
+    assert!(matches!(items.next(), Some(Err(GetError::Corrupt(_)))));
+    assert!(items.next().is_none() && items.next().is_none());
+    let stream = queue.stream();
+    let seen: Vec<_> = block_on(futures_util::StreamExt::collect(futures_util::StreamExt::take(stream, 3)));
+    assert!(matches!(&seen[..], [Err(GetError::Corrupt(_))]), "{seen:?}");
+}
+
+#[test]
+fn a_queue_that_claims_to_be_joinable_has_room_for_it() {
+    use std::os::unix::fs::FileExt;
+
+    let queue = QueueOptions::new().memory(4096).queue::<u64>().unwrap();
+    memory_of(&queue).write_all_at(&1_u32.to_le_bytes(), 64 + 64 + 8).unwrap();
+    let (bytes, luggage) = pack(|| serde_json::to_vec(&queue).unwrap());
+    let opened = unpack(&luggage, || serde_json::from_slice::<Queue<u64>>(&bytes));
+    assert!(opened.unwrap_err().to_string().contains("too small"));
+    let opened = unpack(&luggage, || serde_json::from_slice::<JoinableQueue<u64>>(&bytes));
+    assert!(opened.unwrap_err().to_string().contains("too small"));
+}
+
 #[test]
 fn a_closed_queue_refuses_puts_and_is_drained_by_gets() {
     let queue = Queue::unbounded().unwrap();
