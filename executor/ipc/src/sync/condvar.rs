@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,9 @@ struct State {
     next: u32,
     /// Whether some wait who found no slot.
     crowd: u32,
+    /// From this one on, all slots are free.
+    used: u32,
+    unused: u32,
     slots: [Slot; SLOTS],
 }
 
@@ -73,25 +76,56 @@ const LEN: usize = Ledger::<State>::LEN + size_of::<Bells>();
 type Rung = Vec<usize>;
 
 impl State {
+    /// How many bytes of it matter.
+    fn extent(&self) -> usize {
+        offset_of!(State, slots) + self.used() * size_of::<Slot>()
+    }
+
+    fn used(&self) -> usize {
+        (self.used as usize).min(SLOTS)
+    }
+
+    /// Those among which all are that aren't free.
+    fn slots(&self) -> &[Slot] {
+        &self.slots[..self.used()]
+    }
+
+    /// A slot that is free.
+    fn free(&self) -> Option<usize> {
+        let used = self.used();
+        self.slots().iter().position(|slot| slot.seat == 0).or((used < SLOTS).then_some(used))
+    }
+
+    fn take(&mut self, at: usize, slot: Slot) {
+        self.slots[at] = slot;
+        self.used = self.used().max(at + 1) as u32;
+    }
+
+    /// Notes how many are used, after some have been given back.
+    fn shrink(&mut self) {
+        self.used = self.slots().iter().rposition(|slot| slot.seat != 0).map_or(0, |last| last + 1) as u32;
+    }
+
     /// Notifies up to `count` of those who wait, the longest waiting first. Returns how many had a slot.
     fn notify(&mut self, count: usize, condvar: &Condvar, rung: &mut Rung) -> usize {
-        let mut waiting: Vec<usize> = (0..SLOTS).filter(|at| self.is_waiting(*at)).collect();
+        let before = rung.len();
         let next = self.next;
+        rung.extend((0..self.used()).filter(|at| self.is_waiting(*at)));
         // The distance to the next turn, as turns come round.
-        waiting.sort_by_key(|at| std::cmp::Reverse(next.wrapping_sub(self.slots[*at].turn)));
-        waiting.truncate(count);
-        for at in &waiting {
+        rung[before..].sort_unstable_by_key(|at| std::cmp::Reverse(next.wrapping_sub(self.slots[*at].turn)));
+        rung.truncate(before.saturating_add(count));
+        for at in &rung[before..] {
             self.slots[*at].turn |= NOTIFIED;
             condvar.bell(*at).ring();
         }
+        let notified = rung.len() - before;
         if self.crowd != 0 && count > 0 {
             // They can't be told apart, so all of them look.
             self.crowd = 0;
             condvar.bell(CROWD).ring();
             rung.push(CROWD);
         }
-        rung.extend(&waiting);
-        waiting.len()
+        notified
     }
 
     fn is_waiting(&self, at: usize) -> bool {
@@ -103,7 +137,8 @@ impl State {
         let mut changed = false;
         let mut inherited = 0;
         let mut alive = board.seat().bits();
-        for slot in &mut self.slots {
+        let used = self.used();
+        for slot in &mut self.slots[..used] {
             // Many slots are of the same few processes.
             if slot.seat == 0 || slot.seat == alive {
                 continue;
@@ -122,6 +157,9 @@ impl State {
         }
         if inherited > 0 {
             self.notify(inherited, condvar, rung);
+        }
+        if changed {
+            self.shrink();
         }
         changed
     }
@@ -325,7 +363,7 @@ impl Condvar {
     }
 
     fn ledger(&self) -> Ledger<'_, State> {
-        Ledger::new(&self.object, 0)
+        Ledger::partial(&self.object, 0, State::extent)
     }
 
     fn bell(&self, at: usize) -> Bell<'_> {
@@ -358,7 +396,7 @@ fn with<G, E>(locked: LockResult<G>, extra: E) -> LockResult<(G, E)> {
 impl fmt::Debug for Condvar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.ledger().get();
-        let waiting = (0..SLOTS).filter(|at| state.is_waiting(*at)).count();
+        let waiting = (0..state.used()).filter(|at| state.is_waiting(*at)).count();
         f.debug_struct("Condvar").field("waiting", &waiting).finish_non_exhaustive()
     }
 }
@@ -398,15 +436,14 @@ impl Waiter<'_> {
         let condvar = self.condvar;
         let mut rung = Rung::new();
         let step = condvar.ledger().step(&mut self.slept, |state, board| {
-            let free = |state: &State| state.slots.iter().position(|slot| slot.seat == 0);
-            let at = free(state).or_else(|| state.bury(board, condvar, &mut rung).then(|| free(state)).flatten());
+            let at = state.free().or_else(|| state.bury(board, condvar, &mut rung).then(|| state.free()).flatten());
             let Some(at) = at else {
                 state.crowd = 1;
                 return Verdict::Changed(Place::Crowd(condvar.bell(CROWD).heard()));
             };
             let turn = state.next & !NOTIFIED;
             state.next = turn.wrapping_add(2);
-            state.slots[at] = Slot { seat: board.seat().bits(), turn };
+            state.take(at, Slot { seat: board.seat().bits(), turn });
             Verdict::Changed(Place::Slot(at, turn))
         });
         condvar.wake(rung);
@@ -464,6 +501,7 @@ impl Waiter<'_> {
                     return Verdict::Unchanged(false);
                 }
                 state.slots[at] = Slot { seat: 0, turn: 0 };
+                state.shrink();
                 Verdict::Changed(slot.turn & NOTIFIED != 0)
             }),
             Some(Place::Crowd(heard)) => self.condvar.bell(CROWD).heard() != heard,
@@ -485,7 +523,7 @@ impl State {
     /// The other processes that wait, as far as one can watch them.
     fn others(&self, board: &Board) -> Vec<Seat> {
         let mut others: Vec<Seat> = Vec::new();
-        for slot in &self.slots {
+        for slot in self.slots() {
             if let Some(seat) = Seat::from_word(slot.seat)
                 && seat != board.seat()
                 && !others.contains(&seat)
