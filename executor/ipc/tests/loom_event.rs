@@ -1,4 +1,4 @@
-//! The event under every interleaving and every outcome that the memory orderings allow, with a kernel that does what Linux promises: a sleep begins only if the word
+//! The event under every interleaving, up to the bounds given with each test, and every outcome that the memory orderings allow, with a kernel that does what Linux promises: a sleep begins only if the word
 //! has the expected value.
 //!
 //! The file with the transitions is included here as it is; loom's atomics and its scheduler take the place of the processor's and the kernel's. There is no
