@@ -14,11 +14,14 @@
 //!
 //! - A future is entered under the lock of its thread, and the doorbell is rung after that, so the next sleep includes
 //!   it; the kernel compares the word at that moment.
-//! - Of several words that change during one sleep the kernel names one. So after each sleep all words are compared,
-//!   and all futures whose words differ are woken. A word that was woken without having changed for good (it changed
-//!   back) has been taken by somebody who will wake it again.
-//! - A wake-up for one waiter may meet a future that has been dropped. Then it is passed on ([`Sleep`]'s drop, and the
-//!   check for words that nobody waits for any more).
+//! - Of several words that change during one sleep the kernel names one, though it has woken us for all of them. So
+//!   after each sleep all words are compared, and all futures whose words differ are woken. A word that was woken
+//!   without having changed for good (it changed back) has been taken by somebody who will wake it again.
+//! - A wake-up for one waiter may meet a future that has been dropped. Then it is passed on: by the drop, if the future
+//!   had been taken out of the bed, and knows it; by the thread, if it finds nobody to wake for a word that has changed
+//!   or was named.
+//!
+//! The part of it that this depends on is run through the interleavings by `tests/loom_reactor.rs`.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -26,101 +29,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::{Change, Word, futex};
-use crate::forked;
+use super::{Change, Word, after, futex};
+use crate::forked::{self, generation};
 use crate::presence::robust;
+
+mod bed;
+
+pub(crate) use bed::Sleep;
+use bed::{Bed, Sleeper};
 
 /// For how many words one thread sleeps, besides its doorbell.
 const WORDS: usize = futex::MOST_WORDS - 1;
 
-/// How long a thread sleeps for nobody. (It is woken for everything; this is only so that the number is finite.)
-const IDLE: Duration = Duration::from_secs(3600);
-
-/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since
-/// there may be many.
+/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since there may be many.
 const LOOK: Duration = Duration::from_millis(500);
 
-struct Sleeper {
-    id: u64,
-    change: Change,
-    waker: Waker,
-    over: Arc<AtomicBool>,
-}
-
-/// What one thread sleeps for.
-#[derive(Default)]
-pub(crate) struct Bed {
-    sleepers: Mutex<Vec<Sleeper>>,
-    doorbell: AtomicU32,
-}
-
-impl Bed {
-    fn ring(&self) {
-        self.doorbell.fetch_add(1, Ordering::SeqCst);
-        futex::wake_all(&self.doorbell);
-    }
-
-    fn run(&self) -> ! {
-        let mut looked = Instant::now();
-        loop {
-            let heard = self.doorbell.load(Ordering::SeqCst);
-            let words: Vec<(Word, u32)> = {
-                let sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-                sleepers
-                    .iter()
-                    .flat_map(|sleeper| std::iter::once(&sleeper.change.word).chain(&sleeper.change.holders).cloned())
-                    .collect()
-            };
-            let mut all = vec![(&self.doorbell, heard)];
-            all.extend(words.iter().map(|(word, value)| (word.get(), *value)));
-            let woken = match futex::wait_any(&all, if words.is_empty() { IDLE } else { futex::RECHECK }) {
-                Ok(index) => index.checked_sub(1),
-                Err(error) if futex::is_unavailable(error) => {
-                    // An old kernel: short sleeps at the doorbell, and a look at the rest.
-                    let longest = if words.is_empty() { None } else { super::after(Duration::from_millis(5)) };
-                    futex::wait(&all[..1], longest);
-                    None
-                }
-                Err(_) => None,
-            };
-            if looked.elapsed() > LOOK {
+fn run(bed: &Bed) -> ! {
+    let mut looked = Instant::now();
+    loop {
+        bed.turn(|| {
+            let due = looked.elapsed() > LOOK;
+            if due {
                 looked = Instant::now();
-                self.wake(|_| true);
             }
-            let named = woken.map(|index| words[index].0.get());
-            let mut met = false;
-            self.wake(|change| {
-                let named = named.is_some_and(|named| change.pairs().any(|(word, _)| std::ptr::eq(word, named)));
-                met |= named;
-                named || change.has_come()
-            });
-            if let Some(named) = named
-                && !met
-            {
-                // The future that we slept for has been dropped meanwhile.
-                futex::wake(named, 1);
-            }
-        }
+            due
+        });
     }
-
-    /// Wakes the futures for which that is true.
-    fn wake(&self, mut which: impl FnMut(&Change) -> bool) {
-        let woken: Vec<Sleeper> = {
-            let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-            sleepers.extract_if(.., |sleeper| which(&sleeper.change)).collect()
-        };
-        // Outside of the lock: a waker runs code of others, and what it drops may come back here.
-        for sleeper in woken {
-            sleeper.over.store(true, Ordering::Release);
-            // A waker that panics is its runtime's fault, and must not end the thread on which the presence of the
-            // process hangs.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sleeper.waker.wake()));
-        }
-    }
-}
-
-fn words_of(sleepers: &[Sleeper]) -> usize {
-    sleepers.iter().map(|sleeper| 1 + sleeper.change.holders.len()).sum()
 }
 
 static BEDS: Mutex<Vec<Arc<Bed>>> = Mutex::new(Vec::new());
@@ -165,7 +99,7 @@ pub(crate) fn keeper() -> io::Result<u32> {
         let adopted = ready.is_ok();
         let _ = sender.send(ready);
         if adopted {
-            its.run();
+            run(&its);
         }
     })?;
     let tid = receiver.recv().map_err(|_| io::Error::other("the thread that keeps this process's presence died"))??;
@@ -182,17 +116,6 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     started.map(drop)
 }
 
-/// One sleep of a future.
-pub(crate) struct Sleep {
-    id: u64,
-    bed: Option<Arc<Bed>>,
-    over: Arc<AtomicBool>,
-    word: Word,
-    used: bool,
-    /// By how many forks this process came to be; those of another number are slept by a thread of the parent.
-    forks: u32,
-}
-
 /// Has `waker` woken when the change may have come.
 pub(crate) fn sleep(mut change: Change, waker: Waker) -> Sleep {
     // Those beyond what the kernel takes are found dead when all look again.
@@ -204,73 +127,24 @@ pub(crate) fn sleep(mut change: Change, waker: Waker) -> Sleep {
     let mut sleeper = Some(Sleeper { id, change, waker, over: over.clone() });
     let mut beds = BEDS.lock().unwrap_or_else(PoisonError::into_inner);
     for bed in beds.iter() {
-        let mut sleepers = bed.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-        if words_of(&sleepers) + 1 + sleeper.as_ref().map_or(0, |it| it.change.holders.len()) <= WORDS {
-            sleepers.extend(sleeper.take());
-            drop(sleepers);
-            bed.ring();
-            return Sleep { id, bed: Some(bed.clone()), over, word, used: false, forks: forked::generation() };
+        if bed.enter(&mut sleeper, WORDS) {
+            return Sleep { id, bed: Some(bed.clone()), over, word, used: false, forks: generation() };
         }
     }
     let bed = Arc::new(Bed::default());
-    bed.sleepers.lock().unwrap_or_else(PoisonError::into_inner).extend(sleeper.take());
+    bed.enter(&mut sleeper, usize::MAX);
     let its = bed.clone();
-    match start("polypool-ipc-waits", move || its.run()) {
+    match start("polypool-ipc-waits", move || run(&its)) {
         Ok(()) => {
             beds.push(bed.clone());
-            Sleep { id, bed: Some(bed), over, word, used: false, forks: forked::generation() }
+            Sleep { id, bed: Some(bed), over, word, used: false, forks: generation() }
         }
         Err(_) => {
             // No thread to be had: the future looks again by itself, which costs time but is never wrong.
             drop(beds);
             std::thread::yield_now();
             bed.wake(|_| true);
-            Sleep { id, bed: None, over, word, used: false, forks: forked::generation() }
-        }
-    }
-}
-
-impl Sleep {
-    /// Whether the change may have come; if not, `waker` is the one to wake.
-    pub(crate) fn is_over(&self, waker: &Waker) -> bool {
-        if self.over.load(Ordering::Acquire) {
-            return true;
-        }
-        let Some(bed) = self.bed() else { return true };
-        let mut sleepers = bed.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-        match sleepers.iter_mut().find(|sleeper| sleeper.id == self.id) {
-            Some(sleeper) => {
-                sleeper.waker.clone_from(waker);
-                false
-            }
-            None => true,
-        }
-    }
-
-    /// `None` also in a forked child, where nobody sleeps in it, and its lock may be held for ever.
-    fn bed(&self) -> Option<&Bed> {
-        self.bed.as_deref().filter(|_| self.forks == forked::generation())
-    }
-
-    /// The future has looked again, so the wake-up has done its work.
-    pub(crate) fn used(mut self) {
-        self.used = true;
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        if let Some(bed) = self.bed() {
-            let gone: Vec<Sleeper> = {
-                let mut sleepers = bed.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-                sleepers.extract_if(.., |sleeper| sleeper.id == self.id).collect()
-            };
-            // A waker's drop is code of others.
-            drop(gone);
-        }
-        if !self.used && self.over.load(Ordering::Acquire) {
-            // Dropped between the wake-up and the look: somebody else is to have it.
-            futex::wake(self.word.get(), 1);
+            Sleep { id, bed: None, over, word, used: false, forks: generation() }
         }
     }
 }
