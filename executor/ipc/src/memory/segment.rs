@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::mem::{align_of, size_of};
+use std::mem::{MaybeUninit, align_of, size_of};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -125,6 +125,18 @@ impl Mapping {
         // SAFETY: the source is in bounds and shared memory; `to` is exclusively ours and not in this mapping, as
         // references to plain bytes of it are only given out by `Array`'s guards, which don't lead here.
         unsafe { copy::load(self.start.as_ptr().add(offset), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// As [`load`](Mapping::load), into memory that need not have been written; it has been, afterwards.
+    ///
+    /// # Panics
+    ///
+    /// If the range is outside.
+    #[inline]
+    pub(crate) fn load_uninit(&self, offset: usize, to: &mut [MaybeUninit<u8>]) {
+        assert!(offset.checked_add(to.len()).is_some_and(|end| end <= self.len), "outside of the shared memory");
+        // SAFETY: as for `load`; `copy::load` only writes to it.
+        unsafe { copy::load(self.start.as_ptr().add(offset), to.as_mut_ptr().cast(), to.len()) }
     }
 
     /// Copies into the memory; others may see it in part.

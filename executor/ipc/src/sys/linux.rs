@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Signal, getrlimit, pidfd_open, pidfd_send_signal};
 
 /// Where the descriptors of this process are listed.
 pub(crate) const OPEN_DESCRIPTORS: &str = "/proc/self/fd";
@@ -30,6 +30,10 @@ pub(crate) fn create_shared_memory(bytes: usize) -> io::Result<OwnedFd> {
         Err(Errno::INVAL) => memfd_create(name, flags)?,
         other => other?,
     };
+    // Where files are limited to less (`ulimit -f`), the next call would end the process by SIGXFSZ.
+    if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < bytes as u64) {
+        return Err(Errno::FBIG.into());
+    }
     ftruncate(&fd, bytes as u64)?;
     fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
