@@ -104,6 +104,7 @@ mod error;
 pub mod fuzzing;
 mod handle;
 mod hosted;
+mod lead;
 mod object;
 mod proxy;
 mod server;

@@ -3,6 +3,7 @@
 mod builtins;
 mod common;
 mod ends;
+mod futures;
 mod managed;
 mod processes;
 
@@ -12,5 +13,11 @@ use integration_tests::Suite;
 
 fn main() -> ExitCode {
     polypool::init();
-    Suite::new("manager").tests(builtins::ROWS).tests(managed::ROWS).tests(processes::ROWS).tests(ends::ROWS).run()
+    Suite::new("manager")
+        .tests(builtins::ROWS)
+        .tests(managed::ROWS)
+        .tests(futures::ROWS)
+        .tests(processes::ROWS)
+        .tests(ends::ROWS)
+        .run()
 }
