@@ -2,6 +2,7 @@
 
 mod builtins;
 mod common;
+mod encrypted;
 mod ends;
 mod futures;
 mod managed;
@@ -19,5 +20,7 @@ fn main() -> ExitCode {
         .tests(futures::ROWS)
         .tests(processes::ROWS)
         .tests(ends::ROWS)
+        .tests(encrypted::ROWS)
+        .programs(ends::PROGRAMS)
         .run()
 }

@@ -1,4 +1,4 @@
-//! The types that every manager has: containers here in `containers.rs`, queues in `queue.rs`, and what processes wait at in
+//! The types that every manager has: containers in `containers.rs` (and `whole.rs`, for steps with all of one), queues in `queue.rs`, and what processes wait at in
 //! `sync.rs`; each with its server side and its proxy.
 //!
 //! Containers hold encoded values, so a server needs to know none of their types: it may be another program, and `get` and
@@ -7,6 +7,7 @@
 mod containers;
 mod queue;
 mod sync;
+mod whole;
 
 pub(super) use containers::initial;
 pub use containers::{DictProxy, ListProxy, NamespaceProxy, SetProxy, ValueProxy};
@@ -15,6 +16,8 @@ pub use sync::{
     BarrierProxy, BarrierState, ConditionGuard, ConditionProxy, EventProxy, LockGuard, LockProxy, Permit, RLockGuard,
     RLockProxy, SemaphoreProxy,
 };
+
+pub use whole::{Sortable, WholeDict, WholeList, WholeSet};
 
 use super::error::Failure;
 use super::object::Object;
