@@ -222,7 +222,8 @@ impl ManagerBuilder {
     }
 
     /// How many requests a connection may make in a second, and at once, at least 1; by default any number. What is more is
-    /// refused with [`ManagerError::Throttled`].
+    /// refused with [`ManagerError::Throttled`]; what gives something back, such as a lock, waits instead, and with it what comes
+    /// after it over the same connection.
     pub fn max_requests_per_second(mut self, requests: u32) -> Self {
         self.max_requests_per_second = Some(requests);
         self

@@ -1,5 +1,5 @@
 //! Who reads the replies of a connection when futures wait for them: the protocol, without a thread, a lock or a socket in it.
-//! (`client.rs` does what it says; `executor/tests/loom_lead.rs` runs it through all interleavings.)
+//! (`client.rs` does what it says; `integration-tests/tests/loom_lead.rs` runs it through all interleavings.)
 //!
 //! A reply that a background thread reads costs two switches, to that thread and on to the runtime's, and with many calls in
 //! flight those cost more than all the rest. A future that is polled could as well look for itself; but it can't stay, and

@@ -14,6 +14,7 @@ pub(crate) const ROWS: &[Row<fn()>] = rows![
     shutdown_ends_all_waits,
     large_messages_are_refused_and_the_connection_goes_on,
     too_many_requests_are_refused,
+    what_gives_something_back_is_not_refused,
     removed_objects_end_their_waits,
     objects_in_transit_are_kept_for_a_while,
     a_server_ends_with_the_process_that_started_it,
@@ -127,6 +128,18 @@ fn too_many_requests_are_refused() {
     let refused = (0..200).map(|_| value.get().wait()).find_map(Result::err).expect("a refusal");
     let ManagerError::Throttled { retry_after } = refused else { panic!("{refused}") };
     assert!(eventually(seconds(10), || value.get().wait().is_ok()), "{retry_after:?}");
+}
+
+fn what_gives_something_back_is_not_refused() {
+    let manager = Manager::builder().max_requests_per_second(20).in_thread().unwrap();
+    let (lock, value) = (manager.lock().wait().unwrap(), manager.value(&1u8).wait().unwrap());
+    let other = lock.with_own_connection();
+    assert!(!other.is_locked().wait().unwrap());
+    let guard = lock.lock().wait().unwrap();
+    (0..200).map(|_| value.get().wait()).find_map(Result::err).expect("a refusal");
+    drop(guard);
+    let is_free = || matches!(other.is_locked().wait(), Ok(false));
+    assert!(eventually(seconds(20), is_free), "the lock was not given back");
 }
 
 fn removed_objects_end_their_waits() {

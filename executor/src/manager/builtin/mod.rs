@@ -45,6 +45,17 @@ pub(super) fn make(making: &Making<'_>) -> Result<Option<Box<dyn Object>>, Failu
     }))
 }
 
+/// Elements of containers, and containers as a whole, as peers and updates may have left them.
+#[cfg(any(fuzzing, test))]
+pub(super) fn fuzz_elements(data: &[u8]) {
+    if let Ok(place) = whole::Place::of(data) {
+        assert!(place.compare(&place).is_eq(), "an element is not in its own place");
+    }
+    for parts in [whole::split_sequence(data), whole::split_map(data)].into_iter().flatten() {
+        assert!(parts.iter().map(|part| part.len()).sum::<usize>() < data.len(), "more came out than there was");
+    }
+}
+
 /// Implements what all proxies have in common: cloning, travelling, `Debug`.
 macro_rules! proxy {
     ($name:ident, $schema:expr $(, $parameter:ident)*) => {
