@@ -1,8 +1,10 @@
-//! Who reads the replies of a manager's connection, under every interleaving: no future that waits for a reply is forgotten.
+//! Who reads the replies of a manager's connection, under every interleaving: no future that waits for a reply is
+//! forgotten.
 //!
-//! The file with the protocol is included here as it is. Around it stands what `client.rs` does with it, in small: two futures of one
-//! executor, the background thread, and a server that answers. The background thread's watch never ends by itself here, so that a
-//! wake-up that is lost is a deadlock, which loom reports; except in the model of a broken promise, which is what the watch is for.
+//! The file with the protocol is included here as it is. Around it stands what `client.rs` does with it, in small: two
+//! futures of one executor, the background thread, and a server that answers. The background thread's watch never ends
+//! by itself here, so that a wake-up that is lost is a deadlock, which loom reports; except in the model of a broken
+//! promise, which is what the watch is for.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +16,8 @@ mod lead;
 
 use lead::{Background, Lead, Next};
 
-/// The connection: how many replies have come, in the order of the calls, and how many were read. The bell is what the reader sleeps at.
+/// The connection: how many replies have come, in the order of the calls, and how many were read. The bell is what the
+/// reader sleeps at.
 struct World {
     come: Mutex<u64>,
     bell: Condvar,

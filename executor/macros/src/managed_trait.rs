@@ -1,7 +1,8 @@
 //! `#[managed]` on a trait and on an `impl` of one: one proxy for all types that implement the trait.
 //!
-//! On the trait it writes the proxy, and the dispatcher, which is generic: it calls the methods of whatever value it holds. On an `impl`
-//! of the trait it registers the type under the proxy, so that a manager in another process finds it by its name.
+//! On the trait it writes the proxy, and the dispatcher, which is generic: it calls the methods of whatever value it
+//! holds. On an `impl` of the trait it registers the type under the proxy, so that a manager in another process finds
+//! it by its name.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote};

@@ -1,9 +1,10 @@
-//! Who reads the replies of a connection when futures wait for them: the protocol, without a thread, a lock or a socket in it.
-//! (`client.rs` does what it says; `integration-tests/tests/loom_lead.rs` runs it through all interleavings.)
+//! Who reads the replies of a connection when futures wait for them: the protocol, without a thread, a lock or a
+//! socket in it. (`client.rs` does what it says; `integration-tests/tests/loom_lead.rs` runs it through all
+//! interleavings.)
 //!
-//! A reply that a background thread reads costs two switches, to that thread and on to the runtime's, and with many calls in
-//! flight those cost more than all the rest. A future that is polled could as well look for itself; but it can't stay, and
-//! when the last one has gone to sleep somebody must wait for the next reply. Hence:
+//! A reply that a background thread reads costs two switches, to that thread and on to the runtime's, and with many
+//! calls in flight those cost more than all the rest. A future that is polled could as well look for itself; but it
+//! can't stay, and when the last one has gone to sleep somebody must wait for the next reply. Hence:
 //!
 //! * A future **looks** when it is polled: it reads the replies that have come, all of them, and hands them out.
 //! * If its own is not among them, it **comes back**: it wakes itself, so its runtime runs what else is to be run and polls it
@@ -13,11 +14,11 @@
 //! * A promise may not be kept: the task is busy, or was forgotten. So as long as there is one, the background thread **watches**: if
 //!   nobody has looked for a while, it listens.
 //!
-//! Coming back is spinning, and pays only when replies come quickly: [`Credit`] sees to it that where they don't, the background
-//! thread listens at once, as if all this did not exist.
+//! Coming back is spinning, and pays only when replies come quickly: [`Credit`] sees to it that where they don't, the
+//! background thread listens at once, as if all this did not exist.
 //!
-//! All of it is under one lock, that of the connection's state. What always holds when it is free and calls of futures are
-//! pending: somebody has the reader, or the background thread is awake or will be after a while.
+//! All of it is under one lock, that of the connection's state. What always holds when it is free and calls of futures
+//! are pending: somebody has the reader, or the background thread is awake or will be after a while.
 
 /// Who looks for replies. Calls are known by their numbers, which rise.
 #[derive(Debug)]
@@ -68,8 +69,8 @@ impl Lead {
         }
     }
 
-    /// A call of a future was sent. If futures don't look, the background thread is to listen; otherwise nobody sleeps for this one
-    /// before it is polled. Whether the background thread is to be woken.
+    /// A call of a future was sent. If futures don't look, the background thread is to listen; otherwise nobody sleeps
+    /// for this one before it is polled. Whether the background thread is to be woken.
     pub(crate) fn sent(&mut self, looks: bool) -> bool {
         match self.turn {
             _ if !looks => self.turn = Turn::Listen,
@@ -92,8 +93,8 @@ impl Lead {
         self.promised = self.promised.filter(|promised| *promised != id);
     }
 
-    /// Whether the future of this call, which is polled, is to look: not when another one comes back anyway, and not when somebody
-    /// else `reads`, who sees to it what happens next. If it has promised, it has come back herewith.
+    /// Whether the future of this call, which is polled, is to look: not when another one comes back anyway, and not
+    /// when somebody else `reads`, who sees to it what happens next. If it has promised, it has come back herewith.
     pub(crate) fn looks(&mut self, id: u64, reads: bool) -> bool {
         let mine = self.promised.is_none_or(|promised| promised == id);
         if mine {
@@ -107,8 +108,8 @@ impl Lead {
         self.credit.gain();
     }
 
-    /// The future has looked and put the reader back, and has found nothing of its own; `late` when nobody has found anything for
-    /// long. It promises to come back if it is told to wake itself.
+    /// The future has looked and put the reader back, and has found nothing of its own; `late` when nobody has found
+    /// anything for long. It promises to come back if it is told to wake itself.
     pub(crate) fn looked(&mut self, id: u64, late: bool) -> Next {
         if late {
             self.credit.lose();
@@ -137,8 +138,8 @@ impl Lead {
         Next { background: self.idle || turn == Turn::Listen, future }
     }
 
-    /// What the background thread does now. `pending` is the number of calls of futures without a reply, or 0 when somebody else
-    /// has the reader.
+    /// What the background thread does now. `pending` is the number of calls of futures without a reply, or 0 when
+    /// somebody else has the reader.
     pub(crate) fn background(&mut self, pending: usize) -> Background {
         let turn = std::mem::replace(&mut self.turn, Turn::Quiet);
         if turn == Turn::Looked {
@@ -172,8 +173,8 @@ pub(crate) enum Background {
     Listen,
 }
 
-/// Whether to come back. A promise that finds something gains, one that finds nothing costs, and without credit the next ones are not
-/// made: 16 of them, then twice as many each time.
+/// Whether to come back. A promise that finds something gains, one that finds nothing costs, and without credit the
+/// next ones are not made: 16 of them, then twice as many each time.
 #[derive(Debug)]
 struct Credit {
     most: i32,

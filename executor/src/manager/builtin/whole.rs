@@ -1,9 +1,9 @@
-//! Containers as a whole: all their elements as one encoded value and back, for updates of the whole, and the order of encoded
-//! elements, for sorting.
+//! Containers as a whole: all their elements as one encoded value and back, for updates of the whole, and the order of
+//! encoded elements, for sorting.
 //!
-//! A container holds its elements encoded, one by one, and doesn't know their types. An update function wants them as one value, such as
-//! a `Vec<T>`. In MessagePack that is a short head and the elements one after the other, so nothing has to be decoded on
-//! the way in; on the way out the elements are measured, which also needs no types.
+//! A container holds its elements encoded, one by one, and doesn't know their types. An update function wants them as
+//! one value, such as a `Vec<T>`. In MessagePack that is a short head and the elements one after the other, so nothing
+//! has to be decoded on the way in; on the way out the elements are measured, which also needs no types.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -25,8 +25,8 @@ pub trait WholeSet<T>: sealed::Sealed {}
 /// What an update of a whole dict can be of: all its keys with their values. Implemented for `HashMap` and `BTreeMap`.
 pub trait WholeDict<K, V>: sealed::Sealed {}
 
-/// What a list in a manager can [sort](super::ListProxy::sort): numbers, `bool`, `char`, `String`, and `Option`, `Vec`, `Box` and tuples of
-/// them, whose order the server knows without knowing the type.
+/// What a list in a manager can [sort](super::ListProxy::sort): numbers, `bool`, `char`, `String`, and `Option`,
+/// `Vec`, `Box` and tuples of them, whose order the server knows without knowing the type.
 #[diagnostic::on_unimplemented(
     message = "a manager doesn't know the order of `{Self}`",
     note = "sort it by an update of the whole list: `list.update_all(sort_it {{}})`"
@@ -140,8 +140,8 @@ fn split(whole: &[u8], each: usize, short: u8, long: u8) -> Result<Vec<&[u8]>, F
     if rest.is_empty() { Ok(parts) } else { Err(wrong()) }
 }
 
-/// An element as far as its place in the order goes. The order of the variants is that of values of different kinds, which a list of one
-/// [`Sortable`] type has only for `None` and `Some`.
+/// An element as far as its place in the order goes. The order of the variants is that of values of different kinds,
+/// which a list of one [`Sortable`] type has only for `None` and `Some`.
 #[derive(Debug, PartialEq)]
 pub(super) enum Place {
     Nothing,
