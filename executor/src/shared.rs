@@ -58,8 +58,8 @@ pub use polypool_ipc::{
     Barrier, BarrierError, BarrierWaitResult, BoundedSemaphore, ByteQueue, CodecError, Condvar, Connection, Corrupt,
     Event, Fd, GetError, ItemStream, Items, JoinableQueue, ListError, ListItem, Lock, LockError, LockOwner, LockResult,
     Mutex, MutexGuard, Once, OnceValue, OwnedReentrantGuard, Permit, PipeError, PipeReceiver, PipeSender, Plain,
-    PreviousAttempt, PutError, PutFailure, Queue, QueueOptions, RLock, ReentrantMutex, ReentrantMutexGuard, RwLock,
-    RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphoreError, SharedList, SharedListBuilder, SharedMemory,
-    SharedMemoryCursor, SharedMemoryScope, StreamOptions, Task, TooManyDone, Value, ValueGuard, WaitError, channel,
-    pipe, pipe_between,
+    PresenceError, PreviousAttempt, PutError, PutFailure, Queue, QueueOptions, RLock, ReentrantMutex,
+    ReentrantMutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphoreError, SharedList,
+    SharedListBuilder, SharedMemory, SharedMemoryCursor, SharedMemoryScope, StreamOptions, Task, TooManyDone, Value,
+    ValueGuard, WaitError, channel, pipe, pipe_between,
 };

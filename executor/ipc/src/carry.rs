@@ -1,16 +1,18 @@
 //! Luggage through a socket of its own, beside the one that the messages go through.
 //!
-//! Descriptors that travel with the bytes of a stream must be expected with every read of it, also by those who never send any. On a
-//! second socket they cost nothing while there are none: the message says how many belong to it, and only then does the
-//! receiver look. What nobody has announced is never received, so a peer that sends it fills no table but the system's own.
+//! Descriptors that travel with the bytes of a stream must be expected with every read of it, also by those who never
+//! send any. On a second socket they cost nothing while there are none: the message says how many belong to it, and
+//! only then does the receiver look. What nobody has announced is never received, so a peer that sends it fills no
+//! table but the system's own.
 //!
 //! ```text
 //!   sender:    luggage ─── parcels of up to 253 descriptors, one byte each ──▶ receiver, when the message has said how many
 //!              message ─── "with 600 descriptors" ... ───────────────────────▶
 //! ```
 //!
-//! The luggage is sent first, so that it is there when the message is. Both sides compute the parcels from the number, and a
-//! parcel that the system won't carry is replaced by one that says so: the two stay in step, and the message alone is spoiled.
+//! The luggage is sent first, so that it is there when the message is. Both sides compute the parcels from the number,
+//! and a parcel that the system won't carry is replaced by one that says so: the two stay in step, and the message
+//! alone is spoiled.
 
 use std::fmt;
 use std::io;
@@ -55,8 +57,8 @@ impl Luggage {
 
     /// Receives the luggage of a message that has announced `count` descriptors. Never keeps more than that.
     ///
-    /// Blocks on a blocking socket. On a non-blocking one, what is not there yet is [`LuggageError::Broken`]: a sender sends the
-    /// luggage before the message.
+    /// Blocks on a blocking socket. On a non-blocking one, what is not there yet is [`LuggageError::Broken`]: a sender
+    /// sends the luggage before the message.
     ///
     /// # Errors
     ///
@@ -143,15 +145,16 @@ pub struct Sending {
 }
 
 impl Sending {
-    /// Sends as much as possible. `true`: all has gone, and the message can follow. `false`: call it again later, when the peer has
-    /// received something, or after some milliseconds.
+    /// Sends as much as possible. `true`: all has gone, and the message can follow. `false`: call it again later, when
+    /// the peer has received something, or after some milliseconds.
     ///
-    /// When the system refuses to carry the descriptors, at once or for two seconds because too many are on their way, the rest
-    /// goes as parcels without any, and the receiver gets [`LuggageError::NotSent`] for this message.
+    /// When the system refuses to carry the descriptors, at once or for two seconds because too many are on their way,
+    /// the rest goes as parcels without any, and the receiver gets [`LuggageError::NotSent`] for this message.
     ///
     /// # Errors
     ///
-    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) or [`ConnectionReset`](io::ErrorKind::ConnectionReset): the peer has gone.
+    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) or [`ConnectionReset`](io::ErrorKind::ConnectionReset): the peer has
+    /// gone.
     pub fn proceed(&mut self, socket: impl AsFd) -> io::Result<bool> {
         let socket = socket.as_fd();
         while self.sent < self.luggage.len() {

@@ -6,8 +6,8 @@
 //! | `multiprocessing.JoinableQueue` | [`JoinableQueue`] |
 //! | `multiprocessing.SimpleQueue`, and messages that are bytes already | [`ByteQueue`] |
 //!
-//! A queue is memory, without a thread that feeds it: an item is in the queue when `put` returns. Any number of processes share one, and a process that is
-//! killed takes at most the item along that it was just getting.
+//! A queue is memory, without a thread that feeds it: an item is in the queue when `put` returns. Any number of
+//! processes share one, and a process that is killed takes at most the item along that it was just getting.
 
 pub(crate) mod codec;
 pub(crate) mod join;

@@ -1,14 +1,14 @@
 //! The claim table: for every call sent to a worker, one word in shared memory that says whose the call is.
 //!
-//! A parent sends calls ahead, so that a worker never waits for its next one, and yet wants to take back those that have not
-//! started. A message can't do that: it would cross the start of the call. So both sides look at the same word, and one
-//! compare-and-swap decides.
+//! A parent sends calls ahead, so that a worker never waits for its next one, and yet wants to take back those that
+//! have not started. A message can't do that: it would cross the start of the call. So both sides look at the same
+//! word, and one compare-and-swap decides.
 //!
 //! # The word
 //!
-//! `sequence << 2 | state`. The sequence names one call for ever (62 bits are never used up), so that a slot can be used again
-//! at once: whoever still speaks of the call before names another sequence, and every transition but `send` compares it.
-//! Sequences start at 1; a word of zero has never been used.
+//! `sequence << 2 | state`. The sequence names one call for ever (62 bits are never used up), so that a slot can be
+//! used again at once: whoever still speaks of the call before names another sequence, and every transition but `send`
+//! compares it. Sequences start at 1; a word of zero has never been used.
 //!
 //! # The transitions
 //!
@@ -27,15 +27,16 @@
 //! | (s, Sent) → Revoked  | parent | compare-and-swap   | it no longer wants call s run here               |
 //! | (s, Started) → Finished | worker | compare-and-swap | call s has ended; before the reply is sent      |
 //!
-//! `send` comes before the frame is written to the channel, so a worker that reads the frame finds the word `Sent` or later, and
-//! finding another sequence or `Revoked` there, it drops the frame. After the death of a worker the word tells what became of
-//! the call: `Sent`, it never ran and may go elsewhere; `Started`, it is the culprit; `Finished`, only its reply was lost.
+//! `send` comes before the frame is written to the channel, so a worker that reads the frame finds the word `Sent` or
+//! later, and finding another sequence or `Revoked` there, it drops the frame. After the death of a worker the word
+//! tells what became of the call: `Sent`, it never ran and may go elsewhere; `Started`, it is the culprit; `Finished`,
+//! only its reply was lost.
 //!
 //! # What a lying peer can do
 //!
-//! Write any word. Then a call is lost or wrongly blamed, and the parent, which bounds and kills, deals with it; every value of a
-//! word is a legal value for every function here. The table can't be shrunk under us either (on Linux the memory is sealed; macOS sizes
-//! such memory once), which would turn our next access into a SIGBUS.
+//! Write any word. Then a call is lost or wrongly blamed, and the parent, which bounds and kills, deals with it; every
+//! value of a word is a legal value for every function here. The table can't be shrunk under us either (on Linux the
+//! memory is sealed; macOS sizes such memory once), which would turn our next access into a SIGBUS.
 //!
 //! The words are dense: eight calls of one worker share a cache line. Only the two sides of one channel ever touch it.
 
@@ -66,12 +67,12 @@ pub enum ClaimState {
     Unknown,
 }
 
-/// A table of calls in memory that a parent and one worker share. The parent [creates](Claims::create) it and hands its descriptor
-/// over, the worker [opens](Claims::open) it.
+/// A table of calls in memory that a parent and one worker share. The parent [creates](Claims::create) it and hands its
+/// descriptor over, the worker [opens](Claims::open) it.
 ///
-/// Each call has a slot (where) and a sequence number (which). A slot holds one call at a time; the sequence must be another for
-/// every call, start at 1, and fit in 62 bits: the two highest bits are ignored. No function panics on a slot that doesn't exist or
-/// on a word that makes no sense, since both may come from a peer that lies.
+/// Each call has a slot (where) and a sequence number (which). A slot holds one call at a time; the sequence must be
+/// another for every call, start at 1, and fit in 62 bits: the two highest bits are ignored. No function panics on a
+/// slot that doesn't exist or on a word that makes no sense, since both may come from a peer that lies.
 ///
 /// All methods are safe from any number of threads of both processes, and none blocks or allocates.
 ///
@@ -102,8 +103,8 @@ pub struct Claims {
     slots: usize,
 }
 
-// SAFETY: a `Claims` owns its mapping, which belongs to the process and not to a thread, and gives out nothing but shared
-// references to atomics in it.
+// SAFETY: a `Claims` owns its mapping, which belongs to the process and not to a thread, and gives out nothing but
+// shared references to atomics in it.
 unsafe impl Send for Claims {}
 // SAFETY: as above; every access through `&Claims` is atomic.
 unsafe impl Sync for Claims {}
@@ -111,13 +112,13 @@ unsafe impl Sync for Claims {}
 impl Claims {
     /// Makes a table of unused slots and the descriptor by which a worker can open it.
     ///
-    /// The descriptor is close-on-exec: pass it with [`send_with_fds`](crate::send_with_fds). It may be closed as soon as every
-    /// worker has it.
+    /// The descriptor is close-on-exec: pass it with [`send_with_fds`](crate::send_with_fds). It may be closed as soon
+    /// as every worker has it.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `slots` is zero or does not fit in memory, or what the system says when it
-    /// is out of descriptors or memory.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `slots` is zero or does not fit in memory, or what the system
+    /// says when it is out of descriptors or memory.
     pub fn create(slots: usize) -> io::Result<(Claims, OwnedFd)> {
         let bytes = bytes_for(slots)?;
         let fd = sys::create_shared_memory(bytes)?;
@@ -125,13 +126,14 @@ impl Claims {
         Ok((claims, fd))
     }
 
-    /// Maps a table that another process has made with the same number of slots. The descriptor isn't needed afterwards.
+    /// Maps a table that another process has made with the same number of slots. The descriptor isn't needed
+    /// afterwards.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for an impossible number of slots;
-    /// [`InvalidData`](io::ErrorKind::InvalidData) if the memory behind `fd` is too small or (on Linux) could still be shrunk by the
-    /// other side; or what the system says.
+    /// [`InvalidData`](io::ErrorKind::InvalidData) if the memory behind `fd` is too small or (on Linux) could still be
+    /// shrunk by the other side; or what the system says.
     pub fn open(fd: impl AsFd, slots: usize) -> io::Result<Claims> {
         let fd = fd.as_fd();
         let bytes = bytes_for(slots)?;
@@ -163,16 +165,16 @@ impl Claims {
         self.slots
     }
 
-    /// **Parent:** publishes the call `sequence` in `slot` as sent. Call it before the frame is written to the channel, and only for
-    /// a slot that is yours: unused, revoked, answered, or of a dead worker.
+    /// **Parent:** publishes the call `sequence` in `slot` as sent. Call it before the frame is written to the channel,
+    /// and only for a slot that is yours: unused, revoked, answered, or of a dead worker.
     ///
     /// `false` if there is no such slot.
     pub fn send(&self, slot: usize, sequence: u64) -> bool {
         self.word(slot).map(|word| protocol::send(word, sequence)).is_some()
     }
 
-    /// **Worker:** claims the call for running. `true` means that it must run it now, `false` that it must drop the frame: the call was
-    /// revoked, or the slot holds another call or doesn't exist.
+    /// **Worker:** claims the call for running. `true` means that it must run it now, `false` that it must drop the
+    /// frame: the call was revoked, or the slot holds another call or doesn't exist.
     ///
     /// What the parent wrote before [`send`](Claims::send) is visible after a `true`.
     #[must_use = "a call that could not be claimed must not run"]
@@ -180,21 +182,22 @@ impl Claims {
         self.word(slot).is_some_and(|word| protocol::start(word, sequence))
     }
 
-    /// **Parent:** takes the call back. `true` for exactly one caller, and then the worker will never run it; `false` if the worker has
-    /// started (or finished) it, if it was revoked before, or if the slot holds another call or doesn't exist.
+    /// **Parent:** takes the call back. `true` for exactly one caller, and then the worker will never run it; `false`
+    /// if the worker has started (or finished) it, if it was revoked before, or if the slot holds another call or
+    /// doesn't exist.
     #[must_use = "`false` means that the call was not taken back"]
     pub fn revoke(&self, slot: usize, sequence: u64) -> bool {
         self.word(slot).is_some_and(|word| protocol::revoke(word, sequence))
     }
 
-    /// **Worker:** marks the call as ended; before the reply is sent. `false`, and without effect, if it isn't the call that was started
-    /// there.
+    /// **Worker:** marks the call as ended; before the reply is sent. `false`, and without effect, if it isn't the call
+    /// that was started there.
     pub fn finish(&self, slot: usize, sequence: u64) -> bool {
         self.word(slot).is_some_and(|word| protocol::finish(word, sequence))
     }
 
-    /// **Either side:** where the call stands now. Of `Sent` and `Started` the answer may be old when it arrives, unless the worker
-    /// is dead.
+    /// **Either side:** where the call stands now. Of `Sent` and `Started` the answer may be old when it arrives,
+    /// unless the worker is dead.
     #[must_use = "it has no effect but its result"]
     pub fn state(&self, slot: usize, sequence: u64) -> ClaimState {
         self.word(slot).map_or(ClaimState::Unknown, |word| protocol::state(word, sequence))
@@ -204,18 +207,19 @@ impl Claims {
         if slot >= self.slots {
             return None;
         }
-        // SAFETY: `slot` is inside the mapping, which lives as long as `self`, is page-aligned, at least `slots` words long (checked
-        // before it was mapped) and can't shrink (see the head of this file). Its bytes are initialised: the kernel hands
-        // out zeroed pages. Every bit pattern is a valid `u64`, and both processes touch the words by atomic operations of the
-        // same size only; a peer that does otherwise can change the value that we read, but not make it anything but a value.
+        // SAFETY: `slot` is inside the mapping, which lives as long as `self`, is page-aligned, at least `slots` words
+        // long (checked before it was mapped) and can't shrink (see the head of this file). Its bytes are initialised:
+        // the kernel hands out zeroed pages. Every bit pattern is a valid `u64`, and both processes touch the words by
+        // atomic operations of the same size only; a peer that does otherwise can change the value that we read, but
+        // not make it anything but a value.
         Some(unsafe { self.words.add(slot).as_ref() })
     }
 }
 
 impl Drop for Claims {
     fn drop(&mut self) {
-        // SAFETY: the range is the one that `map` got from the kernel (which rounds the length up to pages both times), it is unmapped
-        // once, and no reference into it outlives `self`.
+        // SAFETY: the range is the one that `map` got from the kernel (which rounds the length up to pages both times),
+        // it is unmapped once, and no reference into it outlives `self`.
         let unmapped = unsafe { munmap(self.words.as_ptr().cast(), self.slots * WORD) };
         // Can't fail for a range that is mapped; if it does, the memory leaks, which is harmless.
         debug_assert!(unmapped.is_ok(), "munmap failed: {unmapped:?}");

@@ -1,7 +1,7 @@
 //! Descriptors as luggage of bytes: a Unix stream socket carries them from one process to another.
 //!
-//! The descriptors travel with the first byte of a message, and a receiver gets them with the read that takes this byte. How long a message
-//! is, and how many descriptors belong to it, is for the two sides to agree.
+//! The descriptors travel with the first byte of a message, and a receiver gets them with the read that takes this
+//! byte. How long a message is, and how many descriptors belong to it, is for the two sides to agree.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,9 +23,9 @@ pub(crate) const MOST_DESCRIPTORS: usize = 253;
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) if `bytes` is empty, as descriptors can't travel alone, or for more than 253 descriptors;
-/// otherwise what the system says, and then part of the message may have been sent, so that the socket is of no further
-/// use. On a non-blocking socket that may be [`WouldBlock`](io::ErrorKind::WouldBlock).
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if `bytes` is empty, as descriptors can't travel alone, or for more
+/// than 253 descriptors; otherwise what the system says, and then part of the message may have been sent, so that the
+/// socket is of no further use. On a non-blocking socket that may be [`WouldBlock`](io::ErrorKind::WouldBlock).
 ///
 /// On Linux a peer that has hung up is [`BrokenPipe`](io::ErrorKind::BrokenPipe); elsewhere it's also SIGPIPE, unless
 /// [ignored](crate::ignore_sigpipe), as std does for every program.
@@ -58,14 +58,15 @@ pub fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
 
 /// Receives some bytes, at least one unless the peer has hung up, and the descriptors that come with them.
 ///
-/// Returns how many bytes stand in `buf` (zero at the end of the stream) and the descriptors, which are close-on-exec. (On macOS that flag
-/// is set a moment after they arrive, so a process that another thread starts just then inherits them.)
+/// Returns how many bytes stand in `buf` (zero at the end of the stream) and the descriptors, which are close-on-exec.
+/// (On macOS that flag is set a moment after they arrive, so a process that another thread starts just then inherits
+/// them.)
 ///
 /// # Errors
 ///
 /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `buf` is empty or `max_fds` greater than 253;
-/// [`InvalidData`](io::ErrorKind::InvalidData) if more than `max_fds` descriptors came: then all are closed and the bytes are lost. Otherwise what the
-/// system says.
+/// [`InvalidData`](io::ErrorKind::InvalidData) if more than `max_fds` descriptors came: then all are closed and the
+/// bytes are lost. Otherwise what the system says.
 pub fn recv_with_fds(socket: impl AsFd, buf: &mut [u8], max_fds: usize) -> io::Result<(usize, Vec<OwnedFd>)> {
     let socket = socket.as_fd();
     if buf.is_empty() {

@@ -1,8 +1,8 @@
 //! `fork` without `exec`, made safe by a check.
 //!
-//! Forking a process with several threads leaves a child in which the others have vanished in the middle of what they did: locks (also
-//! the allocator's) stay locked, data stays half-written. With a single thread nothing of this can happen, and the child is an ordinary
-//! copy of the parent.
+//! Forking a process with several threads leaves a child in which the others have vanished in the middle of what they
+//! did: locks (also the allocator's) stay locked, data stays half-written. With a single thread nothing of this can
+//! happen, and the child is an ordinary copy of the parent.
 
 use std::io;
 
@@ -23,9 +23,9 @@ pub enum Fork {
 
 /// Splits this process in two.
 ///
-/// The child has a copy of everything, which includes the descriptors (close what it must not hold: its copy of a pipe's end keeps that
-/// pipe open) and unwritten output in buffers (flush before). What refers to the process itself stays the parent's: its children,
-/// file locks and timers.
+/// The child has a copy of everything, which includes the descriptors (close what it must not hold: its copy of a
+/// pipe's end keeps that pipe open) and unwritten output in buffers (flush before). What refers to the process itself
+/// stays the parent's: its children, file locks and timers.
 ///
 /// Mind that a child that returns from here runs the rest of the caller's code too; most end in
 /// [`std::process::exit`] or [`die_now`](crate::die_now).
@@ -33,17 +33,19 @@ pub enum Fork {
 /// # Errors
 ///
 /// [`NotSingleThreaded`](crate::NotSingleThreaded) (as the inner error) if the process has more than one thread;
-/// [`Unsupported`](io::ErrorKind::Unsupported) where threads can't be counted (neither Linux nor macOS); or what the system
-/// says when no process can be made, or when `/proc` isn't there.
+/// [`Unsupported`](io::ErrorKind::Unsupported) where threads can't be counted (neither Linux nor macOS); or what the
+/// system says when no process can be made, or when `/proc` isn't there.
 ///
 /// # Why it is safe
 ///
-/// POSIX restricts the child of a fork to async-signal-safe functions if the process had several threads. It had one, so the child may go
-/// on with anything. What remains is code that maps memory shared with its own copy and yet believes to own it alone, as a ring of
-/// io_uring does; that is for the one who maps it to prevent (`MADV_DONTFORK`), as for any other fork.
+/// POSIX restricts the child of a fork to async-signal-safe functions if the process had several threads. It had one,
+/// so the child may go on with anything. What remains is code that maps memory shared with its own copy and yet
+/// believes to own it alone, as a ring of io_uring does; that is for the one who maps it to prevent (`MADV_DONTFORK`),
+/// as for any other fork.
 pub fn fork_single_threaded() -> io::Result<Fork> {
     single_thread::require("fork")?;
-    // SAFETY: this thread is the only one, and no other can have come into being since, as only a running thread starts another.
+    // SAFETY: this thread is the only one, and no other can have come into being since, as only a running thread starts
+    // another.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),

@@ -1,8 +1,10 @@
-//! What all shared objects have in common: a segment of their own, the board on which their holders sit, and the way they travel.
+//! What all shared objects have in common: a segment of their own, the board on which their holders sit, and the way
+//! they travel.
 //!
-//! An object begins with a head that says what it is ([`Kind`], and the size of what is in it), so that a handle of one kind can't be opened as another one. It
-//! travels as two descriptors: its memory and its board. The kernel counts the owners, also of handles that are on their way; nothing else does, and
-//! so nothing is left when all of them are killed.
+//! An object begins with a head that says what it is ([`Kind`], and the size of what is in it), so that a handle of one
+//! kind can't be opened as another one. It travels as two descriptors: its memory and its board. The kernel counts the
+//! owners, also of handles that are on their way; nothing else does, and so nothing is left when all of them are
+//! killed.
 
 use std::fmt;
 use std::io;

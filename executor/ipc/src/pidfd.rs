@@ -14,7 +14,8 @@ pub const SIGKILL: i32 = libc::SIGKILL;
 /// Asks a process to end.
 pub const SIGTERM: i32 = libc::SIGTERM;
 
-/// A process by descriptor: it means that process for ever, while its number passes to another one after it has been waited for.
+/// A process by descriptor: it means that process for ever, while its number passes to another one after it has been
+/// waited for.
 ///
 /// The descriptor becomes readable when the process ends, so a reactor can watch it. It is close-on-exec.
 #[derive(Debug)]
@@ -23,13 +24,14 @@ pub struct PidFd {
 }
 
 impl PidFd {
-    /// Opens the process that has the number `pid` now. Open a child before it is waited for: till then the number is its own, even
-    /// if it has ended.
+    /// Opens the process that has the number `pid` now. Open a child before it is waited for: till then the number is
+    /// its own, even if it has ended.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `pid` isn't positive; what the system says if there is no such process;
-    /// [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux, and Linux before 5.3 has no such call either.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `pid` isn't positive; what the system says if there is no such
+    /// process; [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux, and Linux before 5.3 has no
+    /// such call either.
     pub fn open(pid: i32) -> io::Result<PidFd> {
         Ok(PidFd { fd: sys::open_pidfd(checked(pid)?)? })
     }
@@ -38,9 +40,9 @@ impl PidFd {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no signal of that number; what the system says if the process has ended and has
-    /// been waited for, or if it belongs to somebody else. A process that has ended but not been waited for takes signals without
-    /// effect.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no signal of that number; what the system says if the
+    /// process has ended and has been waited for, or if it belongs to somebody else. A process that has ended but not
+    /// been waited for takes signals without effect.
     pub fn kill(&self, signal: i32) -> io::Result<()> {
         let signal = Signal::from_named_raw(signal)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("there is no signal {signal}")))?;
@@ -91,14 +93,15 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Whether the child `pid` has ended, and how; without waiting. The answer is given once: after it the number may belong to another process.
+/// Whether the child `pid` has ended, and how; without waiting. The answer is given once: after it the number may
+/// belong to another process.
 ///
 /// Not for children that [`std::process::Child`] waits for: whoever comes first takes the answer.
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) if `pid` isn't positive; what the system says (`ECHILD`) if it is no child of this process, or
-/// has been waited for.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if `pid` isn't positive; what the system says (`ECHILD`) if it is no
+/// child of this process, or has been waited for.
 pub fn try_wait_pid(pid: i32) -> io::Result<Option<Exit>> {
     let pid = checked(pid)?;
     let status = loop {

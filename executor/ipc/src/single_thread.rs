@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::sys;
 
 /// The process has more than one thread, so what was asked for would be unsound. It is the inner error of the
-/// [`io::Error`] that [`fork_single_threaded`](crate::fork_single_threaded), [`close_inherited`](crate::close_inherited) and
-/// [`remove_env`](crate::remove_env) return.
+/// [`io::Error`] that [`fork_single_threaded`](crate::fork_single_threaded),
+/// [`close_inherited`](crate::close_inherited) and [`remove_env`](crate::remove_env) return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NotSingleThreaded {
@@ -32,7 +32,8 @@ impl Error for NotSingleThreaded {}
 /// How long a thread that has been joined may still be listed: `join` returns a little before the system forgets it.
 const PATIENCE: u32 = 20;
 
-/// `Ok` if the calling thread is the only one. It stays so until this very thread starts another, since only a running thread can.
+/// `Ok` if the calling thread is the only one. It stays so until this very thread starts another, since only a running
+/// thread can.
 pub(crate) fn require(what: &'static str) -> io::Result<()> {
     let mut tries = 0;
     loop {

@@ -1,7 +1,8 @@
 //! What differs between systems, under one set of names.
 //!
-//! Linux has it all (`linux.rs`), Apple's systems can at least count their threads (`apple.rs`), and `portable.rs` is what any Unix
-//! can do. Nothing outside this folder asks which system it runs on, except the link section in `hook.rs`.
+//! Linux has it all (`linux.rs`), Apple's systems can at least count their threads (`apple.rs`), and `portable.rs` is
+//! what any Unix can do. Nothing outside this folder asks which system it runs on, except the link section in
+//! `hook.rs`.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;

@@ -1,10 +1,10 @@
 //! How a descriptor becomes part of a message: packed while the message is encoded, unpacked while it is decoded.
 //!
-//! A handle (of shared memory, a lock, a queue) is a descriptor, and a descriptor can't be written into bytes. So whoever encodes
-//! a message does it inside of [`pack`]: each [`Fd`] that is serialised there puts its descriptor into the message's [`Luggage`] and
-//! writes only its place in it. The luggage goes beside the bytes, through a socket of its own ([`Luggage::sending`]) or with the
-//! bytes by [`send_with_fds`](crate::send_with_fds), and the receiver decodes inside of [`unpack`]. Encoded anywhere else, a handle
-//! is an error that says so.
+//! A handle (of shared memory, a lock, a queue) is a descriptor, and a descriptor can't be written into bytes. So
+//! whoever encodes a message does it inside of [`pack`]: each [`Fd`] that is serialised there puts its descriptor into
+//! the message's [`Luggage`] and writes only its place in it. The luggage goes beside the bytes, through a socket of
+//! its own ([`Luggage::sending`]) or with the bytes by [`send_with_fds`](crate::send_with_fds), and the receiver
+//! decodes inside of [`unpack`]. Encoded anywhere else, a handle is an error that says so.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -105,14 +105,14 @@ pub fn unpack<R>(luggage: &Luggage, decode: impl FnOnce() -> R) -> R {
 
 /// A descriptor that can be part of a message: an argument, a field of an argument or a result of a task.
 ///
-/// The receiver gets a descriptor of its own for the same open file, pipe, socket or memory; the sender keeps its own. Cheap to
-/// clone; it closes with the last clone. Works with every serde format, as long as the message is encoded inside of [`pack`], as
-/// the process pool does.
+/// The receiver gets a descriptor of its own for the same open file, pipe, socket or memory; the sender keeps its own.
+/// Cheap to clone; it closes with the last clone. Works with every serde format, as long as the message is encoded
+/// inside of [`pack`], as the process pool does.
 ///
 /// # Errors
 ///
-/// Serialising outside of [`pack`] and deserialising outside of [`unpack`] are errors of the serialiser that say so, as is a place
-/// in the luggage that doesn't exist.
+/// Serialising outside of [`pack`] and deserialising outside of [`unpack`] are errors of the serialiser that say so, as
+/// is a place in the luggage that doesn't exist.
 #[derive(Clone)]
 pub struct Fd(Arc<OwnedFd>);
 

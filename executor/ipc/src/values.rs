@@ -2,11 +2,14 @@
 //!
 //! # Which types, and why that is sound
 //!
-//! Other processes write to the same memory. They may have crashed half-way, or lie. So only types are admitted for which *every* pattern of bits is a value
-//! (zerocopy's `FromBytes`, with `IntoBytes` and `Immutable`, all of which can be derived): numbers, arrays of them, structs of them without padding. Whatever stands in the
-//! memory is then a value, if maybe the wrong one: a logic error, never undefined behaviour. For `bool`, `char` or an enum, store a number and check it.
+//! Other processes write to the same memory. They may have crashed half-way, or lie. So only types are admitted for
+//! which *every* pattern of bits is a value (zerocopy's `FromBytes`, with `IntoBytes` and `Immutable`, all of which can
+//! be derived): numbers, arrays of them, structs of them without padding. Whatever stands in the memory is then a
+//! value, if maybe the wrong one: a logic error, never undefined behaviour. For `bool`, `char` or an enum, store a
+//! number and check it.
 //!
-//! - [`Value`] is copied out, changed in memory of our own, and copied back; no reference into shared memory is ever formed.
+//! - [`Value`] is copied out, changed in memory of our own, and copied back; no reference into shared memory is ever
+//!   formed.
 //! - [`AtomicValue`] and [`AtomicArray`] consist of atomics, which may meet with anything.
 //! - [`Array`] copies single elements in the same way. Only its guard lends plain slices, under the lock; see there.
 
@@ -22,7 +25,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::object::Object;
 
-/// What can be kept in a [`Value`](crate::Value) or [`Array`](crate::Array): plain data for which every pattern of bits is a value.
+/// What can be kept in a [`Value`](crate::Value) or [`Array`](crate::Array): plain data for which every pattern of bits
+/// is a value.
 ///
 /// Nothing needs to be done for a type to be it, but to derive zerocopy's traits:
 ///
@@ -44,7 +48,8 @@ pub trait Plain: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'stati
 
 impl<T: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'static> Plain for T {}
 
-/// Copies a value out of the body of an object. One of one, two, four or eight bytes at a multiple of its size is never torn.
+/// Copies a value out of the body of an object. One of one, two, four or eight bytes at a multiple of its size is never
+/// torn.
 #[inline]
 fn load<T: Plain>(object: &Object, offset: usize) -> T {
     let mut value = T::new_zeroed();

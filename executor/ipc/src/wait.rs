@@ -1,11 +1,13 @@
-//! Waiting, in every form, for one shape of operation: a step that either succeeds or says what would have to change first.
+//! Waiting, in every form, for one shape of operation: a step that either succeeds or says what would have to change
+//! first.
 //!
-//! A lock, a semaphore or a queue is written once, as a step ([`Step`]), and gets its four forms from here: `try` takes one step;
-//! [`block`] repeats it and sleeps in between, with a deadline or without; [`Waiting`] is the same as a future, whose sleep is left to the
-//! [reactor].
+//! A lock, a semaphore or a queue is written once, as a step ([`Step`]), and gets its four forms from here: `try` takes
+//! one step; [`block`] repeats it and sleeps in between, with a deadline or without; [`Waiting`] is the same as a
+//! future, whose sleep is left to the [reactor].
 //!
-//! The rule that makes a lost wake-up impossible: a step reads the word and decides by that value that it must wait, and the sleep begins only if the word still has this
-//! value, which the kernel checks under its own lock. Whoever makes the step possible changes the word before it wakes.
+//! The rule that makes a lost wake-up impossible: a step reads the word and decides by that value that it must wait,
+//! and the sleep begins only if the word still has this value, which the kernel checks under its own lock. Whoever
+//! makes the step possible changes the word before it wakes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -41,7 +43,8 @@ impl Word {
 pub(crate) struct Change {
     /// The word of the object, and the value by which the step decided to wait.
     pub(crate) word: (Word, u32),
-    /// The presences of the processes it waits for. (The kernel takes 127 at once; further ones are looked at now and then.)
+    /// The presences of the processes it waits for. (The kernel takes 127 at once; further ones are looked at now and
+    /// then.)
     pub(crate) holders: Vec<(Word, u32)>,
 }
 
@@ -65,15 +68,21 @@ pub(crate) enum Step<R> {
     Wait(Change),
 }
 
+/// How long those who don't want to wait give somebody who is in the middle of a step that takes less than a
+/// microsecond. It takes longer only if its process has been stopped there, or the machine is very busy.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
+
 /// How often a future looks again in one poll.
 const ATTEMPTS: u32 = 16;
 
-/// How often a caller looks before it sleeps: for about as long as a wake-up costs, and not at all where nobody else could run meanwhile.
+/// How often a caller looks before it sleeps: for about as long as a wake-up costs, and not at all where nobody else
+/// could run meanwhile.
 pub(crate) fn spins() -> u32 {
     if sys::cpus() > 1 { 100 } else { 0 }
 }
 
-/// Repeats `step` until it is ready, sleeping in between; `None` if that's not so by `until`. At least one attempt is made.
+/// Repeats `step` until it is ready, sleeping in between; `None` if that's not so by `until`. At least one attempt is
+/// made.
 pub(crate) fn block<R>(until: Option<Instant>, mut step: impl FnMut() -> Step<R>) -> Option<R> {
     loop {
         let change = match step() {
@@ -104,7 +113,21 @@ pub(crate) fn after(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// A step as a future: repeats it whenever what it waits for may have changed. Never blocks the thread that polls it, and needs no runtime.
+/// Lets other tasks of the thread run once, under any runtime or none.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A step as a future: repeats it whenever what it waits for may have changed. Never blocks the thread that polls it,
+/// and needs no runtime.
 ///
 /// **Cancellation:** dropped, it waits no more, and a wake-up that was meant for it goes to the next one who waits.
 pub(crate) struct Waiting<F> {
@@ -122,7 +145,8 @@ impl<R, F: FnMut() -> Step<R> + Unpin> Future for Waiting<F> {
     type Output = R;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
-        // A few attempts, in case that the word changes just as we go to sleep; a word that changes all the time must not keep the thread.
+        // A few attempts, in case that the word changes just as we go to sleep; a word that changes all the time must
+        // not keep the thread.
         for _ in 0..ATTEMPTS {
             if let Some(sleep) = &self.sleep
                 && !sleep.is_over(cx.waker())

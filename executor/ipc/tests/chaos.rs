@@ -1,8 +1,10 @@
-//! Eight processes do random things to shared objects, and are killed at random moments, against a model of what must hold whatever happens.
+//! Eight processes do random things to shared objects, and are killed at random moments, against a model of what must
+//! hold whatever happens.
 //!
-//! The model: a child acknowledges what it has done *after* it has done it, in a word of its own that nobody else writes. So of each kind of change at least as
-//! many have happened as were acknowledged, and at most one more for each time that the child was killed. Everything else that is checked must
-//! hold at every moment: sums agree with their parts, values are never torn, nothing comes out of a queue twice, and whoever waits gets on.
+//! The model: a child acknowledges what it has done *after* it has done it, in a word of its own that nobody else
+//! writes. So of each kind of change at least as many have happened as were acknowledged, and at most one more for each
+//! time that the child was killed. Everything else that is checked must hold at every moment: sums agree with their
+//! parts, values are never torn, nothing comes out of a queue twice, and whoever waits gets on.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod common;
@@ -129,7 +131,8 @@ mod tests {
         }
     }
 
-    // ---- The children --------------------------------------------------------------------------------------------------
+    // ---- The children
+    // --------------------------------------------------------------------------------------------------
 
     fn child() {
         let socket = UnixStream::from(take_stdin().unwrap());
@@ -239,7 +242,8 @@ mod tests {
                 world.memory.write_at(at, &[1; 8]).unwrap();
             }
             11 => {
-                // Two meet, or one waits in vain, or the other one dies: then it is broken for all until somebody resets it.
+                // Two meet, or one waits in vain, or the other one dies: then it is broken for all until somebody
+                // resets it.
                 if world.barrier.wait_timeout(SHORT).is_err() && random.below(2) == 0 {
                     world.barrier.reset();
                 }
@@ -278,7 +282,8 @@ mod tests {
         assert!(started.elapsed() < LONG, "an operation took {:?}", started.elapsed());
     }
 
-    // ---- The parent ----------------------------------------------------------------------------------------------------
+    // ---- The parent
+    // ----------------------------------------------------------------------------------------------------
 
     fn start(world: &World, me: usize, seed: u64) -> (Child, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();

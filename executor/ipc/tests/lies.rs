@@ -1,4 +1,5 @@
-//! A peer that lies in shared memory spoils what is in it, and nothing else: no panic, no hang. The fuzzer's function (`common/lies.rs`), over random inputs.
+//! A peer that lies in shared memory spoils what is in it, and nothing else: no panic, no hang. The fuzzer's function
+//! (`common/lies.rs`), over random inputs.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 #[path = "common/lies.rs"]
@@ -26,7 +27,8 @@ impl Random {
     }
 }
 
-/// The input of that number, every kind of object in turn: mostly operations and single numbers, as random bytes would mostly spoil the head.
+/// The input of that number, every kind of object in turn: mostly operations and single numbers, as random bytes would
+/// mostly spoil the head.
 fn input(number: usize) -> Vec<u8> {
     let mut random = Random(number as u64);
     let kinds = usize::from(lies::KINDS);

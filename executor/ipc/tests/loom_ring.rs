@@ -1,5 +1,6 @@
-//! How the two sides of a ring wake each other, under every interleaving, with a kernel that does what Linux promises: a sleep begins only if the word has the expected
-//! value, and a wake-up of one wakes one of those who sleep.
+//! How the two sides of a ring wake each other, under every interleaving with at most as many preemptions as each test says (a switch from a thread that could go on; those that
+//! wait cost none), with a kernel that does what Linux promises: a sleep begins only if the word has the expected value, and a wake-up of one wakes one of those who
+//! sleep.
 //!
 //! The file with the protocol is included here as it is; loom's atomics and its scheduler take the place of the processor's and the kernel's. The ring is reduced to its two
 //! positions. There is no "look again after a while" in this kernel, so a wake-up that gets lost is a deadlock, which loom reports; except where a process is
@@ -151,7 +152,7 @@ impl Ring {
     }
 }
 
-/// Models with three threads that lock are large; this many preemptions find what can go wrong.
+/// Models with three threads that lock are large: each preemption more takes ten to twenty times as long.
 fn model(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -160,7 +161,7 @@ fn model(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
 
 #[test]
 fn a_getter_that_sleeps_is_woken() {
-    model(4, || {
+    model(8, || {
         let ring = Ring::new(1);
         let getter = thread::spawn({
             let ring = ring.clone();
@@ -229,7 +230,7 @@ fn two_putters_share_the_room_that_two_gets_make() {
 #[test]
 fn a_putter_killed_at_any_step_harms_nobody() {
     for step in 0..5 {
-        model(3, move || {
+        model(4, move || {
             let ring = Ring::new(1);
             let getter = thread::spawn({
                 let ring = ring.clone();
@@ -270,7 +271,7 @@ fn a_putter_killed_at_any_step_harms_nobody() {
 /// A getter is woken and killed before its get: the other one gets the record, at the latest when its sleep ends by itself.
 #[test]
 fn a_getter_killed_after_its_wake_up_leaves_the_record_to_another() {
-    model(2, || {
+    model(3, || {
         let ring = Ring::new(1);
         let victim = thread::spawn({
             let ring = ring.clone();

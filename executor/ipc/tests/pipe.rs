@@ -1,4 +1,5 @@
-//! Pipes: what Python's `multiprocessing.Pipe` promises, and what it doesn't: whole messages from several threads, death in the middle, futures.
+//! Pipes: what Python's `multiprocessing.Pipe` promises, and what it doesn't: whole messages from several threads,
+//! death in the middle, futures.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use std::fs::File;
@@ -680,7 +681,8 @@ fn both_ends_on_one_thread_of_a_runtime() {
         });
         let work = async {
             for n in 0..200 {
-                // Some are longer than the ring, so both have to wait for each other; should one of them block the thread, nobody would go on.
+                // Some are longer than the ring, so both have to wait for each other; should one of them block the
+                // thread, nobody would go on.
                 let list: Vec<u32> = (0..n * 20).collect();
                 here.send_async(&list).await.unwrap();
                 assert_eq!(here.recv_async().await.unwrap(), list.iter().sum::<u32>());

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use family::{Child, Peer, child};
 use futures_core::Stream;
 use polypool_ipc::{
-    ByteQueue, CodecError, Fd, GetError, JoinableQueue, PutError, PutFailure, Queue, QueueOptions, TooManyDone,
+    ByteQueue, CodecError, Fd, GetError, JoinableQueue, PutError, PutFailure, Queue, QueueOptions, TooManyDone, pack,
+    unpack,
 };
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +112,27 @@ fn get_refuses_when_empty_with_and_without_a_timeout() {
 }
 
 #[test]
+fn a_message_is_got_into_a_buffer_in_all_forms() {
+    let queue = ByteQueue::unbounded().unwrap();
+    let mut buffer = b"old".to_vec();
+    assert!(matches!(queue.try_get_into(&mut buffer), Err(GetError::Empty)));
+    assert!(buffer.is_empty());
+    assert!(matches!(queue.get_into_timeout(&mut buffer, SHORT), Err(GetError::TimedOut)));
+    assert!(poll(&mut Box::pin(queue.get_into_async(&mut buffer)), Waker::noop()).is_pending());
+    for message in [b"one", b"two", b"six", b"ten"] {
+        queue.put(message).unwrap();
+    }
+    queue.try_get_into(&mut buffer).unwrap();
+    assert_eq!(buffer, b"one");
+    queue.get_into_timeout(&mut buffer, LONG).unwrap();
+    assert_eq!(buffer, b"two");
+    block_on(queue.get_into_async(&mut buffer)).unwrap();
+    assert_eq!(buffer, b"six");
+    queue.get_into(&mut buffer).unwrap();
+    assert_eq!(buffer, b"ten");
+}
+
+#[test]
 fn the_length_counts_what_was_put_and_not_got() {
     let queue = Queue::unbounded().unwrap();
     for n in 0..1_000 {
@@ -186,6 +208,82 @@ fn a_handle_in_an_item_is_an_error_that_says_so() {
     let (_, reason) = failure(outer.put(inner));
     assert!(reason.to_string().contains("shared between processes"), "{reason}");
     assert!(outer.is_empty());
+}
+
+mod here {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct Job(pub(super) u64);
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct Task(pub(super) u64);
+}
+
+mod there {
+    /// As another program would have it.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct Job(pub(super) u64);
+}
+
+#[test]
+fn a_handle_is_opened_as_a_queue_of_its_type_only() {
+    fn opens<S: serde::Serialize, T>(queue: &Queue<S>) -> bool {
+        let (bytes, luggage) = pack(|| serde_json::to_vec(queue).unwrap());
+        let opened = unpack(&luggage, || serde_json::from_slice::<Queue<T>>(&bytes));
+        let joinable = unpack(&luggage, || serde_json::from_slice::<JoinableQueue<T>>(&bytes));
+        assert!(joinable.is_err(), "it can't be joined");
+        opened.is_ok_and(|opened| {
+            // Same address, same queue, whatever the items are called.
+            opened.len() == queue.len()
+        })
+    }
+    let queue = Queue::<String>::unbounded().unwrap();
+    assert!(opens::<_, String>(&queue));
+    // Of the same size and alignment, all of them.
+    assert!(!opens::<_, Vec<u8>>(&queue) && !opens::<_, [u64; 3]>(&queue) && !opens::<_, (String,)>(&queue));
+    let queue = Queue::<u64>::unbounded().unwrap();
+    assert!(opens::<_, u64>(&queue) && !opens::<_, i64>(&queue) && !opens::<_, here::Job>(&queue));
+    let queue = Queue::<Vec<here::Job>>::unbounded().unwrap();
+    queue.put(vec![here::Job(7)]).unwrap();
+    assert!(opens::<_, Vec<here::Job>>(&queue) && opens::<_, Vec<there::Job>>(&queue));
+    assert!(!opens::<_, Vec<here::Task>>(&queue) && !opens::<_, Option<here::Job>>(&queue));
+    assert!(!opens::<_, here::Job>(&queue) && !opens::<_, Vec<Vec<here::Job>>>(&queue));
+    let (bytes, luggage) = pack(|| serde_json::to_vec(&queue).unwrap());
+    let theirs: Queue<Vec<there::Job>> = unpack(&luggage, || serde_json::from_slice(&bytes)).unwrap();
+    assert_eq!(theirs.get().unwrap()[0].0, 7);
+    let _ = here::Task(7).0;
+}
+
+/// The memory of a queue as a file, for a peer that lies.
+fn memory_of(handle: &impl serde::Serialize) -> std::fs::File {
+    let (_, luggage) = pack(|| serde_json::to_vec(handle).unwrap());
+    std::fs::File::from(luggage.fds().next().unwrap().try_clone_to_owned().unwrap())
+}
+
+#[test]
+fn iterators_and_streams_end_with_a_queue_that_has_been_spoiled() {
+    use std::os::unix::fs::FileExt;
+
+    let queue = Queue::<u64>::bounded(5).unwrap();
+    // Where the position of the last record stands.
+    memory_of(&queue).write_all_at(&[0x77; 8], 64 + 64 + 2 * 128).unwrap();
+    let mut items = queue.iter();
+    assert!(matches!(items.next(), Some(Err(GetError::Corrupt(_)))));
+    assert!(items.next().is_none() && items.next().is_none());
+    let stream = queue.stream();
+    let seen: Vec<_> = block_on(futures_util::StreamExt::collect(futures_util::StreamExt::take(stream, 3)));
+    assert!(matches!(&seen[..], [Err(GetError::Corrupt(_))]), "{seen:?}");
+}
+
+#[test]
+fn a_queue_that_claims_to_be_joinable_has_room_for_it() {
+    use std::os::unix::fs::FileExt;
+
+    let queue = QueueOptions::new().memory(4096).queue::<u64>().unwrap();
+    memory_of(&queue).write_all_at(&1_u32.to_le_bytes(), 64 + 64 + 8).unwrap();
+    let (bytes, luggage) = pack(|| serde_json::to_vec(&queue).unwrap());
+    let opened = unpack(&luggage, || serde_json::from_slice::<Queue<u64>>(&bytes));
+    assert!(opened.unwrap_err().to_string().contains("too small"));
+    let opened = unpack(&luggage, || serde_json::from_slice::<JoinableQueue<u64>>(&bytes));
+    assert!(opened.unwrap_err().to_string().contains("too small"));
 }
 
 #[test]
@@ -661,8 +759,8 @@ fn four_putters_and_four_getters_lose_and_double_nothing() {
     }
 }
 
-/// Putters and getters are killed at arbitrary moments. All the others go on; of what was put, a killed getter takes at most what it was just getting (here up to four) and
-/// had not yet told; nothing comes twice.
+/// Putters and getters are killed at arbitrary moments. All the others go on; of what was put, a killed getter takes at
+/// most what it was just getting (here up to four) and had not yet told; nothing comes twice.
 #[test]
 fn killed_putters_and_getters_take_at_most_their_own_item_along() {
     const EACH: u32 = 2_000;

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, BytesMut};
 use polypool_ipc::{RingCloser, RingReader, RingSocket, RingWriter};
 
 /// Runs something that might hang, and fails if it does.
@@ -263,4 +264,120 @@ fn who_waits_in_vain_sleeps_once() {
             assert!(one.reader.sleeps().wrapping_sub(before) <= 2);
         }
     });
+}
+
+/// Waits until a socket is readable, and takes the bells out of it.
+fn hear(socket: &UnixStream) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], None).unwrap();
+    let mut bells = [0; 64];
+    rustix::net::recv(socket, &mut bells[..], rustix::net::RecvFlags::DONTWAIT).unwrap();
+}
+
+#[test]
+fn who_never_blocks_and_rests_at_the_bells_misses_nothing() {
+    const ROUNDS: usize = 40_000;
+    let (mut one, mut two, _) = pair(4_096);
+    within(move || {
+        let replies = thread::spawn(move || {
+            let mut room = BytesMut::with_capacity(4_096);
+            let mut count = 0;
+            let bell = two.writer.bell().unwrap();
+            // Each byte comes back, without blocking calls; now and then more than there is room for.
+            while count < ROUNDS * 33 {
+                while two.reader.try_read(&mut room).unwrap() == 0 {
+                    if two.reader.rest() {
+                        hear(&two.socket);
+                    }
+                }
+                count += room.len();
+                while !room.is_empty() {
+                    match two.writer.try_write(&two.socket, &room).unwrap() {
+                        0 if two.writer.rest() => hear(&bell),
+                        sent => room.advance(sent),
+                    }
+                }
+                room.reserve(4_096);
+            }
+            two
+        });
+        let (socket, mut reader) = (one.socket.try_clone().unwrap(), one.reader);
+        let sends = thread::spawn(move || {
+            for round in 0..ROUNDS {
+                one.writer.write(&one.socket, &[&[round as u8; 33]], None).unwrap();
+                if round.is_multiple_of(64) {
+                    thread::yield_now();
+                }
+            }
+            (one.writer, one.socket)
+        });
+        for round in 0..ROUNDS {
+            let mut bytes = [0; 33];
+            let mut have = 0;
+            while have < 33 {
+                have += reader.read(&socket, &mut bytes[have..], None).unwrap();
+            }
+            assert_eq!(bytes, [round as u8; 33]);
+        }
+        (replies.join().unwrap(), sends.join().unwrap())
+    });
+}
+
+#[test]
+fn a_rest_that_is_given_up_can_be_taken_up_again() {
+    let (mut one, mut two, memory) = pair(4_096);
+    let mut room = BytesMut::with_capacity(100);
+    let mark = |at| {
+        let mut word = [0; 4];
+        memory.read_exact_at(&mut word, at).unwrap();
+        u32::from_le_bytes(word)
+    };
+    assert!(two.reader.rest() && two.reader.rest(), "nothing is there");
+    one.write(b"something").unwrap();
+    assert!(!two.reader.rest(), "nobody rings for what is there");
+    assert_eq!(two.reader.buffered().unwrap(), 9);
+    assert_eq!(two.reader.try_read(&mut room).unwrap(), 9);
+    assert_eq!(two.reader.try_read(&mut room).unwrap(), 0);
+    hear(&two.socket);
+
+    // A peer that was held up rings for what was read long ago, and never again for this rest; so the next one has another mark.
+    assert!(two.reader.rest());
+    let before = mark(384);
+    assert_eq!(two.reader.try_read(&mut room).unwrap(), 0);
+    assert!(two.reader.rest());
+    assert!(before % 2 == 1 && mark(384) % 2 == 1 && mark(384) != before, "{before}, {}", mark(384));
+    // The same for who waits for room.
+    assert_eq!(two.writer.try_write(&two.socket, &[7; 5_000]).unwrap(), 4_096);
+    assert_eq!(two.writer.try_write(&two.socket, &[7; 904]).unwrap(), 0);
+    assert!(two.writer.rest());
+    let before = mark(1_024);
+    assert_eq!(two.writer.try_write(&two.socket, &[7; 904]).unwrap(), 0);
+    assert!(two.writer.rest());
+    assert!(before % 2 == 1 && mark(1_024) % 2 == 1 && mark(1_024) != before, "{before}, {}", mark(1_024));
+    within(move || {
+        let writes = thread::spawn(move || one.write(b"more").map(|()| one));
+        hear(&two.socket);
+        assert_eq!(two.reader.try_read(&mut room).unwrap(), 4);
+        drop(writes.join());
+    });
+}
+
+#[test]
+fn who_never_blocks_is_told_of_lies() {
+    let (mut one, mut two, memory) = pair(4_096);
+    let mut room = BytesMut::with_capacity(100);
+    // The position of the writer, and that of the reader.
+    for (at, position) in [(128, 5_000_u64), (256, 5_000), (128, u64::MAX), (256, u64::MAX - 5_000)] {
+        for ring in [0, 512] {
+            memory.write_all_at(&position.to_le_bytes(), at + ring).unwrap();
+        }
+        let error = match at {
+            128 => two.reader.try_read(&mut room).unwrap_err(),
+            _ => one.writer.try_write(&one.socket, b"something").unwrap_err(),
+        };
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{at} {position}");
+        for ring in [0, 512] {
+            memory.write_all_at(&0_u64.to_le_bytes(), at + ring).unwrap();
+        }
+    }
 }

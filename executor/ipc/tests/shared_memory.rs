@@ -1,4 +1,5 @@
-//! `SharedMemory`, `SharedList` and `SharedMemoryScope`: with and without names, between processes, damaged and truncated.
+//! `SharedMemory`, `SharedList` and `SharedMemoryScope`: with and without names, between processes, damaged and
+//! truncated.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
@@ -6,13 +7,17 @@
 mod family;
 
 use std::fs::File;
+use std::future::Future;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Instant;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use family::{LIMIT, Peer, child};
 use polypool_ipc::{ListError, ListItem, Luggage, SharedList, SharedMemory, SharedMemoryScope, pack, unpack};
@@ -24,6 +29,7 @@ polypool_ipc::before_main!(roles);
 fn roles() {
     family::run_roles(&[
         ("writer", writer),
+        ("renamer", renamer),
         ("attacher", attacher),
         ("creator", creator),
         ("scope_owner", scope_owner),
@@ -69,6 +75,33 @@ fn memory_of(handle: &impl Serialize) -> File {
 
 fn items(items: impl IntoIterator<Item = impl Into<ListItem>>) -> Vec<ListItem> {
     items.into_iter().map(Into::into).collect()
+}
+
+const SHORT: Duration = Duration::from_millis(20);
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<R>(future: impl Future<Output = R>) -> R {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let until = Instant::now() + LIMIT;
+    loop {
+        if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return result;
+        }
+        assert!(Instant::now() < until, "a future is pending for {LIMIT:?}");
+        std::thread::park_timeout(LIMIT);
+    }
+}
+
+fn is_pending(future: impl Future) -> bool {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
 // ---- SharedMemory
@@ -190,6 +223,52 @@ fn a_name_is_created_opened_and_unlinked_once() {
     drop(next);
     assert!(name.file().exists(), "a name stays");
     SharedMemory::unlink_name(&name.0).unwrap();
+}
+
+fn renamer(parent: &Peer) {
+    let name: String = parent.recv();
+    let mut made = 0;
+    let until = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < until {
+        // Taken by the other process at this moment; or ours until we take it away, whatever the others do with theirs.
+        let Ok(memory) = SharedMemory::create_new(&name, 8) else { continue };
+        made += 1;
+        assert!(SharedMemory::open(&name).expect("somebody took our name away").is_same(&memory));
+        let unlinked: usize = std::thread::scope(|scope| {
+            let unlink = || memory.unlink().is_ok();
+            let others = [scope.spawn(unlink), scope.spawn(unlink)];
+            others.into_iter().map(|other| usize::from(other.join().unwrap())).sum()
+        });
+        assert_eq!(unlinked, 1, "somebody took our name away, or we took it twice");
+    }
+    parent.send(&made);
+}
+
+#[test]
+fn a_name_that_is_created_and_unlinked_by_many_is_only_taken_from_its_own_memory() {
+    let name = TestName::new();
+    let children: Vec<_> = (0..3).map(|_| child("renamer", &name.0)).collect();
+    let made: u64 = children.iter().map(|child| child.recv::<u64>()).sum();
+    assert!(made > 0);
+    children.into_iter().for_each(|child| child.join());
+}
+
+#[test]
+fn who_unlinks_a_name_waits_for_another_one_who_does() {
+    let name = TestName::new();
+    let memory = SharedMemory::create_new(&name.0, 8).unwrap();
+    let file = File::open(name.file()).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| SharedMemory::unlink_name(&name.0).is_ok());
+        assert_eq!(memory.unlink().unwrap_err().kind(), ErrorKind::ResourceBusy);
+        assert!(name.file().exists());
+        drop(file);
+        // It has waited as long as we have, more or less.
+        let unlinked = waits.join().unwrap();
+        assert_ne!(unlinked, name.file().exists());
+    });
+    assert!(memory.unlink().is_ok() || !name.file().exists());
 }
 
 #[test]
@@ -554,6 +633,92 @@ fn a_killed_writer_leaves_the_old_item_and_no_lock() {
 }
 
 #[test]
+fn who_does_not_want_to_wait_for_a_slot_is_told() {
+    let list = SharedList::new([1.into(), 2.into()]).unwrap();
+    let add = |item: &mut ListItem| {
+        let ListItem::Int(number) = item else { panic!("{item:?}") };
+        *number += 1;
+        *number
+    };
+    let holder = child("list_holder", &list);
+    holder.expect("inside");
+    assert_eq!(list.try_set(1, 3), Ok(()), "another slot");
+    assert!(matches!(list.try_set(0, 9), Err(ListError::WouldBlock { index: 0, .. })));
+    assert!(matches!(list.try_update(0, add), Err(ListError::WouldBlock { index: 0, .. })));
+    assert!(matches!(list.set_timeout(0, 9, SHORT), Err(ListError::TimedOut { index: 0, .. })));
+    assert!(matches!(list.update_timeout(0, SHORT, add), Err(ListError::TimedOut { index: 0, .. })));
+    assert!(is_pending(list.set_async(0, 9)));
+    let mut update = Box::pin(list.update_async(0, add));
+    assert!(is_pending(update.as_mut()));
+    assert_eq!(list.get(0), Ok(1.into()), "a reader waits for nobody, and nothing has happened");
+    // The unlock wakes the future: that it looks again twice a second would do as well, but not for all of these.
+    holder.send("go on");
+    holder.join();
+    assert_eq!(list.get(0), Ok("half".into()));
+    list.set(0, 5).unwrap();
+    assert_eq!(block_on(update), Ok(6));
+    assert_eq!((list.try_set(0, 7), list.try_update(0, add)), (Ok(()), Ok(8)));
+    assert_eq!((list.set_timeout(0, 8, SHORT), list.update_timeout(0, SHORT, add)), (Ok(()), Ok(9)));
+    assert_eq!(block_on(list.set_async(0, 0)), Ok(()));
+    assert_eq!(list.get(0), Ok(0.into()));
+    // What can't be set at all is said before anybody waits.
+    assert!(matches!(list.try_set(2, 0), Err(ListError::OutOfRange { index: 2, .. })));
+    assert!(matches!(block_on(list.set_async(0, "much too long")), Err(ListError::TooLong { .. })));
+}
+
+#[test]
+fn a_future_that_waits_for_a_slot_learns_of_the_writers_end() {
+    let list = SharedList::new([1.into()]).unwrap();
+    for kill in [false, true] {
+        let mut holder = child("list_holder", &list);
+        holder.expect("inside");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                let (list, sender) = (&list, sender.clone());
+                scope.spawn(move || sender.send(block_on(list.set_async(0, number))).unwrap());
+            }
+            if kill {
+                holder.kill();
+            } else {
+                holder.send("go on");
+            }
+            for _ in 0..3 {
+                assert_eq!(receiver.recv_timeout(LIMIT), Ok(Ok(())));
+            }
+        });
+        assert!(matches!(list.get(0), Ok(ListItem::Int(0..3))));
+        list.set(0, 1).unwrap();
+    }
+}
+
+#[test]
+fn the_end_of_a_writer_wakes_the_future_that_waits_for_its_slot() {
+    let list = SharedList::new([0.into()]).unwrap();
+    let begun = Instant::now();
+    // Futures look again by themselves now and then, but not often enough for so many.
+    for round in 0..400 {
+        let (held, is_held) = std::sync::mpsc::channel();
+        let (go, goes) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let list = &list;
+            scope.spawn(move || {
+                list.update(0, |_| {
+                    held.send(()).unwrap();
+                    goes.recv().unwrap();
+                })
+            });
+            is_held.recv().unwrap();
+            let mut set = Box::pin(list.set_async(0, round));
+            assert!(is_pending(set.as_mut()));
+            go.send(()).unwrap();
+            block_on(set).unwrap();
+        });
+        assert!(begun.elapsed() < LIMIT, "only {round} were woken");
+    }
+}
+
+#[test]
 fn a_named_list_is_created_opened_and_unlinked_once() {
     let name = TestName::new();
     assert_eq!(SharedList::open(&name.0).unwrap_err().kind(), ErrorKind::NotFound);
@@ -574,11 +739,11 @@ fn damage_by_another_process_is_an_error() {
     let list = SharedList::new(["text".into(), 1.into()]).unwrap();
     let file = memory_of(&list);
     let handle = pack(|| serde_json::to_vec(&list).unwrap());
-    // Head of 64 bytes, two rooms, then slot 0 at 128: lock, version, type and length, bytes.
+    // Head of 64 bytes, two rooms, then slot 0 at 128: lock (16), version, type and length, bytes.
     for (at, bytes) in [
-        (128 + 16, &[9_u8][..]),                     // no such type
-        (128 + 16, &[4, 0, 0, 0, 0xff, 0xff, 0, 0]), // longer than its room
-        (128 + 16, &[4, 0, 0, 0, 4, 0, 0, 0, 0xff]), // no UTF-8
+        (128 + 24, &[9_u8][..]),                     // no such type
+        (128 + 24, &[4, 0, 0, 0, 0xff, 0xff, 0, 0]), // longer than its room
+        (128 + 24, &[4, 0, 0, 0, 4, 0, 0, 0, 0xff]), // no UTF-8
     ] {
         file.write_all_at(bytes, at).unwrap();
         assert_eq!(list.get(0), Err(list.update(0, |_| ()).unwrap_err()));
@@ -588,7 +753,7 @@ fn damage_by_another_process_is_an_error() {
     list.set(0, "whole").unwrap();
     assert_eq!(list.get(0), Ok("whole".into()));
     // A lock of a process that doesn't exist, a version of any value.
-    file.write_all_at(&[0xff; 16], 128).unwrap();
+    file.write_all_at(&[0xff; 24], 128).unwrap();
     list.set(0, "again").unwrap();
     assert_eq!(list.get(0), Ok("again".into()));
     // Sizes that lead outside: those who have the list keep to what they know, others don't get it.

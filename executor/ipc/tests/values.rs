@@ -1,4 +1,5 @@
-//! `Value`, `Array` and atomics: what they do in one process, between several, and when one of them is killed in the middle.
+//! `Value`, `Array` and atomics: what they do in one process, between several, and when one of them is killed in the
+//! middle.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
@@ -182,7 +183,20 @@ fn who_does_not_want_to_wait_for_a_value_is_told() {
     assert!(before.elapsed() >= SHORT * 2);
     assert!(is_pending(value.with_async(|_| ())));
     assert_eq!(value.get(), 0, "reading needs no lock");
+    assert!(!value.try_set(9) && !value.set_timeout(9, SHORT) && is_pending(value.set_async(9)));
+    assert_eq!((value.try_replace(9), value.replace_timeout(9, SHORT)), (None, None));
+    assert!(is_pending(value.replace_async(9)));
+    assert_eq!((value.try_compare_exchange(0, 9), value.compare_exchange_timeout(0, 9, SHORT)), (None, None));
+    assert!(is_pending(value.compare_exchange_async(0, 9)));
     drop(guard);
+    assert_eq!(value.get(), 0, "nothing has happened");
+    assert!(value.try_set(1) && value.set_timeout(2, SHORT));
+    block_on(value.set_async(3));
+    assert_eq!((value.try_replace(4), value.replace_timeout(5, SHORT)), (Some(3), Some(4)));
+    assert_eq!(block_on(value.replace_async(6)), 5);
+    assert_eq!(value.try_compare_exchange(6, 7), Some(Ok(6)));
+    assert_eq!(value.compare_exchange_timeout(6, 8, SHORT), Some(Err(7)));
+    assert_eq!(block_on(value.compare_exchange_async(7, 0)), Ok(7));
     assert_eq!(value.with_timeout(SHORT, |v| *v), Some(0));
     block_on(value.with_async(|v| *v += 1));
     *block_on(value.lock_async()) += 1;
@@ -437,7 +451,48 @@ fn an_array_has_the_waiting_forms() {
     assert!(matches!(array.lock_timeout(SHORT), Err(LockError::TimedOut)));
     assert!(is_pending(array.lock_async()));
     assert!(is_pending(array.with_element_async(0, |_| ())));
+    let mut one = [1];
+    let refused: [Result<(), ArrayError>; 12] = [
+        array.try_get(0).map(drop),
+        array.try_set(0, 1),
+        array.try_with_element(0, |_| ()),
+        array.try_to_vec().map(drop),
+        array.try_load_from(0, &mut one),
+        array.try_store_to(0, &[1]),
+        array.get_timeout(0, SHORT).map(drop),
+        array.set_timeout(0, 1, SHORT),
+        array.with_element_timeout(0, SHORT, |_| ()),
+        array.to_vec_timeout(SHORT).map(drop),
+        array.load_from_timeout(0, &mut one, SHORT),
+        array.store_to_timeout(0, &[1], SHORT),
+    ];
+    assert_eq!(refused[..6], [Err(ArrayError::WouldBlock); 6]);
+    assert_eq!(refused[6..], [Err(ArrayError::TimedOut); 6]);
+    assert_eq!(array.try_with(|_| ()), Err(ArrayError::WouldBlock));
+    assert_eq!(array.with_timeout(SHORT, |_| ()), Err(ArrayError::TimedOut));
+    assert!(
+        is_pending(array.get_async(0)) && is_pending(array.set_async(0, 1)) && is_pending(array.with_async(|_| ()))
+    );
+    assert!(is_pending(array.load_from_async(0, &mut one)) && is_pending(array.store_to_async(0, &[1])));
+    assert!(is_pending(array.to_vec_async()));
+    assert_eq!(array.try_get(1), array.get(1));
+    assert!(matches!(block_on(array.set_async(1, 1)), Err(ArrayError::OutOfRange { .. })), "said at once");
     drop(guard);
+    assert_eq!((array.to_vec(), one), (Ok(vec![0]), [1]), "nothing has happened");
+    assert_eq!((array.try_set(0, 1), array.try_get(0)), (Ok(()), Ok(1)));
+    assert_eq!((array.set_timeout(0, 2, SHORT), array.get_timeout(0, SHORT)), (Ok(()), Ok(2)));
+    assert_eq!((block_on(array.set_async(0, 3)), block_on(array.get_async(0))), (Ok(()), Ok(3)));
+    assert_eq!(array.try_with_element(0, |e| std::mem::replace(e, 4)), Ok(3));
+    assert_eq!(array.with_element_timeout(0, SHORT, |e| std::mem::replace(e, 5)), Ok(4));
+    assert_eq!(array.try_with(|all| std::mem::replace(&mut all[0], 6)), Ok(5));
+    assert_eq!(array.with_timeout(SHORT, |all| std::mem::replace(&mut all[0], 7)), Ok(6));
+    assert_eq!(block_on(array.with_async(|all| std::mem::replace(&mut all[0], 8))), Ok(7));
+    assert_eq!((array.try_to_vec(), array.to_vec_timeout(SHORT)), (Ok(vec![8]), Ok(vec![8])));
+    assert_eq!((block_on(array.to_vec_async()), array.try_load_from(0, &mut one), one), (Ok(vec![8]), Ok(()), [8]));
+    assert_eq!((array.try_store_to(0, &[9]), array.load_from_timeout(0, &mut one, SHORT), one), (Ok(()), Ok(()), [9]));
+    assert_eq!(array.store_to_timeout(0, &[10], SHORT), Ok(()));
+    assert_eq!((block_on(array.load_from_async(0, &mut one)), one), (Ok(()), [10]));
+    assert_eq!((block_on(array.store_to_async(0, &[11])), array.get(0)), (Ok(()), Ok(11)));
     block_on(array.lock_async()).unwrap()[0] = 5;
     assert_eq!(array.try_lock().unwrap()[0], 5);
     assert_eq!(array.lock_timeout(SHORT).unwrap()[0], 5);
@@ -486,6 +541,22 @@ fn a_death_with_a_slice_in_hand_is_told_until_it_is_repaired() {
 }
 
 #[test]
+fn whether_an_array_is_poisoned_is_told_without_waiting() {
+    let array = Array::from_slice(&[1_u64, 2]).unwrap();
+    let mut writes = child("spoiler", &array);
+    writes.expect("half-way");
+    assert!(!array.is_poisoned(), "it's alive");
+    writes.kill();
+    assert!(array.is_poisoned());
+    let guard = array.lock().unwrap_err().into_guard().unwrap();
+    assert!(array.is_poisoned(), "and not repaired, though somebody has the lock");
+    drop(guard);
+    let mut guard = array.lock().unwrap_err().into_guard().unwrap();
+    guard.repair();
+    assert!(!array.is_poisoned());
+}
+
+#[test]
 fn a_death_that_only_looked_spoils_nothing() {
     let array = Array::from_slice(&[1_u64, 2]).unwrap();
     let mut looker = child("looker", &array);
@@ -507,8 +578,9 @@ fn an_element_that_a_dead_process_has_begun_to_write_is_finished() {
     let array = Array::from_slice(&[[1_u64; 3]; 3]).unwrap();
     let mut looker = child("big_looker", &array);
     looker.expect("looking");
-    // What a process that holds the lock has done when it is killed between the second word and the third: the new value is beside the elements, and said to be
-    // for element 1. (Heads of 64 bytes each for the object and the array, the new value, then the elements at a multiple of 64.)
+    // What a process that holds the lock has done when it is killed between the second word and the third: the new
+    // value is beside the elements, and said to be for element 1. (Heads of 64 bytes each for the object and the array,
+    // the new value, then the elements at a multiple of 64.)
     let memory = memory_of(&array);
     memory.write_all_at([9_u64; 3].as_bytes(), 128).unwrap();
     memory.write_all_at(&2_u64.to_ne_bytes(), 64 + 16).unwrap();

@@ -8,6 +8,7 @@
 //! | `task.rs` | writes the call as a value |
 //! | `main_fn.rs` | writes the program around `main` |
 //! | `managed.rs` | writes the proxy of a type, and what a manager calls |
+//! | `managed_trait.rs` | the same for all types that implement a trait |
 //! | `update.rs` | writes a step that a manager makes |
 //!
 //! What is written names polypool as `::polypool`, or by the path given with `crate = …`, and reaches serde, linkme and
@@ -18,6 +19,7 @@
 mod input;
 mod main_fn;
 mod managed;
+mod managed_trait;
 mod refuse;
 mod task;
 mod update;
@@ -245,12 +247,72 @@ pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
 /// - by `manager.host(value)`, if the manager is in this process.
 ///
 /// What can't be: generic types and methods, `async` methods (the calls can be awaited all the same), methods that take `self`
-/// by value, `impl`s of traits. `#[managed(skip)]` leaves a public method out.
+/// by value. `#[managed(skip)]` leaves a public method out.
+///
+/// # Traits
+///
+/// On a trait it makes one proxy for all types that implement it: whoever calls need not know which it is.
+///
+/// ```
+/// use polypool::manager::Manager;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[polypool::managed]
+/// pub trait Counter {
+///     fn add(&mut self, n: u64) -> u64;
+///     fn total(&self) -> u64;
+/// }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Plain(u64);
+///
+/// #[polypool::managed] // so that a manager in another process finds it
+/// impl Counter for Plain {
+///     fn add(&mut self, n: u64) -> u64 {
+///         self.0 += n;
+///         self.0
+///     }
+///     fn total(&self) -> u64 {
+///         self.0
+///     }
+/// }
+///
+/// struct Doubling(u64);
+///
+/// impl Counter for Doubling {
+///     fn add(&mut self, n: u64) -> u64 {
+///         self.0 += 2 * n;
+///         self.0
+///     }
+///     fn total(&self) -> u64 {
+///         self.0
+///     }
+/// }
+///
+/// # fn main() -> Result<(), polypool::manager::ManagerError> {
+/// let manager = Manager::in_thread()?;
+/// let counters = [
+///     CounterProxy::create(&manager, &Plain(40)).wait()?, // a copy; for any manager
+///     CounterProxy::host(&manager, Doubling(40))?,        // the value itself; for a manager in this process
+/// ];
+/// assert_eq!(counters[0].add(1).wait()?, 41);
+/// assert_eq!(counters[1].add(1).wait()?, 42);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// All methods of the trait are the object's, those with a body too; `#[managed(skip)]` leaves one out. A function without `self`
+/// that returns `Self` or `Result<Self, E>` is a constructor, to which the proxy is told the type: with `fn new(start: u64) -> Self` in
+/// the trait, `CounterProxy::new::<Doubling>(&manager, 40)` makes one in the manager's process.
+///
+/// On an `impl` of such a trait it registers the type, for `create` and constructors. The proxy must be where the trait is: who writes
+/// `use shop::Counter;` also writes `use shop::CounterProxy;`. A trait is not generic and has no associated types, since its proxy
+/// stands for all who implement it.
 ///
 /// # Options
 ///
-/// - `#[managed(name = "…")]`: the name under which the manager's program finds the type; by default its path.
-/// - `#[managed(proxy = Name)]`: the name of the proxy.
+/// - `#[managed(name = "…")]`: the name under which the manager's program finds the type; by default its path. Not on a trait.
+/// - `#[managed(proxy = Name)]`: the name of the proxy; on an `impl` of a trait the name that the trait has given it.
 /// - `#[managed(crate = path)]`: where polypool is, for a crate that re-exports it. By default `::polypool`.
 #[proc_macro_attribute]
 pub fn managed(options: TokenStream, item: TokenStream) -> TokenStream {

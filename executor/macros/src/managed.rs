@@ -1,4 +1,5 @@
-//! `#[managed]`: an `impl` as written, and beside it a proxy with the same methods and the dispatcher that a manager calls.
+//! `#[managed]` on the `impl` of a type: the `impl` as written, and beside it a proxy with the same methods and the dispatcher that a
+//! manager calls. (On a trait, and on an `impl` of one: `managed_trait.rs`, which takes much from here.)
 //!
 //! Of the methods, the public ones are the object's; private ones are its own business. A function without `self` that returns
 //! the type is a constructor: on the proxy it takes the manager first, and runs there.
@@ -7,11 +8,12 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt as _;
 use syn::{
-    Attribute, FnArg, GenericArgument, Ident, ImplItem, ImplItemFn, ItemImpl, Meta, Pat, PatType, Path, PathArguments,
-    ReturnType, Type, Visibility,
+    Attribute, FnArg, GenericArgument, Ident, ImplItem, ImplItemFn, ItemImpl, ItemTrait, Meta, Pat, PatType, Path,
+    PathArguments, ReturnType, Type, Visibility,
 };
 
 use crate::input::{Setting, default_crate};
+use crate::managed_trait;
 use crate::refuse::{self, Refusals, peel, text};
 use crate::task::ident_here;
 
@@ -20,11 +22,13 @@ const METHOD: &str = "a managed method";
 /// Expands `#[managed(options)] item`.
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut block: ItemImpl = match syn::parse2(item.clone()) {
+        Ok(ItemImpl { trait_: Some(_), .. }) => return managed_trait::expand_impl(options, item),
         Ok(block) => block,
+        Err(_) if syn::parse2::<ItemTrait>(item.clone()).is_ok() => return managed_trait::expand(options, item),
         Err(_) => {
             let error = syn::Error::new_spanned(
                 &item,
-                "put `#[managed]` on the `impl` of a type whose values a manager is to hold: `impl Counter { … }`",
+                "put `#[managed]` on the `impl` of a type whose values a manager is to hold, `impl Counter { … }`, or on a trait",
             )
             .to_compile_error();
             return quote!(#item #error);
@@ -47,14 +51,14 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 /// What stands in the parentheses of the macro.
-struct Options {
-    name: Option<String>,
-    proxy: Option<Ident>,
-    polypool: Path,
+pub(crate) struct Options {
+    pub(crate) name: Option<String>,
+    pub(crate) proxy: Option<Ident>,
+    pub(crate) polypool: Path,
 }
 
 impl Options {
-    fn read(options: TokenStream, refusals: &mut Refusals) -> Self {
+    pub(crate) fn read(options: TokenStream, refusals: &mut Refusals) -> Self {
         const KNOWN: &str = "`name = \"…\"`, `proxy = Name` or `crate = path`";
         let mut read = Options { name: None, proxy: None, polypool: default_crate() };
         for setting in Setting::read_all(options, KNOWN, refusals) {
@@ -84,33 +88,30 @@ impl Options {
 
 /// Checks the head of the `impl`; the result is the name of the type.
 fn check(block: &ItemImpl, refusals: &mut Refusals) -> Option<Ident> {
-    if let Some((_, path, _)) = &block.trait_ {
-        refusals.add(
-            path,
-            "`#[managed]` goes on the type's own `impl`, whose methods become the object's: write `impl Type { … }` with \
-             methods that call those of the trait",
-        );
-    }
     if let Some(token) = &block.unsafety {
         refusals.add(token, "an `impl` without a trait is not `unsafe`: remove it");
     }
     refuse::no_generics("a managed type", &block.generics, refusals);
-    match peel(&block.self_ty) {
+    type_name(&block.self_ty, refusals)
+}
+
+/// The name of the type that an `impl` is for.
+pub(crate) fn type_name(of: &Type, refusals: &mut Refusals) -> Option<Ident> {
+    match peel(of) {
         Type::Path(path) if path.qself.is_none() => {
             let last = path.path.segments.last()?;
             if last.arguments.is_empty() {
                 return Some(last.ident.clone());
             }
             refusals.add(
-                &block.self_ty,
+                of,
                 "a managed type has a name of its own, by which the server finds it: wrap this one, \
                  `struct Scores(HashMap<String, u64>);`",
             );
             None
         }
         _ => {
-            refusals
-                .add(&block.self_ty, "a managed type is a `struct` or an `enum` of yours: wrap this one in a `struct`");
+            refusals.add(of, "a managed type is a `struct` or an `enum` of yours: wrap this one in a `struct`");
             None
         }
     }
@@ -118,24 +119,24 @@ fn check(block: &ItemImpl, refusals: &mut Refusals) -> Option<Ident> {
 
 /// What can be called from other processes.
 #[derive(Default)]
-struct Exported {
-    methods: Vec<Method>,
-    constructors: Vec<Constructor>,
+pub(crate) struct Exported {
+    pub(crate) methods: Vec<Method>,
+    pub(crate) constructors: Vec<Constructor>,
 }
 
-struct Method {
-    function: Callable,
+pub(crate) struct Method {
+    pub(crate) function: Callable,
     exclusive: bool,
     result: Type,
 }
 
-struct Constructor {
-    function: Callable,
+pub(crate) struct Constructor {
+    pub(crate) function: Callable,
     fallible: bool,
 }
 
-struct Callable {
-    name: Ident,
+pub(crate) struct Callable {
+    pub(crate) name: Ident,
     visibility: Visibility,
     documentation: Vec<Attribute>,
     arguments: Vec<(Ident, Type)>,
@@ -147,7 +148,7 @@ impl Exported {
         let mut exported = Exported::default();
         for item in &mut block.items {
             let ImplItem::Fn(function) = item else { continue };
-            let skipped = skip(function, refusals);
+            let skipped = skip(&mut function.attrs, refusals);
             if skipped || matches!(function.vis, Visibility::Inherited) {
                 continue;
             }
@@ -162,7 +163,8 @@ impl Exported {
         exported
     }
 
-    fn add(&mut self, function: &ImplItemFn, name: &Ident, refusals: &mut Refusals) {
+    /// Takes a function in; `name` is the type, which a constructor may return.
+    pub(crate) fn add(&mut self, function: &ImplItemFn, name: &Ident, refusals: &mut Refusals) {
         let signature = &function.sig;
         let arguments = || {
             signature.inputs.iter().filter_map(|argument| match argument {
@@ -248,9 +250,9 @@ impl Callable {
 }
 
 /// Takes `#[managed(skip)]` away, and says whether it was there.
-fn skip(function: &mut ImplItemFn, refusals: &mut Refusals) -> bool {
+pub(crate) fn skip(attributes: &mut Vec<Attribute>, refusals: &mut Refusals) -> bool {
     let mut skipped = false;
-    function.attrs.retain(|attribute| {
+    attributes.retain(|attribute| {
         if attribute.path().segments.last().is_none_or(|last| last.ident != "managed") {
             return true;
         }
@@ -285,36 +287,19 @@ fn makes(result: &Type, name: &Ident) -> Option<bool> {
 fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options) -> TokenStream {
     let polypool = &options.polypool;
     let private = quote!(#polypool::__private);
-    let manager = quote!(#polypool::__private::manager);
+    let manager = quote!(#private::manager);
     let ty = &block.self_ty;
     let label = name.unraw().to_string();
     let proxy = options.proxy.clone().unwrap_or_else(|| format_ident!("{}Proxy", name.unraw(), span = name.span()));
-    let proxy = ident_here(&proxy);
-    let type_name = match &options.name {
-        Some(name) => quote!(#name),
-        None => quote!(::core::concat!(::core::module_path!(), "::", #label)),
-    };
+    let type_name = options.full_name(&label);
+    let schema = exported.schema(&label);
 
-    let schema = {
-        let constructors = exported.constructors.iter().map(|made| made.function.schema("", " -> Self"));
-        let methods = exported.methods.iter().map(|method| {
-            let receiver = if method.exclusive { "&mut self" } else { "&self" };
-            let result = match &method.result {
-                Type::Tuple(tuple) if tuple.elems.is_empty() => String::new(),
-                result => format!(" -> {}", text(result.to_token_stream())),
-            };
-            method.function.schema(receiver, &result)
-        });
-        format!("{label} {{ {} }}", constructors.chain(methods).collect::<Vec<_>>().join("; "))
-    };
-
-    let mut remote = Vec::new();
-    let (mut kinds, mut shared, mut exclusive, mut made) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (number, constructor) in (0u32..).zip(&exported.constructors) {
-        let Callable { name, visibility, documentation, arguments } = &constructor.function;
-        let (names, types): (Vec<_>, Vec<_>) = arguments.iter().map(|(name, ty)| (name, ty)).unzip();
+    let remote = exported.methods_of_proxy(&label, polypool);
+    let constructors = exported.numbered_constructors().map(|(number, constructor)| {
+        let Callable { name, visibility, documentation, .. } = &constructor.function;
+        let (names, types) = constructor.function.parts();
         let note = format!(" Makes a `{label}` in the manager; its constructor runs there.");
-        remote.push(quote! {
+        quote! {
             #(#documentation)*
             #[doc = ""]
             #[doc = #note]
@@ -324,54 +309,23 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
             ) -> #polypool::manager::Call<Self> {
                 manager.construct::<#ty, _>(#number, &(#(#names,)*))
             }
-        });
-        let call = quote!(<#ty>::#name(#(#names),*));
-        let call = if constructor.fallible {
-            quote!(#call.map_err(#manager::Failed::constructor))
-        } else {
-            quote!(::core::result::Result::Ok(#call))
-        };
-        made.push(quote! {
-            #number => {
-                let (#(#names,)*): (#(#types,)*) = #manager::arguments(arguments)?;
-                #call
-            }
-        });
-    }
-    for (number, method) in (0u32..).zip(&exported.methods) {
-        let Callable { name, visibility, documentation, arguments } = &method.function;
-        let (names, types): (Vec<_>, Vec<_>) = arguments.iter().map(|(name, ty)| (name, ty)).unzip();
-        let result = &method.result;
-        let note = format!(" A call of [`{label}::{0}`] in the manager.", name.unraw());
-        remote.push(quote! {
-            #(#documentation)*
-            #[doc = ""]
-            #[doc = #note]
-            #visibility fn #name(&self, #(#names: #types),*) -> #polypool::manager::Call<#result> {
-                self.0.call(#number, &(#(#names,)*))
-            }
-        });
-        let is_exclusive = method.exclusive;
-        kinds.push(quote!(#number => ::core::option::Option::Some(#is_exclusive)));
-        let arm = quote! {
-            #number => {
-                let (#(#names,)*): (#(#types,)*) = #manager::arguments(arguments)?;
-                #manager::result(&<#ty>::#name(self, #(#names),*), result)
-            }
-        };
-        if is_exclusive { exclusive.push(arm) } else { shared.push(arm) }
-    }
-
-    let documentation = format!(" Stands for a [`{label}`] in a manager, in any process.");
+        }
+    });
+    let dispatch = exported.dispatch(polypool, &quote!(self), &quote!(self), |function| quote!(<#ty>::#function));
+    let made = exported.make(&manager, |function| quote!(<#ty>::#function));
+    let item = proxy_item(
+        &proxy,
+        &syn::parse_quote!(pub),
+        &label,
+        &quote!(<#ty as #polypool::manager::Managed>::SCHEMA),
+        polypool,
+    );
     quote! {
-        #[doc = #documentation]
-        #[derive(Clone)]
-        #[must_use = "a proxy does nothing by itself"]
-        #[allow(unreachable_pub)]
-        pub struct #proxy(#manager::Remote);
+        #item
 
         #[allow(private_interfaces, unreachable_pub, dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
         impl #proxy {
+            #(#constructors)*
             #(#remote)*
         }
 
@@ -382,36 +336,7 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
                 const NAME: &'static ::core::primitive::str = #type_name;
                 const SCHEMA: &'static ::core::primitive::str = #schema;
 
-                fn is_exclusive(method: ::core::primitive::u32) -> ::core::option::Option<::core::primitive::bool> {
-                    match method {
-                        #(#kinds,)*
-                        _ => ::core::option::Option::None,
-                    }
-                }
-
-                fn call(
-                    &self,
-                    method: ::core::primitive::u32,
-                    arguments: &[::core::primitive::u8],
-                    result: &mut ::std::vec::Vec<::core::primitive::u8>,
-                ) -> ::core::result::Result<(), #manager::Failed> {
-                    match method {
-                        #(#shared)*
-                        _ => ::core::result::Result::Err(#manager::Failed::unknown(method)),
-                    }
-                }
-
-                fn call_mut(
-                    &mut self,
-                    method: ::core::primitive::u32,
-                    arguments: &[::core::primitive::u8],
-                    result: &mut ::std::vec::Vec<::core::primitive::u8>,
-                ) -> ::core::result::Result<(), #manager::Failed> {
-                    match method {
-                        #(#exclusive)*
-                        _ => ::core::result::Result::Err(#manager::Failed::unknown(method)),
-                    }
-                }
+                #dispatch
 
                 fn construct(
                     constructor: ::core::primitive::u32,
@@ -432,11 +357,199 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
                 }
             }
 
+            #[#private::linkme::distributed_slice(#manager::MANAGED)]
+            #[linkme(crate = #private::linkme)]
+            static REGISTRATION: #manager::ManagedRegistration = #manager::ManagedRegistration::of::<#ty>();
+        };
+    }
+}
+
+impl Options {
+    /// The name in the registry, of something with this label.
+    pub(crate) fn full_name(&self, label: &str) -> TokenStream {
+        match &self.name {
+            Some(name) => quote!(#name),
+            None => quote!(::core::concat!(::core::module_path!(), "::", #label)),
+        }
+    }
+}
+
+impl Callable {
+    fn parts(&self) -> (Vec<&Ident>, Vec<&Type>) {
+        self.arguments.iter().map(|(name, ty)| (name, ty)).unzip()
+    }
+}
+
+impl Exported {
+    /// All that can be called, with its types.
+    pub(crate) fn schema(&self, label: &str) -> String {
+        let constructors = self.constructors.iter().map(|made| made.function.schema("", " -> Self"));
+        let methods = self.methods.iter().map(|method| {
+            let receiver = if method.exclusive { "&mut self" } else { "&self" };
+            let result = match &method.result {
+                Type::Tuple(tuple) if tuple.elems.is_empty() => String::new(),
+                result => format!(" -> {}", text(result.to_token_stream())),
+            };
+            method.function.schema(receiver, &result)
+        });
+        format!("{label} {{ {} }}", constructors.chain(methods).collect::<Vec<_>>().join("; "))
+    }
+
+    pub(crate) fn constructors(&self) -> impl Iterator<Item = &Callable> {
+        self.constructors.iter().map(|constructor| &constructor.function)
+    }
+
+    fn numbered_methods(&self) -> impl Iterator<Item = (u32, &Method)> {
+        (0u32..).zip(&self.methods)
+    }
+
+    fn numbered_constructors(&self) -> impl Iterator<Item = (u32, &Constructor)> {
+        (0u32..).zip(&self.constructors)
+    }
+
+    /// The methods as the proxy has them.
+    pub(crate) fn methods_of_proxy(&self, label: &str, polypool: &Path) -> Vec<TokenStream> {
+        let methods = self.numbered_methods().map(|(number, method)| {
+            let Callable { name, visibility, documentation, .. } = &method.function;
+            let (names, types) = method.function.parts();
+            let result = &method.result;
+            let note = format!(" A call of [`{label}::{0}`] in the manager.", name.unraw());
+            quote! {
+                #(#documentation)*
+                #[doc = ""]
+                #[doc = #note]
+                #visibility fn #name(&self, #(#names: #types),*) -> #polypool::manager::Call<#result> {
+                    self.0.call(#number, &(#(#names,)*))
+                }
+            }
+        });
+        methods.collect()
+    }
+
+    /// The constructors of a trait's implementors as the proxy has them: by type.
+    pub(crate) fn constructors_by_type(&self, of: &Ident, polypool: &Path) -> Vec<TokenStream> {
+        let constructors = self.numbered_constructors().map(|(number, constructor)| {
+            let Callable { name, visibility, documentation, .. } = &constructor.function;
+            let (names, types) = constructor.function.parts();
+            let note = " Makes a value of this type in the manager; its constructor runs there.";
+            quote! {
+                #(#documentation)*
+                #[doc = ""]
+                #[doc = #note]
+                #visibility fn #name<T: #of + #polypool::manager::Implements<Self>>(
+                    manager: &#polypool::manager::ManagerProxy,
+                    #(#names: #types),*
+                ) -> #polypool::manager::Call<Self> {
+                    manager.construct_as::<T, Self, _>(#number, &(#(#names,)*))
+                }
+            }
+        });
+        constructors.collect()
+    }
+
+    /// The functions of `Managed` that call the methods: `function` says how one is called, `shared` and `exclusive` on what.
+    pub(crate) fn dispatch(
+        &self,
+        polypool: &Path,
+        shared: &TokenStream,
+        exclusive: &TokenStream,
+        function: impl Fn(&Ident) -> TokenStream,
+    ) -> TokenStream {
+        let manager = quote!(#polypool::__private::manager);
+        let (mut kinds, mut shared_arms, mut exclusive_arms) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, method) in self.numbered_methods() {
+            let (names, types) = method.function.parts();
+            let is_exclusive = method.exclusive;
+            let on = if is_exclusive { exclusive } else { shared };
+            let function = function(&method.function.name);
+            kinds.push(quote!(#number => ::core::option::Option::Some(#is_exclusive)));
+            let arm = quote! {
+                #number => {
+                    let (#(#names,)*): (#(#types,)*) = #manager::arguments(arguments)?;
+                    #manager::result(&#function(#on, #(#names),*), result)
+                }
+            };
+            if is_exclusive { exclusive_arms.push(arm) } else { shared_arms.push(arm) }
+        }
+        quote! {
+            fn is_exclusive(method: ::core::primitive::u32) -> ::core::option::Option<::core::primitive::bool> {
+                match method {
+                    #(#kinds,)*
+                    _ => ::core::option::Option::None,
+                }
+            }
+
+            fn call(
+                &self,
+                method: ::core::primitive::u32,
+                arguments: &[::core::primitive::u8],
+                result: &mut ::std::vec::Vec<::core::primitive::u8>,
+            ) -> ::core::result::Result<(), #manager::Failed> {
+                match method {
+                    #(#shared_arms)*
+                    _ => ::core::result::Result::Err(#manager::Failed::unknown(method)),
+                }
+            }
+
+            fn call_mut(
+                &mut self,
+                method: ::core::primitive::u32,
+                arguments: &[::core::primitive::u8],
+                result: &mut ::std::vec::Vec<::core::primitive::u8>,
+            ) -> ::core::result::Result<(), #manager::Failed> {
+                match method {
+                    #(#exclusive_arms)*
+                    _ => ::core::result::Result::Err(#manager::Failed::unknown(method)),
+                }
+            }
+        }
+    }
+
+    /// What makes a value, by the number of the constructor.
+    pub(crate) fn make(&self, manager: &TokenStream, function: impl Fn(&Ident) -> TokenStream) -> Vec<TokenStream> {
+        let made = self.numbered_constructors().map(|(number, constructor)| {
+            let (names, types) = constructor.function.parts();
+            let function = function(&constructor.function.name);
+            let call = quote!(#function(#(#names),*));
+            let call = if constructor.fallible {
+                quote!(#call.map_err(#manager::Failed::constructor))
+            } else {
+                quote!(::core::result::Result::Ok(#call))
+            };
+            quote! {
+                #number => {
+                    let (#(#names,)*): (#(#types,)*) = #manager::arguments(arguments)?;
+                    #call
+                }
+            }
+        });
+        made.collect()
+    }
+}
+
+/// The proxy itself, with what all proxies have.
+pub(crate) fn proxy_item(
+    proxy: &Ident,
+    visibility: &Visibility,
+    label: &str,
+    schema: &TokenStream,
+    polypool: &Path,
+) -> TokenStream {
+    let private = quote!(#polypool::__private);
+    let manager = quote!(#private::manager);
+    let documentation = format!(" Stands for a [`{label}`] in a manager, in any process.");
+    quote! {
+        #[doc = #documentation]
+        #[derive(Clone)]
+        #[must_use = "a proxy does nothing by itself"]
+        #[allow(unreachable_pub)]
+        #visibility struct #proxy(#manager::Remote);
+
+        #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+        const _: () = {
             impl #polypool::manager::Proxy for #proxy {
                 fn schema() -> ::std::string::String {
-                    <::std::string::String as ::core::convert::From<&'static ::core::primitive::str>>::from(
-                        <#ty as #polypool::manager::Managed>::SCHEMA,
-                    )
+                    <::std::string::String as ::core::convert::From<&'static ::core::primitive::str>>::from(#schema)
                 }
 
                 fn from_remote(remote: #manager::Remote) -> Self {
@@ -470,10 +583,6 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
                     #manager::Remote::deserialize(deserializer, <Self as #polypool::manager::Proxy>::schema()).map(#proxy)
                 }
             }
-
-            #[#private::linkme::distributed_slice(#manager::MANAGED)]
-            #[linkme(crate = #private::linkme)]
-            static REGISTRATION: #manager::ManagedRegistration = #manager::ManagedRegistration::of::<#ty>();
         };
     }
 }

@@ -3,11 +3,12 @@
 //! **Who reads.** There is no thread for replies until a future needs one. A thread that blocks for its reply takes the
 //! reader if it is free (it *leads*) and reads until its own reply has come, handing the others to whom they belong; then it
 //! puts the reader back and wakes one of those who wait (a *follower*), which leads next. So a thread alone pays one write
-//! and one read for a call, and no hop between threads. When futures are in flight and nobody leads, a background thread
-//! does, which is started with the first of them.
+//! and one read for a call, and no hop between threads. Futures read for themselves when they are polled, if the connection goes
+//! through shared memory, where looking costs nothing; when they sleep, a background thread reads, which is started with the first of
+//! them. Who it is at a time, and why that is quick, stands in `lead.rs`.
 //!
 //! No wake-up is lost: whoever finds the reader taken enters the followers under the lock under which the leader puts it back
-//! and looks for its successor.
+//! and looks for its successor; and under the same lock futures and the background thread agree.
 //!
 //! **Who writes.** A frame goes into a queue, and whoever gets the writer writes all that is there: while one thread is in
 //! the system call, others add to the next one. A future writes by itself only when the frame is small and little is unread,
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::error::{Failure, ManagerError};
+use super::lead::{Background, Lead, Next};
 use super::transport::{Address, ClientSecurity, Closer, FrameReader, FrameWriter, Limits, TransportError};
 use super::wire::{self, ClientHello, PROTOCOL, ROOT, Request, ServerHello, root};
 
@@ -40,6 +42,18 @@ pub(super) const MAX_MESSAGE: usize = 1 << 30;
 /// A future writes by itself only so much, and only while the server has read what came before.
 const INLINE_BYTES: usize = 1024;
 const INLINE_UNANSWERED: u32 = 64;
+
+/// For so long futures come back to look for replies though none comes: about as long as it takes to wake a thread.
+const COMING_BACK: Duration = Duration::from_micros(30);
+
+/// The most credit for it.
+const CREDIT: i32 = 16;
+
+/// How long the background thread waits for a future that has promised to look.
+const WATCH: Duration = Duration::from_micros(100);
+
+/// So many replies are read by one poll at most.
+const MOST_READ: usize = 256;
 
 /// What a call ended with.
 pub(super) type Outcome = Result<Vec<u8>, Ended>;
@@ -66,6 +80,8 @@ pub(super) struct Ticket {
 struct TicketState {
     outcome: Option<Outcome>,
     waker: Option<Waker>,
+    /// Somebody wanted to wake the future while it was polled.
+    nudged: bool,
     thread: Option<Thread>,
     /// The connection, and the number of the call there.
     sent: Option<(Arc<Connection>, u64)>,
@@ -93,25 +109,44 @@ impl Ticket {
         if let Some(thread) = thread {
             thread.unpark();
         }
-        if let Some(waker) = waker {
-            // The executor's code; its panics are not to stop the other calls of this connection.
-            let _ = crate::panic::catch(|| waker.wake());
-        }
+        wake(waker);
         drop(sent);
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let mut state = self.state.lock();
-        match state.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                match &mut state.waker {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    waker => *waker = Some(cx.waker().clone()),
-                }
-                Poll::Pending
+        let sent = {
+            let mut state = self.state.lock();
+            if let Some(outcome) = state.outcome.take() {
+                return Poll::Ready(outcome);
             }
+            // Not to be woken by itself, if it finds its own reply.
+            state.waker = None;
+            state.sent.clone()
+        };
+        if let Some((connection, id)) = sent {
+            connection.inner.look(id, cx.waker());
         }
+        let mut state = self.state.lock();
+        if let Some(outcome) = state.outcome.take() {
+            return Poll::Ready(outcome);
+        }
+        state.waker = Some(cx.waker().clone());
+        if std::mem::take(&mut state.nudged) {
+            drop(state);
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Wakes the future, or has it woken if it is just being polled.
+    fn nudge(&self) {
+        let waker = {
+            let mut state = self.state.lock();
+            let waker = state.waker.take();
+            state.nudged = waker.is_none();
+            waker
+        };
+        wake(waker);
     }
 
     fn is_done(&self) -> bool {
@@ -144,6 +179,7 @@ impl Ticket {
                 }
             }
             (None, Some((connection, id)), Some(object)) => connection.inner.abandon(id, object),
+            (None, Some((connection, id)), None) => connection.inner.forsake(id),
             _ => {}
         }
     }
@@ -185,6 +221,13 @@ impl Ticket {
     }
 }
 
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        // The executor's code; its panics are not to stop the other calls of this connection.
+        let _ = crate::panic::catch(|| waker.wake());
+    }
+}
+
 /// Parks this thread; `false` when the deadline has passed already.
 fn park(deadline: Option<Instant>) -> bool {
     match deadline {
@@ -207,6 +250,8 @@ pub(super) struct Connection {
 struct Inner {
     address: Address,
     max_message: u64,
+    /// Whether futures read for themselves.
+    looks: bool,
     closer: Closer,
     state: Mutex<State>,
     /// The background reader waits here for something to do.
@@ -225,16 +270,33 @@ struct State {
     pending: HashMap<u64, Pending, BuildHasherDefault<IdHasher>>,
     /// Tickets of threads that wait for somebody else to read for them.
     followers: VecDeque<Arc<Ticket>>,
-    /// How many of the pending calls need the background reader.
+    /// How many of the pending calls are those of futures, or of nobody: no thread reads for them.
     background: usize,
+    lead: Lead,
+    /// When futures have last found something, or have begun to look.
+    found: Instant,
     has_reader_thread: bool,
     next: u64,
     dead: Option<ManagerError>,
 }
 
+impl State {
+    /// Takes a call out.
+    fn remove(&mut self, id: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&id)?;
+        self.background -= usize::from(pending.background);
+        if pending.polled {
+            self.lead.settled(id);
+        }
+        Some(pending)
+    }
+}
+
 struct Pending {
     ticket: Arc<Ticket>,
     background: bool,
+    /// Whether its future has been polled, and may be asleep.
+    polled: bool,
 }
 
 #[derive(Default)]
@@ -244,6 +306,15 @@ struct Queue {
     /// The background writer has something to do.
     wanted: bool,
     closed: bool,
+}
+
+/// What came of reading.
+enum Read {
+    /// A reply; and how many calls of futures are left.
+    One(usize),
+    TimedOut,
+    /// The connection has ended.
+    Dead,
 }
 
 /// How a call is sent.
@@ -290,8 +361,10 @@ impl Connection {
         if hello.protocol != PROTOCOL {
             return Err(gone(format!("it speaks version {} of the protocol, not {PROTOCOL}", hello.protocol)));
         }
+        let looks = reader.is_cheap();
         let inner = Arc::new(Inner {
             address: address.clone(),
+            looks,
             max_message: hello.max_message.min(MAX_MESSAGE as u64),
             closer,
             state: Mutex::new(State {
@@ -299,6 +372,8 @@ impl Connection {
                 pending: HashMap::default(),
                 followers: VecDeque::new(),
                 background: 0,
+                lead: Lead::new(if looks { CREDIT } else { 0 }),
+                found: Instant::now(),
                 has_reader_thread: false,
                 next: 1,
                 dead: None,
@@ -336,14 +411,17 @@ impl Connection {
             state.next += 1;
             let alone = state.background == 0;
             let background = by == By::Future;
-            state.pending.insert(id, Pending { ticket: ticket.clone(), background });
+            let polled = background && !inner.looks;
+            state.pending.insert(id, Pending { ticket: ticket.clone(), background, polled });
             // Before the reply can come, so that a completed ticket never has a connection.
             ticket.state.lock().sent = Some((self.clone(), id));
             if background {
                 state.background += 1;
+                if polled {
+                    state.lead.polled(id);
+                }
                 if let Err(error) = inner.call_reader_thread(&mut state) {
-                    state.background -= 1;
-                    state.pending.remove(&id);
+                    state.remove(id);
                     drop(state);
                     ticket.complete(Err(Ended::Lost(error.into())));
                     return Ok(());
@@ -422,7 +500,7 @@ impl Inner {
             }
             if let Some(reader) = state.reader.take() {
                 drop(state);
-                self.lead(reader, deadline, |_| ticket.is_done());
+                self.lead(reader, deadline, || ticket.is_done());
                 return;
             }
             // Somebody leads, and looks for a successor under the same lock.
@@ -450,26 +528,33 @@ impl Inner {
         }
     }
 
-    /// Reads and hands out replies until `enough`, which is told how many calls need the background reader; then gives the
-    /// reader to the next one.
-    fn lead(self: &Arc<Self>, mut reader: FrameReader, deadline: Option<Instant>, enough: impl Fn(usize) -> bool) {
+    /// Reads and hands out replies until `enough`; then gives the reader to the next one.
+    fn lead(self: &Arc<Self>, mut reader: FrameReader, deadline: Option<Instant>, enough: impl Fn() -> bool) {
         loop {
-            let background = match reader.recv(deadline) {
-                Ok(Some(frame)) => match wire::read_reply(frame) {
-                    Some((id, result)) => {
-                        self.unanswered.store(0, Ordering::Relaxed);
-                        self.settle(id, result.map(<[u8]>::to_vec).map_err(Ended::Failed))
-                    }
-                    None => return self.die(self.gone("it sent something that is no reply")),
-                },
-                Ok(None) => return self.die(self.gone("it closed the connection")),
-                Err(TransportError::TimedOut) => return self.hand_on(self.state.lock(), reader),
-                Err(error) => return self.die(self.gone(&explain(&error))),
-            };
-            if enough(background) {
-                return self.hand_on(self.state.lock(), reader);
+            match self.read_one(&mut reader, deadline) {
+                Read::One(_) if enough() => return self.hand_on(self.state.lock(), reader),
+                Read::One(_) => {}
+                Read::TimedOut => return self.hand_on(self.state.lock(), reader),
+                Read::Dead => return,
             }
         }
+    }
+
+    /// Waits for a reply and gives it to whom it belongs.
+    fn read_one(&self, reader: &mut FrameReader, deadline: Option<Instant>) -> Read {
+        match reader.recv(deadline) {
+            Ok(Some(frame)) => match wire::read_reply(frame) {
+                Some((id, result)) => {
+                    self.unanswered.store(0, Ordering::Relaxed);
+                    return Read::One(self.settle(id, result.map(<[u8]>::to_vec).map_err(Ended::Failed)));
+                }
+                None => self.die(self.gone("it sent something that is no reply")),
+            },
+            Ok(None) => self.die(self.gone("it closed the connection")),
+            Err(TransportError::TimedOut) => return Read::TimedOut,
+            Err(error) => self.die(self.gone(&explain(&error))),
+        }
+        Read::Dead
     }
 
     /// Puts the reader back and wakes who is to lead next.
@@ -490,20 +575,79 @@ impl Inner {
                 return;
             }
         }
-        if state.background > 0 {
+        self.rest(state);
+    }
+
+    /// Nobody has the reader: sees to it that somebody waits for the replies of futures.
+    fn rest(&self, mut state: MutexGuard<'_, State>) {
+        let Next { background, future } = {
+            let pending = state.background;
+            state.lead.rest(pending)
+        };
+        let future = future.and_then(|id| state.pending.get(&id)).map(|pending| pending.ticket.clone());
+        if future.is_some() {
+            state.found = Instant::now();
+        }
+        drop(state);
+        if background {
             self.reading.notify_one();
+        }
+        if let Some(ticket) = future {
+            ticket.nudge();
         }
     }
 
-    /// Gives an outcome to whom it belongs, and says how many calls still need the background reader.
+    /// A future is polled and has no reply yet: it reads what has come, and hands it out.
+    fn look(&self, id: u64, waker: &Waker) {
+        let mut state = self.state.lock();
+        let State { pending, lead, reader, .. } = &mut *state;
+        let Some(mine) = pending.get_mut(&id).filter(|_| self.looks) else { return };
+        if !std::mem::replace(&mut mine.polled, true) {
+            lead.polled(id);
+        }
+        if !lead.looks(id, reader.is_none()) {
+            return;
+        }
+        let Some(mut reader) = reader.take() else { return };
+        drop(state);
+        let now = Instant::now();
+        let mut found = 0;
+        while found < MOST_READ && reader.has_buffered() {
+            match self.read_one(&mut reader, Some(now)) {
+                Read::One(_) => found += 1,
+                // A piece of a large one.
+                Read::TimedOut => break,
+                Read::Dead => return,
+            }
+        }
+        let mut state = self.state.lock();
+        if found > 0 {
+            state.lead.found();
+            state.found = now;
+        }
+        if !state.followers.is_empty() || !state.pending.contains_key(&id) {
+            return self.hand_on(state, reader);
+        }
+        if state.dead.is_some() {
+            return;
+        }
+        state.reader = Some(reader);
+        let late = now.saturating_duration_since(state.found) >= COMING_BACK;
+        let next = state.lead.looked(id, late);
+        drop(state);
+        if next.background {
+            self.reading.notify_one();
+        }
+        if next.future.is_some() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Gives an outcome to whom it belongs, and says how many calls of futures are left.
     fn settle(&self, id: u64, outcome: Outcome) -> usize {
         let (pending, background) = {
             let mut state = self.state.lock();
-            let pending = state.pending.remove(&id);
-            if pending.as_ref().is_some_and(|pending| pending.background) {
-                state.background -= 1;
-            }
-            (pending, state.background)
+            (state.remove(id), state.background)
         };
         if let Some(pending) = pending {
             pending.ticket.complete(outcome);
@@ -523,20 +667,35 @@ impl Inner {
             // The reply must be read by somebody: it may have to be taken back.
             if !std::mem::replace(&mut pending.background, true) {
                 state.background += 1;
-                let _ = self.call_reader_thread(&mut state);
             }
+            let _ = self.call_reader_thread(&mut state);
         }
+        self.forsake(id);
         self.post_aside(Request::new().number(object).number(id).into_frame(0, ROOT, root::CANCEL), true);
     }
 
-    /// Sees to it that the background reader leads, if nobody does.
+    /// The future of this call is not polled any more. If it had promised to look, somebody else is to do so.
+    fn forsake(&self, id: u64) {
+        let mut state = self.state.lock();
+        let State { pending, lead, .. } = &mut *state;
+        let Some(pending) = pending.get_mut(&id) else { return };
+        if std::mem::replace(&mut pending.polled, false) {
+            lead.settled(id);
+            if state.reader.is_some() {
+                self.rest(state);
+            }
+        }
+    }
+
+    /// Sees to it that the background reader is there, and knows that there is something to read.
     fn call_reader_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         if !state.has_reader_thread {
             let inner = self.clone();
             let thread = std::thread::Builder::new().name("manager-replies".to_owned());
             thread.spawn(move || inner.read_in_background())?;
             state.has_reader_thread = true;
-        } else if state.reader.is_some() {
+        }
+        if state.lead.sent(self.looks) {
             self.reading.notify_one();
         }
         Ok(())
@@ -545,14 +704,31 @@ impl Inner {
     fn read_in_background(self: &Arc<Self>) {
         let mut state = self.state.lock();
         while state.dead.is_none() {
-            if state.background == 0 || state.reader.is_none() {
-                self.reading.wait(&mut state);
-                continue;
-            }
-            if let Some(reader) = state.reader.take() {
-                MutexGuard::unlocked(&mut state, || self.lead(reader, None, |background| background == 0));
+            state.lead.awake();
+            let pending = if state.reader.is_some() { state.background } else { 0 };
+            match state.lead.background(pending) {
+                Background::Watch => _ = self.reading.wait_for(&mut state, WATCH),
+                Background::Sleep => self.reading.wait(&mut state),
+                Background::Listen => {
+                    if let Some(reader) = state.reader.take() {
+                        MutexGuard::unlocked(&mut state, || self.listen(reader));
+                    }
+                }
             }
         }
+    }
+
+    /// Waits for replies until no future waits for any, or one of them has come and futures may look for themselves.
+    fn listen(self: &Arc<Self>, mut reader: FrameReader) {
+        loop {
+            match self.read_one(&mut reader, None) {
+                Read::One(0) => break,
+                Read::One(_) if self.looks && !reader.has_buffered() => break,
+                Read::One(_) | Read::TimedOut => {}
+                Read::Dead => return,
+            }
+        }
+        self.hand_on(self.state.lock(), reader);
     }
 
     // ---- Writing -------------------------------------------------------------------------------------------------------

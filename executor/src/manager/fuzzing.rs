@@ -4,7 +4,7 @@
 
 use super::auth::{self, AuthKey, ClientSide, ClientStep, ServerStep};
 use super::transport::FrameDecoder;
-use super::wire::{Fields, Received, read_reply};
+use super::wire::{self, ClientHello, Fields, Received, ServerHello, read_reply};
 
 /// Frames out of a stream of bytes. The first byte says how long the pieces are in which the others come.
 pub fn frames(data: &[u8]) {
@@ -60,9 +60,61 @@ pub fn handshake(data: &[u8]) {
     }
 }
 
-/// A frame as a request and as a reply, and what stands in them.
+/// A connection through shared memory whose peer writes into the memory what it likes, also where only we write: for each step what is
+/// done, and for a lie where and what.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn ring(mut data: &[u8]) {
+    use std::io::Write as _;
+    use std::os::unix::fs::FileExt as _;
+    use std::time::{Duration, Instant};
+
+    use super::transport::Limits;
+
+    const MAX: usize = 1 << 12;
+    let limits = Limits { max_message: MAX, ring_len: 1 << 12, ..Limits::default() };
+    let Ok((mut reader, mut writer, memory, peer, room)) = super::transport::with_a_liar(&limits) else { return };
+    writer.set_timeout(Some(Duration::ZERO));
+    let mut sent = [0; MAX];
+    while let Some(([step, low, high, len], rest)) = data.split_first_chunk() {
+        data = rest;
+        match step % 8 {
+            0..=3 => {
+                let lie = &data[..data.len().min(usize::from(*len % 32))];
+                data = &data[lie.len()..];
+                // The words of both directions, in lines of 128 bytes, or anywhere.
+                let at = match step % 8 {
+                    0 => 128 + 128 * u64::from(*low % 8) + u64::from(*high % 16),
+                    _ => u64::from(u16::from_le_bytes([*low, *high])) % (4_096 + 2 * 4_096),
+                };
+                let _ = memory.write_all_at(lie, at.min(4_096 * 3 - lie.len() as u64));
+            }
+            4 => _ = (&peer).write(&[1]),
+            5 => _ = (&room).write(&[1]),
+            6 => {
+                let _ = reader.has_buffered();
+                match reader.recv(Some(Instant::now())) {
+                    Ok(Some(payload)) => assert!(payload.len() <= MAX),
+                    Ok(None) => return,
+                    Err(super::TransportError::TimedOut) => {}
+                    Err(_) => return,
+                }
+            }
+            _ => {
+                sent[0] = *low;
+                if writer.send(&sent[..usize::from(u16::from_le_bytes([*low, *high])) % MAX]).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A frame as a request and as a reply, and what stands in them; the greetings; and elements of containers.
 pub fn requests(data: &[u8]) {
     let _ = read_reply(data);
+    let _ = wire::decode::<ClientHello>(data);
+    let _ = wire::decode::<ServerHello>(data);
+    super::builtin::fuzz_elements(data);
     let Some(request) = Received::read(data) else { return };
     let fields = Fields(request.arguments);
     let _ = fields.clone().text();
@@ -92,6 +144,12 @@ mod tests {
             super::frames(&bytes);
             super::handshake(&bytes);
             super::requests(&bytes);
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        for _ in 0..500 {
+            let mut bytes = vec![0; (next() % 400) as usize];
+            bytes.fill_with(|| next() as u8);
+            super::ring(&bytes);
         }
     }
 }

@@ -17,7 +17,7 @@ use super::builtin::{
 };
 use super::client::MAX_MESSAGE;
 use super::error::ManagerError;
-use super::hosted::{self, BY_VALUE, Managed, TYPE_PREFIX};
+use super::hosted::{self, BY_VALUE, Implements, Managed, TYPE_PREFIX};
 use super::proxy::{Call, Proxy, Remote, Undo, forget, number, set_security};
 use super::server::{ManagerStats, Server, Settings};
 use super::transport::{Address, BindTo, ClientSecurity, Limits, ServerSecurity};
@@ -190,7 +190,8 @@ impl ManagerBuilder {
     }
 
     /// The certificate for TLS. This process, as a client of its own manager, also needs to know what to trust:
-    /// [`client_security`](Self::client_security). Only for servers on threads of this process.
+    /// [`client_security`](Self::client_security). A server in a process of its own is sent certificate and key over its private
+    /// channel.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: super::ServerTls) -> Self {
         self.security = self.security.tls(tls);
@@ -221,7 +222,8 @@ impl ManagerBuilder {
     }
 
     /// How many requests a connection may make in a second, and at once, at least 1; by default any number. What is more is
-    /// refused with [`ManagerError::Throttled`].
+    /// refused with [`ManagerError::Throttled`]; what gives something back, such as a lock, waits instead, and with it what comes
+    /// after it over the same connection.
     pub fn max_requests_per_second(mut self, requests: u32) -> Self {
         self.max_requests_per_second = Some(requests);
         self
@@ -253,16 +255,15 @@ impl ManagerBuilder {
     /// that has no [`init`](crate::init).
     pub fn start(self) -> Result<Manager, ManagerError> {
         self.check()?;
-        #[cfg(feature = "tls")]
-        if self.security.tls.is_some() {
-            return Err(ManagerError::InvalidOption(
-                "a certificate does not travel to a process of its own: take in_thread() or serve_forever(..) for TLS",
-            ));
-        }
         let start = |error: BuildError| ManagerError::Start(Arc::new(error));
         let pool = ProcessPool::builder().workers(1).name_prefix("manager").build().map_err(start)?;
         let setup = Setup {
-            bind: Bind::of(&self.bind)?,
+            bind: Bind::of(&self.bind),
+            #[cfg(feature = "tls")]
+            tls: self.security.tls.as_ref().map(|tls| {
+                let (certificates, key) = tls.pem();
+                (certificates.to_vec(), key.to_vec())
+            }),
             key: self.security.key.as_ref().map(|key| key.expose().to_vec()),
             max_message: self.max_message,
             max_connections: self.max_connections as u64,
@@ -341,6 +342,8 @@ impl ManagerBuilder {
 struct Setup {
     bind: Bind,
     key: Option<Vec<u8>>,
+    #[cfg(feature = "tls")]
+    tls: Option<(Vec<u8>, Vec<u8>)>,
     max_message: u64,
     max_connections: u64,
     max_requests_per_second: Option<u32>,
@@ -352,19 +355,16 @@ enum Bind {
     Private,
     PrivateFile,
     Unix(PathBuf),
-    Tcp(String, u16),
+    Tcp { host: String, port: u16, tls: bool },
 }
 
 impl Bind {
-    fn of(bind: &BindTo) -> Result<Self, ManagerError> {
+    fn of(bind: &BindTo) -> Self {
         match bind {
-            BindTo::Private => Ok(Bind::Private),
-            BindTo::PrivateFile => Ok(Bind::PrivateFile),
-            BindTo::Unix(path) => Ok(Bind::Unix(path.clone())),
-            BindTo::Tcp { host, port, tls: false } => Ok(Bind::Tcp(host.clone(), *port)),
-            BindTo::Tcp { tls: true, .. } => Err(ManagerError::InvalidOption(
-                "TLS needs a certificate, which does not travel to a process of its own: take in_thread()",
-            )),
+            BindTo::Private => Bind::Private,
+            BindTo::PrivateFile => Bind::PrivateFile,
+            BindTo::Unix(path) => Bind::Unix(path.clone()),
+            BindTo::Tcp { host, port, tls } => Bind::Tcp { host: host.clone(), port: *port, tls: *tls },
         }
     }
 }
@@ -392,7 +392,7 @@ fn serve_here(setup: Setup) -> Result<Address, String> {
         Bind::Private => BindTo::Private,
         Bind::PrivateFile => BindTo::PrivateFile,
         Bind::Unix(path) => BindTo::Unix(path),
-        Bind::Tcp(host, port) => BindTo::Tcp { host, port, tls: false },
+        Bind::Tcp { host, port, tls } => BindTo::Tcp { host, port, tls },
     };
     let mut builder = Manager::builder()
         .bind(bind)
@@ -402,6 +402,11 @@ fn serve_here(setup: Setup) -> Result<Address, String> {
     builder.max_requests_per_second = setup.max_requests_per_second;
     if let Some(key) = setup.key {
         builder = builder.auth_key(AuthKey::new(key).map_err(|error| error.to_string())?);
+    }
+    #[cfg(feature = "tls")]
+    if let Some((certificates, key)) = setup.tls {
+        let key = zeroize::Zeroizing::new(key);
+        builder = builder.tls(super::ServerTls::from_pem(&certificates, &key).map_err(|error| error.to_string())?);
     }
     let server =
         Server::start(&builder.bind, &builder.security, builder.settings()).map_err(|error| error.to_string())?;
@@ -561,6 +566,19 @@ impl ManagerProxy {
     /// What constructors on proxies call.
     #[doc(hidden)]
     pub fn construct<T: Managed, A: Serialize>(&self, constructor: u32, arguments: &A) -> Call<T::Proxy> {
+        let arguments = Request::new().last(arguments);
+        self.make(&format!("{TYPE_PREFIX}{}", T::NAME), u64::from(constructor), arguments)
+    }
+
+    /// What `create` on the proxy of a trait calls.
+    #[doc(hidden)]
+    pub fn create_as<T: Implements<P> + Data, P: Proxy>(&self, value: &T) -> Call<P> {
+        self.make(&format!("{TYPE_PREFIX}{}", T::NAME), BY_VALUE, Request::new().last(value))
+    }
+
+    /// What constructors on the proxy of a trait call.
+    #[doc(hidden)]
+    pub fn construct_as<T: Implements<P>, P: Proxy, A: Serialize>(&self, constructor: u32, arguments: &A) -> Call<P> {
         let arguments = Request::new().last(arguments);
         self.make(&format!("{TYPE_PREFIX}{}", T::NAME), u64::from(constructor), arguments)
     }

@@ -53,6 +53,27 @@ pub trait Managed: Sized + Send + Sync + 'static {
     fn decode(value: &[u8]) -> Result<Self, Failed>;
 }
 
+/// A type whose values can be behind the proxy `P` of a trait, in any manager of the program: written by
+/// [`#[managed]`](macro@crate::managed) on the `impl` of the trait.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not registered for `{P}`",
+    label = "a manager in another process would not find this type",
+    note = "put `#[polypool::managed]` on the `impl` of the trait for this type"
+)]
+pub trait Implements<P>: Sized + Send + Sync + 'static {
+    /// The name under which the server's program finds the type; unique in the program.
+    const NAME: &'static str;
+
+    #[doc(hidden)]
+    fn decode(value: &[u8]) -> Result<Self, Failed>;
+}
+
+/// The proxy of a trait.
+#[doc(hidden)]
+pub trait OfTrait: Proxy {
+    const SCHEMA: &'static str;
+}
+
 /// Why a call did not come to a result; for what the macro writes.
 #[doc(hidden)]
 #[derive(Debug)]
@@ -133,10 +154,24 @@ impl ManagedRegistration {
     pub const fn of<T: Managed>() -> Self {
         ManagedRegistration { name: T::NAME, schema: T::SCHEMA, make: make_one::<T> }
     }
+
+    /// A type that stands behind the proxy of a trait.
+    #[must_use = "it has no effect but its result"]
+    pub const fn of_implementor<T: Implements<P>, P: OfTrait>(make: fn(u64, &[u8]) -> Result<Made, Failed>) -> Self {
+        ManagedRegistration { name: T::NAME, schema: P::SCHEMA, make }
+    }
 }
 
 /// A new object.
-pub(super) struct Made(Box<dyn Object>);
+#[doc(hidden)]
+#[allow(missing_debug_implementations)]
+pub struct Made(Box<dyn Object>);
+
+/// What the macro writes makes objects by this.
+#[doc(hidden)]
+pub fn made<T: Managed>(value: Result<T, Failed>) -> Result<Made, Failed> {
+    value.map(|value| Made(host(value)))
+}
 
 /// All managed types of this program.
 #[doc(hidden)]
@@ -144,11 +179,10 @@ pub(super) struct Made(Box<dyn Object>);
 pub static MANAGED: [ManagedRegistration];
 
 fn make_one<T: Managed>(constructor: u64, arguments: &[u8]) -> Result<Made, Failed> {
-    let value = match u32::try_from(constructor) {
-        Ok(constructor) => T::construct(constructor, arguments)?,
-        Err(_) => T::decode(arguments)?,
-    };
-    Ok(Made(host(value)))
+    made(match u32::try_from(constructor) {
+        Ok(constructor) => T::construct(constructor, arguments),
+        Err(_) => T::decode(arguments),
+    })
 }
 
 /// Makes an object of a value.

@@ -49,8 +49,8 @@
 //! Each call is one step: nobody sees it half done, and all processes see the steps of one object in one order. The calls that a
 //! process makes of one manager, through all its proxies, go over one connection and are begun in the order in which they were
 //! sent. Two calls are two steps. What has to read and write in one is an
-//! [`update`](DictProxy::update), which runs a function of the program in the server; a
-//! [`compare_and_swap`](DictProxy::compare_and_swap); or it is done under a lock. What is read is a copy.
+//! [`update`](DictProxy::update) of an element or of [the whole](DictProxy::update_all), which runs a function of the program
+//! in the server; a [`compare_and_swap`](DictProxy::compare_and_swap); or it is done under a lock. What is read is a copy.
 //!
 //! # Blocking
 //!
@@ -104,6 +104,7 @@ mod error;
 pub mod fuzzing;
 mod handle;
 mod hosted;
+mod lead;
 mod object;
 mod proxy;
 mod server;
@@ -120,12 +121,13 @@ pub use transport::{Address, BindTo, ClientSecurity, ConnectError, ParseAddressE
 
 pub use builtin::{
     BarrierProxy, BarrierState, ConditionGuard, ConditionProxy, DictProxy, EventProxy, ListProxy, LockGuard, LockProxy,
-    NamespaceProxy, Permit, QueueProxy, RLockGuard, RLockProxy, SemaphoreProxy, SetProxy, ValueProxy,
+    NamespaceProxy, Permit, QueueProxy, RLockGuard, RLockProxy, SemaphoreProxy, SetProxy, Sortable, ValueProxy,
+    WholeDict, WholeList, WholeSet,
 };
 pub use error::ManagerError;
 pub(crate) use handle::ServeHere;
 pub use handle::{Manager, ManagerBuilder, ManagerProxy};
-pub use hosted::{Managed, Update};
+pub use hosted::{Implements, Managed, Update};
 pub use proxy::{Call, Proxy, set_security};
 pub use server::ManagerStats;
 
@@ -138,7 +140,8 @@ impl<T: serde::Serialize + serde::de::DeserializeOwned + 'static> Data for T {}
 #[doc(hidden)]
 pub mod private {
     pub use super::hosted::{
-        Failed, IsData, IsNoData, MANAGED, ManagedRegistration, UPDATES, UpdateRegistration, Value, arguments, result,
+        Failed, IsData, IsNoData, MANAGED, Made, ManagedRegistration, OfTrait, UPDATES, UpdateRegistration, Value,
+        arguments, made, result,
     };
     pub use super::proxy::Remote;
 }

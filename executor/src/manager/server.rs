@@ -300,9 +300,15 @@ impl Server {
             let Ok(Some(frame)) = reader.recv(None) else { return };
             let Some(request) = Received::read(frame) else { return };
             let throttled = match &mut bucket {
-                // What gives something back is never refused.
-                Some(bucket) if !(request.object == ROOT && request.id == 0) => bucket.take(),
-                _ => Ok(()),
+                // Nobody would learn that it was refused, and mostly it gives something back, such as a lock: it has to wait.
+                Some(bucket) if request.id == 0 => {
+                    while let Err(wait) = bucket.take() {
+                        std::thread::sleep(wait);
+                    }
+                    Ok(())
+                }
+                Some(bucket) => bucket.take(),
+                None => Ok(()),
             };
             let answer = throttled
                 .map_err(|retry_after| Failure::Throttled { retry_after })

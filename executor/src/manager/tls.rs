@@ -33,7 +33,16 @@ use super::transport::{ConnectError, TransportError, handshake_error};
 
 /// The certificate that a manager shows to its clients, and its private key.
 #[derive(Clone)]
-pub struct ServerTls(Arc<ServerConfig>);
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// What it was made of, for a server in a process of its own.
+    pem: Arc<Pem>,
+}
+
+struct Pem {
+    certificates: Vec<u8>,
+    key: zeroize::Zeroizing<Vec<u8>>,
+}
 
 /// Which certificates a client of a manager trusts.
 #[derive(Clone)]
@@ -73,6 +82,7 @@ impl ServerTls {
     ///
     /// When they can't be parsed or don't fit together.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, TlsConfigError> {
+        let pem = Pem { certificates: certificates.to_vec(), key: key.to_vec().into() };
         let certificates = parse_certificates(certificates)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsConfigError::NoKey(error.into()))?;
         let mut config = ServerConfig::builder_with_provider(provider())
@@ -84,7 +94,7 @@ impl ServerTls {
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        Ok(ServerTls(Arc::new(config)))
+        Ok(ServerTls { config: Arc::new(config), pem: Arc::new(pem) })
     }
 
     /// As [`from_pem`](Self::from_pem), from two files.
@@ -95,6 +105,11 @@ impl ServerTls {
     pub fn from_pem_files(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsConfigError> {
         let key = zeroize::Zeroizing::new(read(key.as_ref())?);
         Self::from_pem(&read(certificates.as_ref())?, &key)
+    }
+
+    /// What it was made of: the certificates and the key, in PEM.
+    pub(super) fn pem(&self) -> (&[u8], &[u8]) {
+        (&self.pem.certificates, &self.pem.key)
     }
 }
 
@@ -244,7 +259,8 @@ impl fmt::Debug for Cipher {
 
 /// The server's TLS handshake. The session is put into the link.
 pub(super) fn accept(config: &ServerTls, link: &Link, deadline: Instant) -> Result<Binding, ConnectError> {
-    let connection = ServerConnection::new(Arc::clone(&config.0)).map_err(|error| ConnectError::Tls(error.into()))?;
+    let connection =
+        ServerConnection::new(Arc::clone(&config.config)).map_err(|error| ConnectError::Tls(error.into()))?;
     handshake(connection.into(), link, deadline)
 }
 

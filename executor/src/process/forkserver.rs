@@ -294,7 +294,7 @@ impl ForkServer {
             }
         }
         let forked = Forked { end: End::new(pidfd)?, exit: RefCell::new(exit) };
-        let (claims, sockets) = match start::greet(config, name, &channel) {
+        let greeted = match start::greet(config, name, &channel) {
             Ok(greeted) => greeted,
             Err(error) => {
                 forked.kill();
@@ -307,8 +307,7 @@ impl ForkServer {
             pid: pid.unsigned_abs(),
             process: start::Handle::Forked(forked),
             channel,
-            sockets,
-            claims,
+            greeted,
             stderr: stderr.into(),
         })
     }

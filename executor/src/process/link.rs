@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use polypool_ipc::{ClaimState, Claims, Luggage, LuggageError, Sending};
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use super::pool::{Abandoned, Pool, WorkerInfo};
-use super::start::{Handle, Sockets, Started};
+use super::start::{Greeted, Handle, Sockets, Started};
+use super::transport::{Line, Look};
 use super::wire::{self, Header, Kind};
 use crate::codec::Message;
 use crate::error::CodecError;
@@ -34,6 +34,9 @@ pub(super) const WINDOW: usize = 1_024;
 
 /// How much work is sent ahead of a worker.
 const AHEAD: Duration = Duration::from_millis(2);
+
+/// An answer that is to come within this time is looked for before anybody sleeps.
+const SOON: Duration = Duration::from_micros(50);
 
 /// Above this size, a payload is written from where it is instead of being copied behind its header.
 const COPY_BELOW: usize = 16 * 1024;
@@ -79,7 +82,10 @@ impl WorkerLink for Shared {
 
 /// What is to be written.
 enum Out {
-    Bytes(Bytes),
+    /// Small frames that follow each other: they go out in one write.
+    Frames(BytesMut),
+    /// A large payload, from where it is.
+    Payload(Bytes),
     /// Of the frame that follows.
     Luggage(Sending),
 }
@@ -105,7 +111,7 @@ pub(super) struct Worker {
     pub(super) info: Arc<WorkerInfo>,
     pub(super) stage: Stage,
     pub(super) process: Rc<Handle>,
-    pub(super) stream: Rc<UnixStream>,
+    pub(super) line: Line,
     sockets: Sockets,
     shared: Arc<Shared>,
     /// The calls it has, by the slot of their claim word.
@@ -123,6 +129,10 @@ pub(super) struct Worker {
     busy_since: Instant,
     pub(super) read: BytesMut,
     out: VecDeque<Out>,
+    /// The memory of frames that have gone.
+    spare: BytesMut,
+    /// Nothing can be written to it any more.
+    is_deaf: bool,
     /// The luggage that is to be written next has to wait a moment, and all after it with it.
     luggage_waits: bool,
     /// Tells the task that owns the socket that there is something to write, or that the stage has changed.
@@ -138,15 +148,16 @@ impl Worker {
         started: Started,
         pool: &Arc<Pool>,
     ) -> std::io::Result<(Self, std::os::fd::OwnedFd)> {
+        let Greeted { claims, sockets, ring } = started.greeted;
         let info = WorkerInfo { name, pid: started.pid, busy: AtomicBool::new(false), completed: AtomicU64::new(0) };
         let worker = Worker {
             index,
             info: Arc::new(info),
             stage: Stage::Starting,
             process: Rc::new(started.process),
-            stream: Rc::new(UnixStream::from_std(started.channel)?),
-            sockets: started.sockets,
-            shared: Arc::new(Shared { claims: started.claims, index, pool: pool.clone() }),
+            line: Line::new(started.channel, ring)?,
+            sockets,
+            shared: Arc::new(Shared { claims, index, pool: pool.clone() }),
             flights: HashMap::new(),
             free: (0..WINDOW).rev().collect(),
             next_sequence: wire::INITIALIZER + 1,
@@ -157,6 +168,8 @@ impl Worker {
             busy_since: Instant::now(),
             read: BytesMut::new(),
             out: VecDeque::new(),
+            spare: BytesMut::new(),
+            is_deaf: false,
             luggage_waits: false,
             poke: Rc::new(Notify::new()),
             has_worked: false,
@@ -394,27 +407,43 @@ impl Worker {
             header.luggage = luggage.len() as u32;
             self.out.push_back(Out::Luggage(luggage.sending()));
         }
-        let mut frame = Vec::new();
-        if payload.len() < COPY_BELOW {
-            wire::put(&mut frame, header, &payload);
-            // Small frames that follow each other go out in one write.
-            if let Some(Out::Bytes(last)) = self.out.pop_back_if(|last| matches!(last, Out::Bytes(_))) {
-                match last.try_into_mut() {
-                    Ok(mut last) if last.len() < 4 * COPY_BELOW => {
-                        last.extend_from_slice(&frame);
-                        self.out.push_back(Out::Bytes(last.freeze()));
-                        return;
-                    }
-                    Ok(last) => self.out.push_back(Out::Bytes(last.freeze())),
-                    Err(last) => self.out.push_back(Out::Bytes(last)),
-                }
+        let head = wire::Head::new(header, payload.len());
+        let copied = if payload.len() < COPY_BELOW { &payload[..] } else { &[] };
+        match self.out.back_mut() {
+            Some(Out::Frames(last)) if last.len() < 4 * COPY_BELOW => {
+                last.extend_from_slice(head.bytes());
+                last.extend_from_slice(copied);
             }
-            self.out.push_back(Out::Bytes(BytesMut::from(&frame[..]).freeze()));
-        } else {
-            wire::put_head(&mut frame, header, payload.len());
-            self.out.push_back(Out::Bytes(frame.into()));
-            self.out.push_back(Out::Bytes(payload));
+            _ => {
+                let mut frames = std::mem::take(&mut self.spare);
+                frames.extend_from_slice(head.bytes());
+                frames.extend_from_slice(copied);
+                self.out.push_back(Out::Frames(frames));
+            }
         }
+        if copied.len() < payload.len() {
+            self.out.push_back(Out::Payload(payload));
+        }
+    }
+
+    // ---- Reading and waiting ---------------------------------------------------------------------------------------
+
+    /// Reads something; 0 at the end.
+    pub(super) fn receive(&mut self) -> std::io::Result<usize> {
+        let missing = wire::missing(&self.read);
+        self.line.read(&mut self.read, missing)
+    }
+
+    /// Looks whether there is something to read; if not, the channel's socket can be waited for. `has_core` says whether there is a core to spare for
+    /// looking more than once.
+    pub(super) fn look(&mut self, has_core: bool) -> Look {
+        let is_due = !self.flights.is_empty() && self.each.is_some_and(|each| each < SOON);
+        self.line.look(has_core && is_due)
+    }
+
+    /// Whether nothing can be written to it any more, as it has gone or has closed its ears.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.is_deaf
     }
 
     pub(super) fn wants_write(&self) -> bool {
@@ -426,14 +455,18 @@ impl Worker {
         self.luggage_waits
     }
 
-    /// Writes what the socket takes. Errors show when it is read.
+    /// Writes what the channel takes.
     pub(super) fn flush(&mut self) {
         self.luggage_waits = false;
         while let Some(front) = self.out.front_mut() {
             let written = match front {
-                Out::Bytes(bytes) => self.stream.try_write(bytes).map(|count| {
-                    bytes.advance(count);
-                    bytes.is_empty()
+                Out::Frames(frames) => self.line.write(frames).map(|count| {
+                    frames.advance(count);
+                    frames.is_empty()
+                }),
+                Out::Payload(payload) => self.line.write(payload).map(|count| {
+                    payload.advance(count);
+                    payload.is_empty()
                 }),
                 Out::Luggage(luggage) => {
                     luggage.proceed(&self.sockets.luggage).inspect(|gone| self.luggage_waits = !gone)
@@ -441,7 +474,10 @@ impl Worker {
             };
             match written {
                 Ok(true) => {
-                    self.out.pop_front();
+                    if let Some(Out::Frames(frames)) = self.out.pop_front() {
+                        // Its memory serves the next ones.
+                        self.spare = frames;
+                    }
                 }
                 Ok(false) if self.luggage_waits => {
                     self.poke.notify_one();
@@ -452,9 +488,15 @@ impl Worker {
                     self.poke.notify_one();
                     return;
                 }
-                Err(_) => {
-                    // The worker is gone; the end of the stream will say so.
+                Err(error) => {
                     self.out.clear();
+                    if error.kind() == std::io::ErrorKind::InvalidData {
+                        self.kill(Some(error.to_string()));
+                    } else {
+                        // It has gone; or else it is not going to do anything any more.
+                        self.is_deaf = true;
+                        self.poke.notify_one();
+                    }
                     return;
                 }
             }

@@ -8,6 +8,8 @@ mod forkserver;
 pub(crate) mod fuzzing;
 #[cfg(unix)]
 mod link;
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+mod no_ring;
 #[cfg(unix)]
 mod pool;
 #[cfg(unix)]
@@ -16,6 +18,8 @@ mod start;
 mod supervisor;
 #[cfg(unix)]
 mod sys;
+#[cfg(unix)]
+mod transport;
 mod wire;
 #[cfg(unix)]
 mod worker;
@@ -165,6 +169,7 @@ struct Config {
     initializer: Option<Initializer>,
     max_tasks_per_worker: Option<usize>,
     max_message_size: u64,
+    ring_size: usize,
     backlog: Option<usize>,
     handshake_timeout: Duration,
     kill_grace: Duration,
@@ -182,6 +187,7 @@ impl Default for Config {
             initializer: None,
             max_tasks_per_worker: None,
             max_message_size: 1 << 30,
+            ring_size: 256 << 10,
             backlog: None,
             handshake_timeout: Duration::from_secs(10),
             kill_grace: Duration::from_millis(100),
@@ -303,6 +309,18 @@ impl ProcessPoolBuilder {
     /// refused with [`CodecError::TooLarge`].
     pub fn max_message_size(mut self, bytes: u64) -> Self {
         self.config.max_message_size = bytes;
+        self
+    }
+
+    /// How many bytes of calls a worker's ring holds, and as many of answers; by default 256 KiB. Rounded up to a power
+    /// of two, of at least 4 KiB and at most 64 MiB.
+    ///
+    /// Calls and answers go through two rings in memory that this process and the worker share. Larger messages go
+    /// through in pieces, so this limits neither them nor [`max_message_size`](ProcessPoolBuilder::max_message_size).
+    /// With 0, and wherever such memory can't be had, they go through a socket, which costs system calls and wake-ups
+    /// for each.
+    pub fn ring_size(mut self, bytes: usize) -> Self {
+        self.config.ring_size = bytes;
         self
     }
 

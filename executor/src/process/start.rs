@@ -15,6 +15,7 @@ use super::Config;
 use super::entry::{Role, VARIABLE};
 use super::link::WINDOW;
 use super::sys::Process;
+use super::transport::{self, RingSocket};
 use super::wire::{self, Header, Hello, Kind};
 use crate::error::WorkerExit;
 
@@ -23,9 +24,15 @@ pub(super) struct Started {
     pub(super) pid: u32,
     pub(super) process: Handle,
     pub(super) channel: UnixStream,
-    pub(super) sockets: Sockets,
-    pub(super) claims: Claims,
+    pub(super) greeted: Greeted,
     pub(super) stderr: OwnedFd,
+}
+
+/// What a worker has been given with its greeting.
+pub(super) struct Greeted {
+    pub(super) claims: Claims,
+    pub(super) sockets: Sockets,
+    pub(super) ring: Option<RingSocket>,
 }
 
 /// What a worker is reached by, beside its channel.
@@ -93,9 +100,7 @@ pub(super) fn spawn(config: &Config, name: &str) -> io::Result<Started> {
     let process = Process::watch(child)?;
     let greeted = greet(config, name, &channel);
     match (greeted, stderr) {
-        (Ok((claims, sockets)), Some(stderr)) => {
-            Ok(Started { pid, process: Handle::Child(process), channel, sockets, claims, stderr })
-        }
+        (Ok(greeted), Some(stderr)) => Ok(Started { pid, process: Handle::Child(process), channel, greeted, stderr }),
         (greeted, _) => {
             process.end();
             Err(greeted.err().unwrap_or_else(|| io::Error::other("the worker's stderr is missing")))
@@ -115,8 +120,8 @@ pub(super) fn explain(config: &Config, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), what)
 }
 
-/// Sends the first frame, with the claim table, the control socket and the one for handles.
-pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Result<(Claims, Sockets)> {
+/// Sends the first frame, with the claim table, the control socket and the one for handles, and then the rings.
+pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Result<Greeted> {
     let (claims, table) = Claims::create(WINDOW)?;
     let (control, theirs) = UnixStream::pair()?;
     let (luggage, their_luggage) = UnixStream::pair()?;
@@ -126,16 +131,30 @@ pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Re
         slots: WINDOW as u64,
         max_message_size: config.max_message_size,
     };
-    let mut frame = Vec::new();
-    wire::put(&mut frame, Header::new(Kind::Hello), &crate::codec::encode(&hello).map_err(io::Error::other)?);
-    // The channel is fresh and the frame small: this does not block.
-    match polypool_ipc::send_with_fds(channel, &frame, &[table.as_fd(), theirs.as_fd(), their_luggage.as_fd()]) {
+    let frame = wire::frame(Header::new(Kind::Hello), &crate::codec::encode(&hello).map_err(io::Error::other)?);
+    // The channel is fresh and this is little: it does not block.
+    let sent = polypool_ipc::send_with_fds(channel, &frame, &[table.as_fd(), theirs.as_fd(), their_luggage.as_fd()])
+        .and_then(|()| offer(config, channel));
+    let ring = match sent {
         // It has ended already. How, and its last words, are told when its end is looked after like any other.
-        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => None,
         result => result?,
-    }
+    };
     control.set_nonblocking(true)?;
     luggage.set_nonblocking(true)?;
     channel.set_nonblocking(true)?;
-    Ok((claims, Sockets { control, luggage }))
+    Ok(Greeted { claims, sockets: Sockets { control, luggage }, ring })
+}
+
+/// Sends the rings, or that there are none.
+fn offer(config: &Config, channel: &UnixStream) -> io::Result<Option<RingSocket>> {
+    if config.ring_size > 0
+        && let Ok((ring, luggage)) = RingSocket::create(config.ring_size)
+        // If the system carries no more descriptors, the byte has not gone either.
+        && polypool_ipc::send_with_fds(channel, &[transport::RINGS], &luggage.each_ref().map(AsFd::as_fd)).is_ok()
+    {
+        return Ok(Some(ring));
+    }
+    polypool_ipc::send_with_fds(channel, &[transport::NO_RINGS], &[])?;
+    Ok(None)
 }

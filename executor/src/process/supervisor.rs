@@ -7,7 +7,7 @@
 //!
 //! A turn:
 //!
-//! 1. what has happened: bytes of a worker, its death, a cancelled call, a changed phase;
+//! 1. what has happened: bytes of a worker (`transport.rs`), its death, a cancelled call, a changed phase;
 //! 2. `dispatch`: calls go from the backlog to workers that have room, workers are started while calls wait for one, and
 //!    an idle worker takes over what was sent ahead to a busy one;
 //! 3. the settlements; they may put calls back, and then it dispatches again.
@@ -27,11 +27,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_ext::{BlockingObserver, set_blocking_observer};
 use polypool_ipc::ClaimState;
+use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -40,6 +42,7 @@ use super::StartMethod;
 use super::link::{Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
+use super::transport::{self, Look};
 use super::wire::{self, Header, Kind, Ready};
 use crate::codec::{self, Message};
 use crate::context::Progress;
@@ -563,13 +566,15 @@ impl Supervisor {
         let (mut answers, mut total) = (0, 0);
         let open = loop {
             let Some(worker) = self.workers.get_mut(&index) else { return false };
-            let have = worker.read.len();
-            worker.read.reserve(have.clamp(64 * 1024, 4 * 1024 * 1024));
-            match worker.stream.try_read_buf(&mut worker.read) {
+            match worker.receive() {
                 Ok(0) => break false,
                 Ok(count) => total += count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break true,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    worker.kill(Some(error.to_string()));
+                    return false;
+                }
                 Err(_) => break false,
             }
             loop {
@@ -620,6 +625,10 @@ impl Supervisor {
                 if ready.protocol != wire::PROTOCOL {
                     return Err(format!("version {} of the protocol, not {}", ready.protocol, wire::PROTOCOL));
                 }
+                if ready.ring && !worker.read.is_empty() {
+                    return Err(format!("{} bytes behind its greeting", worker.read.len()));
+                }
+                worker.line.agree(ready.ring)?;
                 worker.tasks = (0..).zip(ready.tasks).map(|(place, (name, text))| (name, (place, text))).collect();
                 worker.stage = Stage::Ready;
                 worker.poke.notify_one();
@@ -706,10 +715,17 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Whether there is a core on which this thread is in nobody's way.
+    fn has_core(&self) -> bool {
+        let busy = self.workers.values().filter(|worker| worker.in_flight() > 0).count();
+        busy < transport::cores()
+    }
+
     // ---- The end of a worker ---------------------------------------------------------------------------------------
 
     fn ended(&mut self, index: usize, exit: WorkerExit, stderr_tail: String) {
-        while self.workers.contains_key(&index) && self.readable_rest(index) {}
+        // All that it has left behind is less than is read at once, and a stranger who has inherited its end can't keep us here.
+        self.readable(index);
         let Some(mut worker) = self.workers.remove(&index) else { return };
         self.pool.state.lock().workers.remove(&index);
         let exit = match &worker.stage {
@@ -751,14 +767,6 @@ impl Supervisor {
             }
         }
     }
-
-    /// What a dead worker has still written; `false` at the end of it.
-    fn readable_rest(&mut self, index: usize) -> bool {
-        let before = self.workers.get(&index).map_or(0, |worker| worker.read.len());
-        let open = self.readable(index);
-        let after = self.workers.get(&index).map_or(0, |worker| worker.read.len());
-        open && after != before
-    }
 }
 
 /// Looks after a stop whose grace is over. `true`: look again later.
@@ -785,7 +793,7 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
         .borrow()
         .workers
         .get(&index)
-        .map(|worker| (worker.stream.clone(), worker.process.clone(), worker.poke.clone()))
+        .map(|worker| (worker.line.stream(), worker.process.clone(), worker.poke.clone()))
     else {
         return;
     };
@@ -795,10 +803,13 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
     let ready_by = Instant::now() + handshake_timeout;
     let mut retire_by = None;
     let exit = loop {
-        let (wants_write, luggage_waits, stage) = match supervisor.borrow().workers.get(&index) {
-            Some(worker) => (worker.wants_write(), worker.luggage_waits(), worker.stage.clone()),
-            None => (false, false, Stage::Dying(None)),
+        let (wants_write, luggage_waits, stage, is_deaf) = match supervisor.borrow().workers.get(&index) {
+            Some(worker) => (worker.wants_write(), worker.luggage_waits(), worker.stage.clone(), worker.is_deaf()),
+            None => (false, false, Stage::Dying(None), false),
         };
+        if is_deaf {
+            break end(&process).await;
+        }
         let wait_until = match stage {
             Stage::Starting => Some(ready_by),
             Stage::Retiring => Some(*retire_by.get_or_insert_with(|| Instant::now() + RETIRE_GRACE)),
@@ -807,19 +818,14 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
         tokio::select! {
             // Where there is no pidfd, the exit is asked for when the channel has ended, and not before.
             exit = process.wait(), if cfg!(target_os = "linux") => break exit,
-            result = stream.readable() => {
+            result = something(&supervisor, index, &stream) => {
                 let mut open = result.is_ok();
                 turn(&supervisor, |supervisor| open = open && supervisor.readable(index));
                 if !open {
-                    // Whoever closes its channel is of no more use. Most are ending just now; then it is told how.
-                    if let Ok(exit) = timeout(END_GRACE, process.wait()).await {
-                        break exit;
-                    }
-                    process.kill();
-                    break process.wait().await;
+                    break end(&process).await;
                 }
             }
-            _ = stream.writable(), if wants_write && !luggage_waits => {
+            () = room(&supervisor, index, &stream), if wants_write && !luggage_waits => {
                 turn(&supervisor, |supervisor| {
                     if let Some(worker) = supervisor.workers.get_mut(&index) {
                         worker.flush();
@@ -856,6 +862,56 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
     let over = turn(&supervisor, |supervisor| supervisor.ended(index, exit, words));
     if over {
         supervisor.borrow().pool.notify.notify_one();
+    }
+}
+
+/// Waits for the end of a worker that has closed its channel, which is thus of no more use. Most are ending just now; then it is told
+/// how.
+async fn end(process: &start::Handle) -> WorkerExit {
+    if let Ok(exit) = timeout(END_GRACE, process.wait()).await {
+        return exit;
+    }
+    process.kill();
+    process.wait().await
+}
+
+/// Waits until there may be something to read from a worker.
+///
+/// # Cancellation safety
+/// Can be dropped and called again: a rest that has begun goes on.
+async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std::io::Result<()> {
+    let mut is_first = true;
+    let found = std::future::poll_fn(|cx| {
+        let mut supervisor = supervisor.borrow_mut();
+        let has_core = supervisor.has_core();
+        match supervisor.workers.get_mut(&index).map_or(Look::Nothing, |worker| worker.look(has_core)) {
+            Look::Nothing => Poll::Ready(false),
+            Look::Something if !is_first => Poll::Ready(true),
+            // The others go first, also if one worker writes as fast as its answers are read.
+            _ => {
+                is_first = false;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    });
+    if found.await { Ok(()) } else { stream.readable().await }
+}
+
+/// Waits until there may be room for what is to be written to a worker.
+///
+/// # Cancellation safety
+/// As [`something`].
+async fn room(supervisor: &Cast, index: usize, stream: &UnixStream) {
+    let (bell, rests) = match supervisor.borrow_mut().workers.get_mut(&index) {
+        Some(worker) => (worker.line.room(), worker.line.rest_for_room()),
+        None => return,
+    };
+    // An error shows when it is written.
+    match bell {
+        Some(bell) if rests => drop(bell.readable().await),
+        Some(_) => {}
+        None => drop(stream.writable().await),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What crosses the border between the supervisor and a worker process: frames on one private stream socket.
+//! What crosses the border between the supervisor and a worker process: frames. What they go through, two rings in shared memory or a
+//! socket, is the business of `transport.rs`; both are a stream of bytes.
 //!
 //! ```text
 //!  0        4      5       6         8        12       16         24    32
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::MOST_HANDLES;
 
 /// The version of this protocol; both sides must have the same.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 
 pub(super) const HEADER: usize = 32;
 
@@ -37,7 +38,7 @@ pub(super) const INITIALIZER: u64 = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
-    /// To the worker: [`Hello`], with three descriptors.
+    /// To the worker: [`Hello`], with three descriptors. One byte follows, with those of the rings.
     Hello = 1,
     /// To the worker: a call.
     Call = 2,
@@ -141,21 +142,44 @@ impl Header {
     }
 }
 
-/// Appends a frame. The caller has checked that the payload fits the limit on messages, which fits `u32`.
-pub(super) fn put(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
-    put_head(out, header, payload.len());
-    out.extend_from_slice(payload);
+/// All of a frame but its payload.
+pub(super) struct Head {
+    bytes: [u8; HEADER + COUNT],
+    length: usize,
 }
 
-/// Appends all of a frame but its payload, which is written from where it is.
-pub(super) fn put_head(out: &mut Vec<u8>, mut header: Header, payload: usize) {
-    let count = if header.luggage > 0 { COUNT } else { 0 };
-    header.length = u32::try_from(count + payload).expect("a payload is below the limit on messages, which fits u32");
-    if header.luggage > 0 {
-        header.flags |= LUGGAGE;
+impl Head {
+    /// The caller has checked that the payload fits the limit on messages, which fits `u32`.
+    pub(super) fn new(mut header: Header, payload: usize) -> Self {
+        let count = if header.luggage > 0 { COUNT } else { 0 };
+        header.length =
+            u32::try_from(count + payload).expect("a payload is below the limit on messages, which fits u32");
+        if header.luggage > 0 {
+            header.flags |= LUGGAGE;
+        }
+        let mut bytes = [0; HEADER + COUNT];
+        bytes[..HEADER].copy_from_slice(&header.to_bytes());
+        bytes[HEADER..].copy_from_slice(&header.luggage.to_le_bytes());
+        Head { bytes, length: HEADER + count }
     }
-    out.extend_from_slice(&header.to_bytes());
-    out.extend_from_slice(&header.luggage.to_le_bytes()[..count]);
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// A whole frame.
+pub(super) fn frame(header: Header, payload: &[u8]) -> Vec<u8> {
+    [Head::new(header, payload.len()).bytes(), payload].concat()
+}
+
+/// How many bytes of the next frame have not been read yet, as far as can be told; at least 1.
+pub(super) fn missing(read: &[u8]) -> usize {
+    let whole = match read.first_chunk() {
+        Some(length) if read.len() >= HEADER => HEADER + u32::from_le_bytes(*length) as usize,
+        _ => HEADER,
+    };
+    whole.saturating_sub(read.len()).max(1)
 }
 
 /// Takes the next whole frame out of what has been read so far.
@@ -207,6 +231,8 @@ pub(super) struct Hello {
 pub(super) struct Ready {
     pub(super) protocol: u32,
     pub(super) pid: u32,
+    /// Whether it has joined the rings.
+    pub(super) ring: bool,
     /// The name and signature of each task it knows, by its place in the registry.
     pub(super) tasks: Vec<(String, String)>,
 }
@@ -233,9 +259,9 @@ mod tests {
         };
         let laden = Header { luggage: 600, ..header };
         let mut bytes = Vec::new();
-        put(&mut bytes, header, b"payload");
-        put(&mut bytes, laden, b"payload");
-        put(&mut bytes, Header::new(Kind::Exit), b"");
+        for (header, payload) in [(header, &b"payload"[..]), (laden, b"payload"), (Header::new(Kind::Exit), b"")] {
+            bytes.extend_from_slice(&frame(header, payload));
+        }
         let mut read = BytesMut::new();
         let mut frames = Vec::new();
         for byte in bytes {
@@ -251,6 +277,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_missing_of_a_frame_is_known_from_its_header_on() {
+        let bytes = frame(Header::new(Kind::Value), &[7; 1_000]);
+        for have in 0..bytes.len() {
+            let whole = if have < HEADER { HEADER } else { bytes.len() };
+            assert_eq!(missing(&bytes[..have]), whole - have);
+        }
+        assert_eq!(missing(&bytes), 1, "nothing of the one after it is there");
+    }
+
+    #[test]
     fn lengths_above_the_limit_and_unknown_kinds_are_errors() {
         let mut header = Header::new(Kind::Value);
         header.length = (SLACK + 101) as u32;
@@ -263,15 +299,14 @@ mod tests {
 
     #[test]
     fn luggage_that_cannot_be_is_an_error() {
-        let frame = |kind, flags, payload: &[u8]| {
-            let mut bytes = Vec::new();
-            put(&mut bytes, Header { flags, ..Header::new(kind) }, payload);
+        let taken = |kind, flags, payload: &[u8]| {
+            let bytes = frame(Header { flags, ..Header::new(kind) }, payload);
             take(&mut BytesMut::from(&bytes[..]), 100)
         };
-        assert_eq!(frame(Kind::Value, LUGGAGE, &[1, 0, 0, 0, 7]).unwrap().unwrap().0.luggage, 1);
-        assert!(frame(Kind::Value, LUGGAGE, &[1, 0, 0]).unwrap_err().contains("how many"));
-        assert!(frame(Kind::Value, LUGGAGE, &[0; 4]).unwrap_err().contains("with 0 descriptors"));
-        assert!(frame(Kind::Value, LUGGAGE, &[255; 4]).unwrap_err().contains("of at most"));
-        assert!(frame(Kind::Progress, LUGGAGE, &[1, 0, 0, 0]).unwrap_err().contains("Progress"));
+        assert_eq!(taken(Kind::Value, LUGGAGE, &[1, 0, 0, 0, 7]).unwrap().unwrap().0.luggage, 1);
+        assert!(taken(Kind::Value, LUGGAGE, &[1, 0, 0]).unwrap_err().contains("how many"));
+        assert!(taken(Kind::Value, LUGGAGE, &[0; 4]).unwrap_err().contains("with 0 descriptors"));
+        assert!(taken(Kind::Value, LUGGAGE, &[255; 4]).unwrap_err().contains("of at most"));
+        assert!(taken(Kind::Progress, LUGGAGE, &[1, 0, 0, 0]).unwrap_err().contains("Progress"));
     }
 }

@@ -1,4 +1,4 @@
-//! The worker's side: a process that reads calls from its channel, makes them one at a time, and writes replies.
+//! The worker's side: a process that reads calls from its channel (two rings in shared memory, or a socket: `transport.rs`), makes them one at a time, and writes replies.
 //!
 //! Two threads. The **main** one reads frames, claims each call (a call that was taken back or cancelled meanwhile is
 //! skipped), makes it, and writes the reply at once, before it claims the next one: a worker that dies has then one
@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::future::Future as _;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,7 @@ use parking_lot::{Condvar, Mutex};
 use polypool_ipc::{Claims, Luggage, LuggageError};
 use tokio::runtime::Runtime;
 
+use super::transport::{self, RingReader, RingSocket, RingWriter};
 use super::wire::{self, Header, Hello, Kind, Ready};
 use crate::codec::{self, Message};
 use crate::context::{self, ContextSource, Progress};
@@ -50,7 +52,9 @@ pub(super) fn serve(channel: UnixStream) -> ! {
 
 struct Worker {
     channel: Arc<Channel>,
-    reader: UnixStream,
+    /// Carries frames, or bells.
+    socket: UnixStream,
+    ring: Option<RingReader>,
     /// For the handles in calls and answers.
     luggage: UnixStream,
     claims: Claims,
@@ -67,44 +71,69 @@ struct Worker {
 
 /// The writing half, also used by threads that report progress.
 struct Channel {
-    writer: Mutex<UnixStream>,
+    socket: UnixStream,
+    /// Held while a frame is written.
+    ring: Mutex<Option<RingWriter>>,
 }
 
 impl Channel {
     fn write(&self, header: Header, payload: &[u8]) -> io::Result<()> {
-        let mut writer = self.writer.lock();
-        if payload.len() <= 16 * 1024 {
-            let mut frame = Vec::with_capacity(wire::HEADER + payload.len());
-            wire::put(&mut frame, header, payload);
-            return writer.write_all(&frame);
+        let mut ring = self.ring.lock();
+        let head = wire::Head::new(header, payload.len());
+        if let Some(ring) = &mut *ring {
+            return ring.write(&self.socket, &[head.bytes(), payload], None);
         }
-        let mut frame = Vec::with_capacity(2 * wire::HEADER);
-        wire::put_head(&mut frame, header, payload.len());
-        writer.write_all(&frame)?;
-        writer.write_all(payload)
+        let mut socket = &self.socket;
+        if payload.len() <= 16 * 1024 {
+            return socket.write_all(&[head.bytes(), payload].concat());
+        }
+        socket.write_all(head.bytes())?;
+        socket.write_all(payload)
+    }
+}
+
+/// The greeting, and the descriptors that come with it. Reads nothing of what follows.
+fn greeting(channel: &UnixStream) -> io::Result<(Hello, Vec<OwnedFd>)> {
+    let mut read = BytesMut::new();
+    let mut descriptors = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let room = wire::missing(&read).min(buffer.len());
+        let (count, received) = polypool_ipc::recv_with_fds(channel, &mut buffer[..room], 3)?;
+        if count == 0 {
+            return Err(invalid("the parent went away before the handshake"));
+        }
+        descriptors.extend(received);
+        read.extend_from_slice(&buffer[..count]);
+        if let Some((header, payload)) = wire::take(&mut read, 0).map_err(invalid)? {
+            if header.kind != Kind::Hello {
+                return Err(invalid("the first frame is not a greeting"));
+            }
+            return Ok((codec::decode(&payload).map_err(invalid)?, descriptors));
+        }
+    }
+}
+
+/// The rings that follow the greeting; `None` if there are none, or this process can't have them.
+fn rings(channel: &UnixStream) -> io::Result<Option<RingSocket>> {
+    let mut byte = [0];
+    match polypool_ipc::recv_with_fds(channel, &mut byte, 2) {
+        Ok((0, _)) => Err(invalid("the parent went away before the handshake")),
+        Ok((_, descriptors)) => match byte {
+            [transport::RINGS] => Ok(RingSocket::join(descriptors).ok()),
+            [transport::NO_RINGS] => Ok(None),
+            [byte] => Err(invalid(format!("the greeting is followed by {byte}"))),
+        },
+        // They came, but this process may have no more descriptors.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 impl Worker {
     /// The handshake.
     fn start(channel: UnixStream) -> io::Result<Self> {
-        let mut read = BytesMut::new();
-        let mut descriptors = Vec::new();
-        let hello = loop {
-            let mut buffer = [0; 4096];
-            let (count, received) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 3)?;
-            if count == 0 {
-                return Err(invalid("the parent went away before the handshake"));
-            }
-            descriptors.extend(received);
-            read.extend_from_slice(&buffer[..count]);
-            if let Some((header, payload)) = wire::take(&mut read, 0).map_err(invalid)? {
-                if header.kind != Kind::Hello {
-                    return Err(invalid("the first frame is not a greeting"));
-                }
-                break codec::decode::<Hello>(&payload).map_err(invalid)?;
-            }
-        };
+        let (hello, descriptors) = greeting(&channel)?;
         if hello.protocol != wire::PROTOCOL {
             return Err(invalid("the parent speaks another version of the protocol"));
         }
@@ -112,6 +141,7 @@ impl Worker {
             .map_err(|wrong| invalid(format!("the greeting carries {} descriptors, not 3", wrong.len())))?;
         let slots = usize::try_from(hello.slots).map_err(invalid)?;
         let claims = Claims::open(claims, slots)?;
+        let (reader, writer) = rings(&channel)?.map(RingSocket::split).unzip();
         polypool_ipc::set_process_name(&hello.name);
 
         let tasks: Vec<&'static Registration> = match crate::task::registry() {
@@ -121,18 +151,22 @@ impl Worker {
         let ready = Ready {
             protocol: wire::PROTOCOL,
             pid: std::process::id(),
+            ring: reader.is_some(),
             tasks: tasks.iter().map(|task| (task.name.to_owned(), task.signature.to_owned())).collect(),
         };
-        let writer = Arc::new(Channel { writer: Mutex::new(channel.try_clone()?) });
+        // The greeting still goes through the socket.
+        let socket = Arc::new(Channel { socket: channel.try_clone()?, ring: Mutex::new(None) });
         let current = Arc::new(Mutex::new(None));
         let watched = current.clone();
         std::thread::Builder::new()
             .name("polypool-watch".to_owned())
             .spawn(move || watch(UnixStream::from(control), &watched))?;
-        writer.write(Header::new(Kind::Ready), &codec::encode(&ready).map_err(invalid)?)?;
+        socket.write(Header::new(Kind::Ready), &codec::encode(&ready).map_err(invalid)?)?;
+        *socket.ring.lock() = writer;
         Ok(Worker {
-            channel: writer,
-            reader: channel,
+            channel: socket,
+            socket: channel,
+            ring: reader,
             luggage: luggage.into(),
             claims,
             limit: hello.max_message_size,
@@ -141,7 +175,7 @@ impl Worker {
             name: None,
             reports: Arc::default(),
             runtime: None,
-            read,
+            read: BytesMut::new(),
         })
     }
 
@@ -162,11 +196,19 @@ impl Worker {
             if let Some(frame) = wire::take(&mut self.read, self.limit).map_err(invalid)? {
                 return Ok(Some(frame));
             }
+            if let Some(ring) = &mut self.ring {
+                let more = transport::foresight(self.read.len(), ring.buffered()?, wire::missing(&self.read));
+                self.read.reserve(more);
+                match ring.read_buf(&self.socket, &mut self.read, None)? {
+                    0 => return Ok(None),
+                    _ => continue,
+                }
+            }
             let have = self.read.len();
             // Grows with what arrives: a large message is read in large pieces.
             self.read.resize(have + have.clamp(64 * 1024, 4 * 1024 * 1024), 0);
             let count = loop {
-                match self.reader.read(&mut self.read[have..]) {
+                match self.socket.read(&mut self.read[have..]) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     result => break result?,
                 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Some((&reader, data)) = input.split_first() else { return };
-    match reader % 12 {
+    match reader % 14 {
         0 => polypool::fuzzing::frames(data),
         1 => with_luggage(data, |luggage, data| polypool::fuzzing::calls(data, luggage)),
         2 => with_luggage(data, |luggage, data| {
@@ -34,6 +34,8 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         8 => with_luggage(data, decode_handle::<false>),
         9 => another_handle(data),
         10 => ring(data),
+        11 => polypool::manager::fuzzing::ring(data),
+        12 => with_luggage(data, join_ring),
         _ => claims(data),
     }
 });
@@ -129,6 +131,7 @@ fn memory(form: u8, len: u64, content: &[u8]) -> Option<OwnedFd> {
                 4 => b"pp-obj-1mutx",
                 5 => b"pp-list1\0\0\0\0",
                 6 => b"pp-board\0\0\0\0",
+                7 if content.len() % 2 == 1 => b"pp-sock1\0\x10\0\0",
                 _ => b"pp-atom\x08\x01\0\0\0",
             };
             if form > 3 && len >= 64 {
@@ -235,6 +238,17 @@ fn ring(data: &[u8]) {
     if let Ok(records) = polypool_ipc::__walk_ring(word([h0, h1, h2, h3]), word([t0, t1, t2, t3]), &ring) {
         assert!(records as usize <= ring.len() / 8, "more records than fit");
     }
+}
+
+/// What a server sends as the memory of a connection.
+fn join_ring(luggage: &Luggage, data: &[u8]) {
+    let fds: Vec<OwnedFd> = luggage.fds().filter_map(|fd| fd.try_clone_to_owned().ok()).collect();
+    let Ok(ring) = polypool_ipc::RingSocket::join(fds) else { return };
+    let Ok((socket, _peer)) = std::os::unix::net::UnixStream::pair() else { return };
+    let (mut reader, mut writer) = ring.split();
+    let now = Some(std::time::Instant::now());
+    let _ = reader.read(&socket, &mut [0; 100], now);
+    let _ = writer.write(&socket, &[data, data], now);
 }
 
 /// The table of what a worker has begun, with any words.

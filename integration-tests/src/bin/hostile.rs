@@ -1,5 +1,7 @@
 //! A worker that speaks the protocol by hand, and wrongly. How is in the variable `HOSTILE`.
 //!
+//! With `RINGS` it speaks through the rings in shared memory, otherwise through the socket, as if it could not map them.
+//!
 //! If `MARKER` names a file, it is hostile once, makes that file, and is an honest worker from then on.
 #![forbid(unsafe_code)]
 
@@ -10,7 +12,7 @@ use std::os::unix::net::UnixStream;
 
 use integration_tests::tasks::double;
 use polypool::Task;
-use polypool_ipc::Claims;
+use polypool_ipc::{Claims, RingReader, RingSocket, RingWriter};
 use serde::{Deserialize, Serialize};
 
 const READY: u8 = 16;
@@ -33,6 +35,7 @@ struct Hello {
 struct Ready {
     protocol: u32,
     pid: u32,
+    ring: bool,
     tasks: Vec<(String, String)>,
 }
 
@@ -55,6 +58,8 @@ fn main() {
 
 struct Worker {
     channel: UnixStream,
+    /// What its frames go through, if it isn't the channel.
+    rings: Option<Rings>,
     claims: Claims,
     /// The descriptor of the claims, to write into past the rules.
     table: OwnedFd,
@@ -62,6 +67,17 @@ struct Worker {
     /// Where handles go.
     luggage: UnixStream,
 }
+
+struct Rings {
+    reader: RingReader,
+    writer: RingWriter,
+    /// To write into past the rules.
+    memory: OwnedFd,
+}
+
+/// Where the words of each direction stand in the memory of rings, first that to the worker: the writer's position, the reader's, and 128 bytes
+/// apart their marks.
+const WORDS: [u64; 2] = [128, 640];
 
 /// A call that came.
 struct Call {
@@ -73,21 +89,32 @@ struct Call {
 impl Worker {
     /// The handshake, unless it is the point of the mode to spoil it.
     fn start(mode: &str, mut channel: UnixStream) -> Self {
-        let mut buffer = [0; 4096];
-        let (count, descriptors) = polypool_ipc::recv_with_fds(&channel, &mut buffer, 3).expect("a greeting");
+        let mut head = [0; HEADER];
+        let (count, descriptors) = polypool_ipc::recv_with_fds(&channel, &mut head, 3).expect("a greeting");
         let [table, control, luggage] = <[_; 3]>::try_from(descriptors).expect("three descriptors");
-        let hello: Hello = rmp_serde::from_slice(&buffer[HEADER..count]).expect("a greeting");
+        assert_eq!(count, HEADER, "the head of a greeting");
+        let mut payload = vec![0; usize::from(head[0])];
+        channel.read_exact(&mut payload).expect("a greeting");
+        let hello: Hello = rmp_serde::from_slice(&payload).expect("a greeting");
+        let (_, descriptors) = polypool_ipc::recv_with_fds(&channel, &mut [0], 2).expect("the rings, or none");
+        let rings = descriptors.first().map(|memory| memory.try_clone().expect("a copy")).map(|memory| {
+            let (reader, writer) = RingSocket::join(descriptors).expect("rings").split();
+            Rings { reader, writer, memory }
+        });
+        let rings = rings.filter(|_| std::env::var_os("RINGS").is_some());
         let claims = Claims::open(&table, hello.slots).expect("claims");
         let copy = channel.try_clone().expect("a copy");
-        let mut worker = Worker { channel: copy, claims, table, _control: control, luggage: luggage.into() };
+        let mut worker =
+            Worker { channel: copy, rings: None, claims, table, _control: control, luggage: luggage.into() };
         match mode {
             "garbage first" => channel.write_all(&GARBAGE).expect("written"),
             "answer first" => worker.send(VALUE, 0, 1, &[1]),
             _ => {}
         }
         let ready = Ready {
-            protocol: if mode == "other protocol" { 99 } else { 2 },
+            protocol: if mode == "other protocol" { 99 } else { 3 },
             pid: std::process::id(),
+            ring: rings.is_some() || mode == "rings it was not given",
             tasks: vec![(<double as Task>::NAME.to_owned(), <double as Task>::SIGNATURE.to_owned())],
         };
         let ready = rmp_serde::to_vec_named(&ready).expect("encodable");
@@ -95,6 +122,7 @@ impl Worker {
         frame.extend_from_slice(&ready);
         // Twice in one piece, so that no call comes in between.
         worker.raw(&frame.repeat(if mode == "ready twice" { 2 } else { 1 }));
+        worker.rings = rings;
         worker
     }
 
@@ -141,6 +169,10 @@ impl Worker {
                     let null = self.table.try_clone().expect("a copy");
                     polypool_ipc::send_with_fds(&self.channel, &header(1, VALUE, slot, sequence), &[null.as_fd(); 253])
                         .expect("sent");
+                    if self.rings.is_some() {
+                        // There, all that was a bell.
+                        self.raw(&header(1, VALUE, slot, sequence));
+                    }
                     let argument: double = rmp_serde::from_slice(&payload).expect("an argument");
                     self.raw(&rmp_serde::to_vec(&double(argument.n)).expect("encodable"));
                 }
@@ -165,6 +197,51 @@ impl Worker {
                     self.luggage.write_all(&GARBAGE).expect("written");
                     self.laden(slot, sequence, 2);
                 }
+                "head far ahead" => self.position(1, 0, 1 << 40),
+                "head far behind" => self.position(1, 0, u64::MAX),
+                "ring of garbage" => {
+                    // All of it is said to be an answer.
+                    self.scribble();
+                    self.position(1, 0, 4_096);
+                }
+                "tail far ahead" => self.position(0, 128, 1 << 40),
+                "marks" => {
+                    // Asleep and awake at random, for other numbers each time, and waiting for any room; and the answer all the same.
+                    for round in 0..100_000_u64 {
+                        for words in WORDS {
+                            self.write(words + 256, &(round as u32).wrapping_mul(0x9E37_79B9).to_le_bytes());
+                            self.write(words + 384, &(round as u32).wrapping_mul(0x85EB_CA6B).to_le_bytes());
+                            self.write(words + 392, &round.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+                        }
+                        if round.is_multiple_of(10_000) {
+                            let _ = (&self.channel).write_all(&GARBAGE);
+                        }
+                    }
+                    // In the end, all are asleep, for a number that they have not been woken for.
+                    let asleep = 1_000_001 + 2 * u32::try_from(sequence).expect("few calls");
+                    WORDS.iter().for_each(|words| self.write(words + 256, &asleep.to_le_bytes()));
+                    self.answer(slot, sequence, &payload);
+                }
+                "bells" => {
+                    // As many as the socket takes, of which the parent needs none.
+                    for _ in 0..10_000 {
+                        let _ = (&self.channel).write_all(&GARBAGE);
+                    }
+                    self.answer(slot, sequence, &payload);
+                }
+                "hangs up" => {
+                    let _ = self.channel.shutdown(std::net::Shutdown::Both);
+                    linger();
+                }
+                "hangs up behind its answer" => {
+                    self.answer(slot, sequence, &payload);
+                    let _ = self.channel.shutdown(std::net::Shutdown::Both);
+                    linger();
+                }
+                "endless" => loop {
+                    // Reports of progress without a call, as many as go in.
+                    self.send(21, 0, 0, &[]);
+                },
                 "silence" => self.send(STARTED, slot, sequence, &[]),
                 "half" => {
                     // As much as it may be, of which less comes.
@@ -179,12 +256,41 @@ impl Worker {
 
     fn receive(&mut self) -> Option<Call> {
         let mut head = [0; HEADER];
-        self.channel.read_exact(&mut head).ok()?;
+        self.read(&mut head)?;
         let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let mut payload = vec![0; number(0) as usize];
-        self.channel.read_exact(&mut payload).ok()?;
+        self.read(&mut payload)?;
         let sequence = u64::from(number(16)) | u64::from(number(20)) << 32;
         (head[4] == 2).then_some(Call { slot: number(8), sequence, payload })
+    }
+
+    fn read(&mut self, mut room: &mut [u8]) -> Option<()> {
+        let Some(rings) = &mut self.rings else { return self.channel.read_exact(room).ok() };
+        while !room.is_empty() {
+            let count = rings.reader.read(&self.channel, room, None).ok().filter(|count| *count > 0)?;
+            room = &mut room[count..];
+        }
+        Some(())
+    }
+
+    /// Writes a position of the ring to the worker (0) or from it (1), and rings.
+    fn position(&self, ring: usize, place: u64, position: u64) {
+        self.write(WORDS[ring] + place, &position.to_le_bytes());
+        let _ = (&self.channel).write_all(b"+");
+    }
+
+    /// Garbage into both rings.
+    fn scribble(&self) {
+        for at in 0..256 {
+            self.write(4_096 + at * 4_096, &GARBAGE.repeat(64));
+        }
+    }
+
+    /// Writes past all rules.
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let memory = &self.rings.as_ref().expect("RINGS is set").memory;
+        // Behind the end of smaller rings there is nothing to write into.
+        let _ = rustix::io::pwrite(memory, bytes, at);
     }
 
     /// The right answer.
@@ -225,7 +331,10 @@ impl Worker {
 
     fn raw(&mut self, bytes: &[u8]) {
         // The parent may have had enough of it.
-        let _ = self.channel.write_all(bytes);
+        let _ = match &mut self.rings {
+            Some(rings) => rings.writer.write(&self.channel, &[bytes], None),
+            None => self.channel.write_all(bytes),
+        };
     }
 }
 

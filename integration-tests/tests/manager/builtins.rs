@@ -11,6 +11,9 @@ pub(crate) const ROWS: &[Row<fn()>] = rows![
     dict,
     dict_updates_are_whole_or_not_at_all,
     list,
+    lists_are_sorted,
+    whole_containers_are_updated_in_one_step,
+    updates_of_the_whole_that_fail_change_nothing,
     set_and_namespace_and_value,
     queue_is_first_in_first_out,
     queue_waits_are_taken_back,
@@ -322,5 +325,105 @@ fn calls_can_be_awaited_and_started() {
             }
         });
         assert_eq!(value.get().wait().unwrap(), 800);
+    });
+}
+
+fn lists_are_sorted() {
+    both(|manager| {
+        let numbers = manager.list::<(i64, String)>().wait().unwrap();
+        let items = [(2, key("b")), (-1, key("c")), (2, key("a")), (300, key("")), (-70_000, key("x"))];
+        numbers.extend(&items).wait().unwrap();
+        let mut sorted = items.to_vec();
+        sorted.sort();
+        numbers.sort().wait().unwrap();
+        assert_eq!(numbers.items().wait().unwrap(), sorted);
+        numbers.sort_descending().wait().unwrap();
+        sorted.reverse();
+        assert_eq!(numbers.items().wait().unwrap(), sorted);
+        numbers.reverse().wait().unwrap();
+        assert_eq!(numbers.get(0).wait().unwrap(), Some((-70_000, key("x"))));
+        let floats = manager.list::<f64>().wait().unwrap();
+        floats.extend(&[0.5, -2.0, f64::INFINITY]).wait().unwrap();
+        floats.sort().wait().unwrap();
+        assert_eq!(floats.items().wait().unwrap(), [-2.0, 0.5, f64::INFINITY]);
+    });
+}
+
+#[polypool::update]
+fn set_default(all: &mut std::collections::HashMap<String, u64>, name: String, to: u64) -> u64 {
+    *all.entry(name).or_insert(to)
+}
+
+#[polypool::update]
+fn double_the_even(all: &mut Vec<u64>) -> usize {
+    let before = all.len();
+    all.extend(all.clone().into_iter().filter(|n| n % 2 == 0));
+    all.len() - before
+}
+
+#[polypool::update]
+fn keep_below(all: &mut std::collections::BTreeSet<u64>, limit: u64) {
+    *all = all.split_off(&0).into_iter().filter(|n| *n < limit).chain([0]).collect();
+}
+
+#[polypool::update]
+fn clear_and_fall(all: &mut Vec<u64>) {
+    all.clear();
+    panic!("fell");
+}
+
+#[polypool::task]
+fn count_up_whole(dict: polypool::manager::DictProxy<String, u64>, times: u64) {
+    for _ in 0..times {
+        dict.update_all(add_to_all { n: 1 }).wait().expect("the step");
+    }
+}
+
+#[polypool::update]
+fn add_to_all(all: &mut std::collections::BTreeMap<String, u64>, n: u64) {
+    all.values_mut().for_each(|count| *count += n);
+}
+
+fn whole_containers_are_updated_in_one_step() {
+    both(|manager| {
+        let dict = manager.dict::<String, u64>().wait().unwrap();
+        dict.extend([(&key("z"), &1), (&key("b"), &2)]).wait().unwrap();
+        assert_eq!(dict.update_all(set_default { name: key("a"), to: 3 }).wait().unwrap(), 3);
+        assert_eq!(dict.update_all(set_default { name: key("a"), to: 4 }).wait().unwrap(), 3);
+        // Those that were there before have kept their places.
+        assert_eq!(dict.keys().wait().unwrap(), ["z", "b", "a"]);
+
+        let pool = crate::common::pool(polypool::StartMethod::Spawn, 2);
+        let tasks =
+            [(); 2].map(|()| polypool::ExecutorExt::submit(&pool, count_up_whole { dict: dict.clone(), times: 100 }));
+        tasks.into_iter().for_each(|task| crate::common::soon(task).unwrap());
+        assert_eq!(dict.values().wait().unwrap(), [201, 202, 203]);
+        assert_eq!(dict.pop().wait().unwrap(), Some((key("a"), 203)));
+
+        let list = manager.list::<u64>().wait().unwrap();
+        list.extend(&[1, 2, 3, 4]).wait().unwrap();
+        assert_eq!(list.update_all(double_the_even {}).wait().unwrap(), 2);
+        assert_eq!(list.items().wait().unwrap(), [1, 2, 3, 4, 2, 4]);
+
+        let set = manager.set::<u64>().wait().unwrap();
+        set.extend(&[7, 3, 5]).wait().unwrap();
+        set.update_all(keep_below { limit: 6 }).wait().unwrap();
+        assert_eq!(set.items().wait().unwrap(), [3, 5, 0]);
+        assert_eq!(set.pop().wait().unwrap(), Some(0));
+        assert_eq!((set.pop().wait().unwrap(), set.pop().wait().unwrap()), (Some(5), Some(3)));
+        assert_eq!(set.pop().wait().unwrap(), None);
+    });
+}
+
+fn updates_of_the_whole_that_fail_change_nothing() {
+    both(|manager| {
+        let list = manager.list::<u64>().wait().unwrap();
+        list.extend(&[3, 1, 2]).wait().unwrap();
+        let error = list.update_all(clear_and_fall {}).wait().unwrap_err();
+        assert!(
+            matches!(&error, ManagerError::Panicked(report) if report.message.as_deref() == Some("fell")),
+            "{error}"
+        );
+        assert_eq!(list.items().wait().unwrap(), [3, 1, 2]);
     });
 }

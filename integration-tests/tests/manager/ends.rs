@@ -14,9 +14,13 @@ pub(crate) const ROWS: &[Row<fn()>] = rows![
     shutdown_ends_all_waits,
     large_messages_are_refused_and_the_connection_goes_on,
     too_many_requests_are_refused,
+    what_gives_something_back_is_not_refused,
     removed_objects_end_their_waits,
     objects_in_transit_are_kept_for_a_while,
+    a_server_ends_with_the_process_that_started_it,
 ];
+
+pub(crate) const PROGRAMS: &[Row<fn()>] = rows![owner];
 
 fn numbers_in(folder: &str) -> usize {
     std::fs::read_dir(folder).expect("a folder of /proc").count()
@@ -126,6 +130,18 @@ fn too_many_requests_are_refused() {
     assert!(eventually(seconds(10), || value.get().wait().is_ok()), "{retry_after:?}");
 }
 
+fn what_gives_something_back_is_not_refused() {
+    let manager = Manager::builder().max_requests_per_second(20).in_thread().unwrap();
+    let (lock, value) = (manager.lock().wait().unwrap(), manager.value(&1u8).wait().unwrap());
+    let other = lock.with_own_connection();
+    assert!(!other.is_locked().wait().unwrap());
+    let guard = lock.lock().wait().unwrap();
+    (0..200).map(|_| value.get().wait()).find_map(Result::err).expect("a refusal");
+    drop(guard);
+    let is_free = || matches!(other.is_locked().wait(), Ok(false));
+    assert!(eventually(seconds(20), is_free), "the lock was not given back");
+}
+
 fn removed_objects_end_their_waits() {
     both(|manager| {
         let queue = manager.named("q").queue::<u8>().wait().unwrap();
@@ -152,4 +168,48 @@ fn objects_in_transit_are_kept_for_a_while() {
     assert!(eventually(seconds(20), || manager.stats().wait().unwrap().objects == 0));
     let late: polypool::manager::ValueProxy<u8> = serde_json::from_str(&sent).unwrap();
     assert!(matches!(late.get().wait(), Err(ManagerError::ObjectGone)));
+}
+
+/// A program with a manager in a process of its own. It says where that is, and lives until its input ends.
+fn owner() {
+    let manager = Manager::start().unwrap();
+    let words = manager.named("words").dict::<String, u8>().wait().unwrap();
+    words.insert(&"one".to_owned(), &1).wait().unwrap();
+    println!("{}", serde_json::to_string(&(manager.address(), manager.pid())).unwrap());
+    let _ = std::io::Read::read_to_end(&mut std::io::stdin(), &mut Vec::new());
+    std::mem::forget(manager);
+}
+
+/// Whether it has ended; who inherits it may take its time to reap it.
+fn has_ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+fn a_server_ends_with_the_process_that_started_it() {
+    use std::io::BufRead as _;
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+    program.args(["--trial", "owner"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut owner = program.spawn().unwrap();
+    let lines = std::io::BufReader::new(owner.stdout.take().unwrap()).lines();
+    let said = lines.map_while(Result::ok).find_map(|line| serde_json::from_str(&line).ok());
+    let (address, pid): (polypool::manager::Address, Option<u32>) = said.expect("where its manager is");
+    let pid = pid.expect("a process of its own");
+
+    let manager = Manager::connect(&address).unwrap();
+    let words = manager.get::<polypool::manager::DictProxy<String, u8>>("words").wait().unwrap();
+    let queue = manager.queue::<u8>().wait().unwrap();
+    let waiting = queue.get().start();
+    assert_eq!(words.get(&"one".to_owned()).wait().unwrap(), Some(1));
+    assert!(!has_ended(pid));
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+
+    within(seconds(10), || assert!(matches!(waiting.wait(), Err(ManagerError::ServerGone { .. }))));
+    assert!(eventually(seconds(10), || has_ended(pid)), "the server lives on as process {pid}");
+    assert!(matches!(words.len().wait(), Err(ManagerError::ServerGone { .. })));
+    assert!(matches!(Manager::connect(&address), Err(ManagerError::ServerGone { .. })));
+    let polypool::manager::Address::Abstract(name) = &address else { panic!("{address} is in the file system") };
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    assert!(!sockets.contains(name.as_str()), "{sockets}");
 }

@@ -2,7 +2,9 @@
 
 mod builtins;
 mod common;
+mod encrypted;
 mod ends;
+mod futures;
 mod managed;
 mod processes;
 
@@ -12,5 +14,13 @@ use integration_tests::Suite;
 
 fn main() -> ExitCode {
     polypool::init();
-    Suite::new("manager").tests(builtins::ROWS).tests(managed::ROWS).tests(processes::ROWS).tests(ends::ROWS).run()
+    Suite::new("manager")
+        .tests(builtins::ROWS)
+        .tests(managed::ROWS)
+        .tests(futures::ROWS)
+        .tests(processes::ROWS)
+        .tests(ends::ROWS)
+        .tests(encrypted::ROWS)
+        .programs(ends::PROGRAMS)
+        .run()
 }

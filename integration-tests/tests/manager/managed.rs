@@ -12,6 +12,8 @@ pub(crate) const ROWS: &[Row<fn()>] = rows![
     a_panic_is_the_error_of_its_call,
     another_type_under_a_name_is_refused,
     an_object_that_calls_itself_is_told_so,
+    one_proxy_stands_for_all_who_implement_a_trait,
+    a_trait_of_other_methods_is_refused,
 ];
 
 #[derive(Serialize, Deserialize)]
@@ -127,5 +129,113 @@ fn an_object_that_calls_itself_is_told_so() {
         let counter = CounterProxy::new(manager, 1).wait().unwrap();
         let said = counter.add_itself(counter.clone()).wait().unwrap();
         assert_eq!(said, ManagerError::WouldDeadlock.to_string());
+    });
+}
+
+/// Keeps a sum.
+#[polypool::managed]
+pub(crate) trait Sum {
+    fn from_start(start: u64) -> Self;
+
+    fn add(&mut self, n: u64) -> u64;
+
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Plain(u64);
+
+#[polypool::managed]
+impl Sum for Plain {
+    fn from_start(start: u64) -> Self {
+        Plain(start)
+    }
+
+    fn add(&mut self, n: u64) -> u64 {
+        self.0 += n;
+        self.0
+    }
+}
+
+/// Not data.
+struct Doubling(std::sync::Mutex<u64>);
+
+#[polypool::managed]
+impl Sum for Doubling {
+    fn from_start(start: u64) -> Self {
+        Doubling(start.into())
+    }
+
+    fn add(&mut self, n: u64) -> u64 {
+        let sum = self.0.get_mut().unwrap();
+        *sum += 2 * n;
+        *sum
+    }
+}
+
+#[polypool::task]
+fn add_in_a_worker(sum: SumProxy, n: u64) -> u64 {
+    sum.add(n).wait().expect("the sum")
+}
+
+fn one_proxy_stands_for_all_who_implement_a_trait() {
+    both(|manager| {
+        let mut sums: Vec<SumProxy> = vec![
+            SumProxy::create(manager, &Plain(10)).wait().unwrap(),
+            SumProxy::from_start::<Plain>(manager, 10).wait().unwrap(),
+            SumProxy::from_start::<Doubling>(manager, 9).wait().unwrap(),
+        ];
+        match (manager.pid(), SumProxy::host(manager, Doubling(9.into()))) {
+            (None, hosted) => sums.push(hosted.unwrap()),
+            (Some(_), hosted) => assert!(matches!(hosted, Err(ManagerError::InvalidOption(_)))),
+        }
+        let pid = manager.pid().unwrap_or_else(std::process::id);
+        let pool = crate::common::pool(polypool::StartMethod::Spawn, 1);
+        for sum in sums {
+            assert_eq!(sum.pid().wait().unwrap(), pid);
+            let added = polypool::ExecutorExt::submit(&pool, add_in_a_worker { sum: sum.clone(), n: 1 });
+            assert_eq!(crate::common::soon(added).unwrap(), 11);
+            manager.publish("sum", &sum).wait().unwrap();
+            let found = manager.get::<SumProxy>("sum").wait().unwrap();
+            assert!(found.add(1).wait().unwrap() > 11);
+            manager.unpublish("sum").wait().unwrap();
+        }
+    });
+}
+
+mod other {
+    use serde::{Deserialize, Serialize};
+
+    /// The same name, and fewer methods.
+    #[polypool::managed]
+    pub(crate) trait Sum {
+        fn add(&mut self, n: u64) -> u64;
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(crate) struct Plain(pub(crate) u64);
+
+    #[polypool::managed]
+    impl Sum for Plain {
+        fn add(&mut self, n: u64) -> u64 {
+            self.0 += n;
+            self.0
+        }
+    }
+}
+
+fn a_trait_of_other_methods_is_refused() {
+    both(|manager| {
+        let sum = other::SumProxy::create(manager, &other::Plain(1)).wait().unwrap();
+        assert_eq!(sum.add(1).wait().unwrap(), 2);
+        manager.publish("sum", &sum).wait().unwrap();
+        let error = manager.get::<SumProxy>("sum").wait().unwrap_err();
+        let ManagerError::SchemaMismatch { expected, found } = error else { panic!("{error}") };
+        assert_eq!((&*expected, &*found), (&*SumProxy::schema(), &*other::SumProxy::schema()));
+        let text = serde_json::to_string(&sum).unwrap();
+        let wrong: SumProxy = serde_json::from_str(&text).unwrap();
+        assert!(matches!(wrong.add(1).wait(), Err(ManagerError::SchemaMismatch { .. })));
     });
 }

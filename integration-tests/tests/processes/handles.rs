@@ -580,7 +580,8 @@ fn nothing_leaks_in_the_parent(method: StartMethod) {
         round(0);
         let settled = descriptors_and_threads().0;
         (1..50).for_each(round);
-        let same = eventually(seconds(5), || descriptors_and_threads().0 <= settled + 8);
+        // Its second worker, which may have come meanwhile, takes nine.
+        let same = eventually(seconds(5), || descriptors_and_threads().0 <= settled + 12);
         assert!(same, "from {settled} to {} in 50 rounds", descriptors_and_threads().0);
         let (_reader, into) = pipe();
         lost(soon(pool.submit(say_and_die_at_first { into, deaths: 1 })));

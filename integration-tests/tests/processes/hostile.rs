@@ -41,6 +41,16 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_handles_by_the_billion,
     hostile_handles_in_an_answer_to_another_call,
     hostile_handles_that_are_garbage,
+    hostile_position_far_ahead,
+    hostile_position_far_behind,
+    hostile_garbage_in_the_ring,
+    hostile_position_of_its_reading,
+    hostile_marks_are_nobodys_trouble,
+    hostile_bells_are_nobodys_trouble,
+    hostile_end_of_the_socket,
+    hostile_end_of_the_socket_behind_an_answer,
+    hostile_frames_without_end,
+    hostile_ring_that_it_was_not_given,
     hostile_always_breaks_the_pool_and_says_why,
     hostile_fork_server_breaks_the_pool_and_says_why,
 ];
@@ -70,11 +80,28 @@ fn hostile(mode: &str, marker: Option<&Path>) -> ProcessPoolBuilder {
     }
 }
 
-/// A pool whose first worker is hostile; then `test`; then the parent must be as well as before.
-fn first(mode: &str, test: impl FnOnce(&ProcessPool)) {
+/// A pool whose first worker is hostile; then `test`; then the parent must be as well as before. Once with a worker that speaks through the socket,
+/// and once through rings.
+fn first(mode: &str, test: impl Fn(&ProcessPool)) {
+    first_through(false, mode, &test);
+    first_through_rings(mode, test);
+}
+
+/// As [`first`], only through rings.
+fn first_through_rings(mode: &str, test: impl Fn(&ProcessPool)) {
+    if cfg!(target_os = "linux") {
+        first_through(true, mode, &test);
+    }
+}
+
+fn first_through(rings: bool, mode: &str, test: &dyn Fn(&ProcessPool)) {
     let once = Once::new();
     let (before, memory) = (descriptors_and_threads(), peak_memory());
-    let pool = hostile(mode, Some(&once.marker())).build().unwrap();
+    let mut builder = hostile(mode, Some(&once.marker()));
+    if rings {
+        builder = builder.env("RINGS", "yes");
+    }
+    let pool = builder.build().unwrap();
     test(&pool);
     assert!(once.marker().exists(), "it was hostile");
     goes_on(&pool);
@@ -87,16 +114,19 @@ fn first(mode: &str, test: impl FnOnce(&ProcessPool)) {
 
 /// The task of the hostile worker is lost, and the error says that the protocol was broken, in these words.
 fn breaks_the_protocol(mode: &str, words: &str) {
-    first(mode, |pool| {
-        let outcome = soon(pool.submit(double { n: 1 }));
-        let text = outcome.as_ref().unwrap_err().to_string();
-        match lost(outcome).exit {
-            WorkerExit::Protocol(what) => assert!(what.contains(words), "{what}"),
-            other => panic!("{other:?}"),
-        }
-        assert!(text.contains("broke the protocol") && text.contains(words), "{text}");
-        assert_eq!(pool.stats().workers_lost, 1);
-    });
+    first(mode, |pool| says_how(pool, words));
+}
+
+/// The task of the worker is lost, and the error says in these words how the protocol was broken.
+fn says_how(pool: &ProcessPool, words: &str) {
+    let outcome = soon(pool.submit(double { n: 1 }));
+    let text = outcome.as_ref().unwrap_err().to_string();
+    match lost(outcome).exit {
+        WorkerExit::Protocol(what) => assert!(what.contains(words), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(text.contains("broke the protocol") && text.contains(words), "{text}");
+    assert_eq!(pool.stats().workers_lost, 1);
 }
 
 /// Nobody notices the hostile worker, because it had no call yet or had not begun with it.
@@ -264,6 +294,75 @@ fn hostile_handles_in_an_answer_to_another_call() {
 
 fn hostile_handles_that_are_garbage() {
     breaks_the_protocol("no parcel", "without the handles in it");
+}
+
+fn hostile_position_far_ahead() {
+    first_through_rings("head far ahead", |pool| says_how(pool, "shared memory"));
+}
+
+fn hostile_position_far_behind() {
+    first_through_rings("head far behind", |pool| says_how(pool, "shared memory"));
+}
+
+fn hostile_garbage_in_the_ring() {
+    first_through_rings("ring of garbage", |pool| says_how(pool, "a frame of"));
+}
+
+fn hostile_position_of_its_reading() {
+    // Noticed with the next call that is written.
+    first_through_rings("tail far ahead", |pool| {
+        let task = pool.submit_with(double { n: 1 }, TaskOptions::new().deadline(Instant::now() + millis(800)));
+        assert!(matches!(soon(task), Err(TaskError::DeadlineExceeded)));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1), "it is killed");
+    });
+}
+
+/// The answers are right, and nothing hangs.
+fn is_nobodys_trouble(mode: &str) {
+    first_through_rings(mode, |pool| {
+        for n in 0..3 {
+            assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+        }
+        assert_eq!(pool.stats().workers_lost, 0, "nobody has noticed");
+        pids(pool).into_iter().for_each(|pid| crate::common::signal(pid, rustix::process::Signal::KILL));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1));
+    });
+}
+
+fn hostile_marks_are_nobodys_trouble() {
+    is_nobodys_trouble("marks");
+}
+
+fn hostile_bells_are_nobodys_trouble() {
+    is_nobodys_trouble("bells");
+}
+
+fn hostile_end_of_the_socket() {
+    first("hangs up", |pool| {
+        let outcome = soon(pool.submit(double { n: 1 }));
+        assert_eq!(lost(outcome).exit, WorkerExit::Signal(9), "it is of no more use");
+    });
+}
+
+fn hostile_end_of_the_socket_behind_an_answer() {
+    goes_unnoticed("hangs up behind its answer");
+}
+
+fn hostile_frames_without_end() {
+    first("endless", |pool| {
+        let task = pool.submit_with(double { n: 1 }, TaskOptions::new().deadline(Instant::now() + millis(800)));
+        assert!(matches!(soon(task), Err(TaskError::DeadlineExceeded)));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == 1), "it is killed");
+    });
+}
+
+fn hostile_ring_that_it_was_not_given() {
+    let pool = hostile("rings it was not given", None).ring_size(0).build().unwrap();
+    match soon(pool.submit(double { n: 1 })) {
+        Err(TaskError::Rejected(SubmitError::Broken(reason))) => assert!(reason.contains("not given"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    ends_clean(&pool, Shutdown::Drain);
 }
 
 fn hostile_always_breaks_the_pool_and_says_why() {

@@ -15,6 +15,7 @@ mod prefetch;
 mod shutdown;
 mod start;
 mod stop;
+mod transport;
 mod workers;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         .tests(prefetch::ROWS)
         .tests(callbacks::ROWS)
         .tests(orphans::ROWS)
+        .tests(transport::ROWS)
+        .tests(transport::ONCE)
         .tests(hostile::ONCE)
         .tests(hardening::ROWS)
         .programs(orphans::PROGRAMS)

@@ -1,6 +1,8 @@
-//! The bare machine: shared memory and the least that can be built in it, with none of the promises that the crate makes.
+//! The bare machine: shared memory and the least that can be built in it, with none of the promises that the crate
+//! makes.
 //!
-//! A lock here doesn't know its holder, a ring believes what stands in it, and a peer that dies is waited for for ever. That's what makes them limits.
+//! A lock here doesn't know its holder, a ring believes what stands in it, and a peer that dies is waited for for ever.
+//! That's what makes them limits.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -65,7 +67,8 @@ impl Memory {
 
     /// The word at the beginning of a line.
     pub(crate) fn long(&self, line: usize) -> &AtomicU64 {
-        // SAFETY: in bounds and aligned (mappings begin at pages); mapped as long as `self`; accessed atomically by everybody.
+        // SAFETY: in bounds and aligned (mappings begin at pages); mapped as long as `self`; accessed atomically by
+        // everybody.
         unsafe { &*self.bytes(line * LINE, 8).cast() }
     }
 

@@ -1,5 +1,5 @@
-//! The second process that some operations need: started by a contestant, given the handles of what is shared through its input, a socket, and told there as
-//! well when to do its half of a round.
+//! The second process that some operations need: started by a contestant, given the handles of what is shared through
+//! its input, a socket, and told there as well when to do its half of a round.
 
 use std::env;
 use std::io::{self, Read, Write};

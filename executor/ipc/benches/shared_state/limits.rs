@@ -350,7 +350,8 @@ fn attach() -> io::Result<Rounds> {
     let once = move || -> io::Result<()> {
         let fd = shm::open(name.0.as_str(), shm::OFlags::RDWR, Mode::empty())?;
         let len = rustix::fs::fstat(&fd)?.st_size as usize;
-        // SAFETY: without MAP_FIXED the kernel chooses a free range; it's read within its length, which nobody changes, and unmapped once.
+        // SAFETY: without MAP_FIXED the kernel chooses a free range; it's read within its length, which nobody changes,
+        // and unmapped once.
         unsafe {
             let start = mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)?;
             black_box(start.cast::<u8>().read_volatile());

@@ -1,4 +1,5 @@
-//! `cargo bench -p polypool-ipc`: what processes share here, against Python's `multiprocessing` and against the bare machine.
+//! `cargo bench -p polypool-ipc`: what processes share here, against Python's `multiprocessing` and against the bare
+//! machine.
 //!
 //! ```text
 //! cargo bench -p polypool-ipc                        all rows, two to three minutes
@@ -7,16 +8,17 @@
 //! cargo bench -p polypool-ipc -- --json FILE         every round of every contestant as well
 //! ```
 //!
-//! Each row ([`rows`]) is one operation, done by up to three contestants: ours ([`ours`]), Python's (`python_peer.py`, if there is a
-//! `python3`) and the limit ([`limits`]), the least that a Rust program without this crate's promises would do for it. They are measured in
-//! the same run, in turns, round by round ([`runner`]), since a machine's speed changes from minute to minute; what counts is the ratio.
+//! Each row ([`rows`]) is one operation, done by up to three contestants: ours ([`ours`]), Python's (`python_peer.py`,
+//! if there is a `python3`) and the limit ([`limits`]), the least that a Rust program without this crate's promises
+//! would do for it. They are measured in the same run, in turns, round by round ([`runner`]), since a machine's speed
+//! changes from minute to minute; what counts is the ratio.
 //!
-//! Each contestant is a process of its own ([`part`]), which starts further ones as it needs them ([`helper`]), so none can spoil or hang another
-//! one's rounds. Those of the manager, which stands above this crate, are played by another program, `integration-tests/src/bin/manager_bench.rs`;
-//! it is built when it is needed.
+//! Each contestant is a process of its own ([`part`]), which starts further ones as it needs them ([`helper`]), so none
+//! can spoil or hang another one's rounds. Those of the manager, which stands above this crate, are played by another
+//! program, `integration-tests/src/bin/manager_bench.rs`; it is built when it is needed.
 //!
-//! Speed is not a test: the exit code is 0, met or missed, as long as the rows could be measured. Without `--bench`, as `cargo test --benches` calls it,
-//! every part is run once, briefly, without Python, to see that it works.
+//! Speed is not a test: the exit code is 0, met or missed, as long as the rows could be measured. Without `--bench`, as
+//! `cargo test --benches` calls it, every part is run once, briefly, without Python, to see that it works.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod bare;

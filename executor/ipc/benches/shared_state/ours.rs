@@ -1,4 +1,5 @@
-//! Our side of the rows: the operations of this crate, as their documentation writes them. (The manager's stand in `manager.rs`.)
+//! Our side of the rows: the operations of this crate, as their documentation writes them. (The manager's stand in
+//! `manager.rs`.)
 
 use std::hint::black_box;
 use std::io;

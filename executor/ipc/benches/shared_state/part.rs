@@ -1,8 +1,8 @@
 //! The processes of a measurement: this program once more, with a part to play.
 //!
-//! A **contestant** reads numbers of operations from its input, does them, and prints how long they took. It answers as `python_peer.py` does, so the runner
-//! doesn't know which language, or which program, it talks to. What it starts itself stands in `helper.rs`. It ends with the process that started it,
-//! whatever ended that.
+//! A **contestant** reads numbers of operations from its input, does them, and prints how long they took. It answers as
+//! `python_peer.py` does, so the runner doesn't know which language, or which program, it talks to. What it starts
+//! itself stands in `helper.rs`. It ends with the process that started it, whatever ended that.
 
 use std::env;
 use std::io::{self, BufRead};

@@ -1,8 +1,8 @@
 //! Runs the contestants of each row in turns, and watches how quiet the machine is meanwhile.
 //!
-//! Before its rounds a contestant is asked for more and more operations until they take long enough to be measured; from then on each of its rounds has that
-//! number. The order changes from round to round, and the ratio of a row is the median of the ratios of its rounds, so that a slower minute
-//! slows all of them.
+//! Before its rounds a contestant is asked for more and more operations until they take long enough to be measured;
+//! from then on each of its rounds has that number. The order changes from round to round, and the ratio of a row is
+//! the median of the ratios of its rounds, so that a slower minute slows all of them.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -277,7 +277,8 @@ impl Quiet {
         Quiet { since: Instant::now(), busy: busy().unwrap_or(0.0), own: own().unwrap_or(0.0) }
     }
 
-    /// The share of the machine that was used by others; of this process's children, only those that have ended are known.
+    /// The share of the machine that was used by others; of this process's children, only those that have ended are
+    /// known.
     fn others(&self) -> f64 {
         let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
         let (Some(busy), Some(own)) = (busy(), own()) else { return 0.0 };

@@ -1,14 +1,15 @@
 //! Items to bytes and back: MessagePack with field names, as for the arguments of tasks.
 //!
-//! For small messages it is as fast as the most compact codec (8 ns for an integer, either way), and everything that serde can describe survives, self-describing
-//! values included.
+//! For small messages it is as fast as the most compact codec (8 ns for an integer, either way), and everything that
+//! serde can describe survives, self-describing values included.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// An item can't be encoded, or bytes aren't one: what the codec said.
 ///
-/// Handles of what processes share (locks, queues, memory) are descriptors, which no bytes can hold, so an item with one of them in it is such an error too.
+/// Handles of what processes share (locks, queues, memory) are descriptors, which no bytes can hold, so an item with
+/// one of them in it is such an error too.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CodecError(String);

@@ -1,29 +1,35 @@
-//! `JoinableQueue<T>`: a queue that knows which items have been taken but not finished, and whose takers are still alive.
+//! `JoinableQueue<T>`: a queue that knows which items have been taken but not finished, and whose takers are still
+//! alive.
 //!
 //! # Counting
 //!
-//! Python counts unfinished items in one number, which a worker that dies takes along for ever. Here each process has a *row* with the number of items that
-//! it has taken and not finished. What is unfinished is what is in the queue, plus the rows of all living processes:
+//! Python counts unfinished items in one number, which a worker that dies takes along for ever. Here each process has a
+//! *row* with the number of items that it has taken and not finished. What is unfinished is what is in the queue, plus
+//! the rows of all living processes:
 //!
-//! - An item is added to the row of its getter *before* it leaves the queue (under the lock of the getters), so it is always in at least one of the two.
-//! - A dead process's row doesn't count. It needs no repair, and a getter that dies between the two leaves the item in the queue.
+//! - An item is added to the row of its getter *before* it leaves the queue (under the lock of the getters), so it is
+//!   always in at least one of the two.
+//! - A dead process's row doesn't count. It needs no repair, and a getter that dies between the two leaves the item in
+//!   the queue.
 //!
-//! Whoever sums up must not miss an item that moves meanwhile. So it reads the length of the queue first, then the rows, then how many items have ever been put; if that number has changed since the
-//! first reading, it starts anew. While nothing is put, items only move from the queue to rows and from rows away, so a length and rows that were seen to be zero in this order
-//! are so still.
+//! Whoever sums up must not miss an item that moves meanwhile. So it reads the length of the queue first, then the
+//! rows, then how many items have ever been put; if that number has changed since the first reading, it starts anew.
+//! While nothing is put, items only move from the queue to rows and from rows away, so a length and rows that were seen
+//! to be zero in this order are so still.
 //!
 //! # Sleeping
 //!
-//! Joiners sleep on a word of their own and on the presences of the processes that have unfinished items. They are woken when a row becomes empty, and when one becomes
-//! busy, as there is then another process whose death they must hear of. The protocol is that of the ring.
+//! Joiners sleep on a word of their own and on the presences of the processes that have unfinished items. They are
+//! woken when a row becomes empty, and when one becomes busy, as there is then another process whose death they must
+//! hear of. The protocol is that of the ring.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::mem::size_of;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -74,10 +80,34 @@ pub(crate) struct Rows {
     mine: Option<Arc<Row>>,
 }
 
-/// The row of this process. Handed back with its last handle: what the process has not finished by then counts as finished.
+/// The row of this process. Handed back with its last handle: what the process has not finished by then counts as
+/// finished.
 struct Row {
     ring: Ring,
-    index: usize,
+    /// [`NONE`]: this process, a forked child, has not needed one yet.
+    index: AtomicUsize,
+}
+
+/// No row.
+const NONE: usize = usize::MAX;
+
+/// The rows of this process, by the address of the ring's mapping.
+static KNOWN: Mutex<BTreeMap<usize, Weak<Row>>> = Mutex::new(BTreeMap::new());
+
+/// The table of rows, held over a fork.
+pub(crate) struct Frozen(MutexGuard<'static, BTreeMap<usize, Weak<Row>>>);
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen(KNOWN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Frozen {
+    /// In a forked child: the rows are the parent's.
+    pub(crate) fn forget(&mut self) {
+        for row in self.0.values().filter_map(Weak::upgrade) {
+            row.index.store(NONE, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What there is to be finished, and by whom.
@@ -103,16 +133,16 @@ impl Rows {
 
     /// `count` items are about to leave the ring for this process.
     pub(crate) fn take(&self, count: u32) {
-        let Some(mine) = &self.mine else { return };
-        if row(&self.ring, mine.index).open.fetch_add(count, Ordering::AcqRel) == 0 {
+        let Some(mine) = self.mine.as_ref().and_then(|mine| mine.index()) else { return };
+        if row(&self.ring, mine).open.fetch_add(count, Ordering::AcqRel) == 0 {
             ring::tell_all(&head(&self.ring).joined);
         }
     }
 
     /// One item is finished; whether there was one to finish.
     pub(crate) fn done(&self) -> bool {
-        let Some(mine) = &self.mine else { return false };
-        let open = &row(&self.ring, mine.index).open;
+        let Some(mine) = self.mine.as_ref().and_then(|mine| mine.index()) else { return false };
+        let open = &row(&self.ring, mine).open;
         match open.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |open| open.checked_sub(1)) {
             Ok(1) => {
                 ring::tell_all(&head(&self.ring).joined);
@@ -184,19 +214,35 @@ impl Rows {
 impl Row {
     /// All handles of this process share a row, also those that arrived separately.
     fn mine(ring: &Ring) -> Option<Arc<Self>> {
-        static KNOWN: OnceLock<Mutex<HashMap<usize, Weak<Row>>>> = OnceLock::new();
-        let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         let key = ring.object().segment().start().addr();
         if let Some(row) = known.get(&key).and_then(Weak::upgrade) {
             return Some(row);
         }
-        let row = Arc::new(Row::claim(ring)?);
+        let row = Arc::new(Row { ring: ring.clone(), index: AtomicUsize::new(Row::claim(ring)?) });
         known.retain(|_, row| row.strong_count() > 0);
         known.insert(key, Arc::downgrade(&row));
         Some(row)
     }
 
-    fn claim(ring: &Ring) -> Option<Self> {
+    #[inline]
+    fn index(&self) -> Option<usize> {
+        match self.index.load(Ordering::Relaxed) {
+            NONE => self.index_after_fork(),
+            index => Some(index),
+        }
+    }
+
+    #[cold]
+    fn index_after_fork(&self) -> Option<usize> {
+        let _known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.index.load(Ordering::Relaxed) == NONE {
+            self.index.store(Row::claim(&self.ring)?, Ordering::Relaxed);
+        }
+        Some(self.index.load(Ordering::Relaxed))
+    }
+
+    fn claim(ring: &Ring) -> Option<usize> {
         let board = ring.object().board();
         let me = board.seat().bits();
         for index in 0..ROWS {
@@ -214,7 +260,7 @@ impl Row {
             }
             if row.seat.compare_exchange(before, me, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 head(ring).used.fetch_max(index as u32 + 1, Ordering::AcqRel);
-                return Some(Row { ring: ring.clone(), index });
+                return Some(index);
             }
         }
         None // There are more rows than processes, so a peer has lied. Nothing is counted then.
@@ -223,7 +269,11 @@ impl Row {
 
 impl Drop for Row {
     fn drop(&mut self) {
-        let row = row(&self.ring, self.index);
+        let index = *self.index.get_mut();
+        if index == NONE {
+            return;
+        }
+        let row = row(&self.ring, index);
         row.open.store(0, Ordering::Release);
         row.seat.store(0, Ordering::Release);
         ring::tell_all(&head(&self.ring).joined);
@@ -238,15 +288,18 @@ impl fmt::Debug for Rows {
 
 /// A [`Queue`] whose putters can wait until all items have been worked on: Python's `multiprocessing.JoinableQueue`.
 ///
-/// It is a queue in every respect (all its methods are there), but counts the items that have been got and not yet finished. A getter says
-/// [`task_done`](JoinableQueue::task_done) for each item when it has worked on it; [`get_task`](JoinableQueue::get_task) does so by itself. [`join`](JoinableQueue::join)
-/// returns when everything that was put has been finished.
+/// It is a queue in every respect (all its methods are there), but counts the items that have been got and not yet
+/// finished. A getter says [`task_done`](JoinableQueue::task_done) for each item when it has worked on it;
+/// [`get_task`](JoinableQueue::get_task) does so by itself. [`join`](JoinableQueue::join) returns when everything that
+/// was put has been finished.
 ///
-/// **A dead worker doesn't keep the others waiting**, as it does in Python: what a process had taken when it died, or when it dropped its last handle, counts as finished
-/// from then on, and [`abandoned`](JoinableQueue::abandoned) says how much that is. The items are not put back. A worker that is alive and fails can
-/// [put its task back](Task::put_back).
+/// **A dead worker doesn't keep the others waiting**, as it does in Python: what a process had taken when it died, or
+/// when it dropped its last handle, counts as finished from then on, and [`abandoned`](JoinableQueue::abandoned) says
+/// how much that is. The items are not put back. A worker that is alive and fails can [put its task
+/// back](Task::put_back).
 ///
-/// Items that nobody takes are waited for, as long as it lasts: whether there will be another worker is not for the queue to know.
+/// Items that nobody takes are waited for, as long as it lasts: whether there will be another worker is not for the
+/// queue to know.
 ///
 /// # Examples
 ///
@@ -327,8 +380,8 @@ impl<T> JoinableQueue<T> {
         self.rows.unfinished().items
     }
 
-    /// How many items have been taken by processes that died before they finished them. (One that died in the middle of a get may be counted although the item
-    /// is still in the queue.)
+    /// How many items have been taken by processes that died before they finished them. (One that died in the middle of
+    /// a get may be counted although the item is still in the queue.)
     #[must_use = "it has no effect but its result"]
     pub fn abandoned(&self) -> u64 {
         self.rows.abandoned()
@@ -460,11 +513,13 @@ impl<T> Task<T> {
 }
 
 impl<T: Serialize> Task<T> {
-    /// Puts the item back, at the end of the queue, for somebody else to work on. There is no moment at which it counts as finished.
+    /// Puts the item back, at the end of the queue, for somebody else to work on. There is no moment at which it counts
+    /// as finished.
     ///
     /// # Errors
     ///
-    /// As for [`Queue::try_put`], as the queue may be full or closed meanwhile. The error has the task, still unfinished.
+    /// As for [`Queue::try_put`], as the queue may be full or closed meanwhile. The error has the task, still
+    /// unfinished.
     pub fn put_back(self) -> Result<(), PutError<Task<T>>> {
         match self.queue.try_put_ref(&*self) {
             Ok(()) => Ok(()),

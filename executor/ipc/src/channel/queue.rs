@@ -1,7 +1,7 @@
 //! `Queue<T>`: typed items over a [`Ring`]; and [`ByteQueue`], which leaves the bytes as they are.
 //!
-//! What happens between the processes, and why nothing can go wrong when one of them is killed, stands in `ring.rs`. Here is the encoding, which happens
-//! outside of all locks, the four forms of each operation, and the errors.
+//! What happens between the processes, and why nothing can go wrong when one of them is killed, stands in `ring.rs`.
+//! Here is the encoding, which happens outside of all locks, the four forms of each operation, and the errors.
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::codec::{self, CodecError};
 use super::join::{self, JoinableQueue, Rows};
 use super::ring::{Batch, Corrupt, DEFAULT_MEMORY, EXTRA, Memory, Mode, Options, Refusal, Ring};
-use crate::object::{Kind, Object, shape_of};
+use crate::object::{Kind, Object};
 use crate::wait::{self, Step, Waiting};
 
 const ITEMS: Kind = *b"queu";
@@ -30,19 +30,25 @@ const PORTION: usize = 64 << 10;
 /// How large a buffer may be that is kept for the next item.
 const KEEP: usize = 64 << 10;
 
-/// A first-in, first-out queue between processes, of any number of putters and getters: Python's `multiprocessing.Queue`.
+/// A first-in, first-out queue between processes, of any number of putters and getters: Python's
+/// `multiprocessing.Queue`.
 ///
-/// A handle is cheap to clone, and travels to other processes as an argument of a task or by [`pack`](crate::pack). The queue is freed with its last
-/// handle, whatever became of the processes.
+/// A handle is cheap to clone, and travels to other processes as an argument of a task or by [`pack`](crate::pack). The
+/// queue is freed with its last handle, whatever became of the processes.
 ///
 /// - Items of one putter come out in the order in which it put them. Each item goes to one getter.
-/// - An item is in the queue when `put` returns; there is no feeder thread behind it. So an item that can't be encoded is an error of its `put`, and doesn't count.
-/// - **Killed processes** do no harm: a putter killed in the middle of a `put` loses that item, a getter killed in the middle of a `get` that one at most. Nobody else
-///   notices.
-/// - **No end of file.** The queue can't know who will still put something. [`close`](Queue::close) it, or send an item that says so.
+/// - An item is in the queue when `put` returns; there is no feeder thread behind it. So an item that can't be encoded
+///   is an error of its `put`, and doesn't count.
+/// - **Killed processes** do no harm: a putter killed in the middle of a `put` loses that item, a getter killed in the
+///   middle of a `get` that one at most. Nobody else notices.
+/// - **One type.** A handle can only be received as one of a queue of the same type, by its name without the path; the
+///   fields are compared by nobody, and an item of other ones is an error of its `get`.
+/// - **No end of file.** The queue can't know who will still put something. [`close`](Queue::close) it, or send an item
+///   that says so.
 ///
-/// Each operation comes in four forms: `put` blocks the thread, `try_put` never waits, `put_timeout` waits for so long, and `put_async` is a future that needs no
-/// particular runtime and may be dropped at any time: it has then put nothing, or got nothing.
+/// Each operation comes in four forms: `put` blocks the thread, `try_put` never waits, `put_timeout` waits for so long,
+/// and `put_async` is a future that needs no particular runtime and may be dropped at any time: it has then put
+/// nothing, or got nothing.
 ///
 /// # Examples
 ///
@@ -99,11 +105,11 @@ impl QueueOptions {
         self
     }
 
-    /// The most memory that the items in the queue may take, in bytes; rounded up to a power of two from 4 KiB to 16 GiB. An item takes its encoded length
-    /// rounded up to a multiple of 8, and 8 bytes more.
+    /// The most memory that the items in the queue may take, in bytes; rounded up to a power of two from 4 KiB to 16
+    /// GiB. An item takes its encoded length rounded up to a multiple of 8, and 8 bytes more.
     ///
-    /// This many addresses are reserved in each process, but memory is taken only for what the queue really holds. It starts with 64 KiB, grows as needed, and
-    /// gives back what exceeds 32 MiB when it becomes empty.
+    /// This many addresses are reserved in each process, but memory is taken only for what the queue really holds. It
+    /// starts with 64 KiB, grows as needed, and gives back what exceeds 32 MiB when it becomes empty.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
@@ -113,9 +119,10 @@ impl QueueOptions {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the options are out of range, and what the system says when it is out of descriptors, memory or addresses.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the options are out of range, and what the system says when it
+    /// is out of descriptors, memory or addresses.
     pub fn queue<T>(&self) -> io::Result<Queue<T>> {
-        Ok(Queue::over(Ring::create(ITEMS, shape_of::<T>(), self.options()?, 0, 0)?))
+        Ok(Queue::over(Ring::create(ITEMS, schema_of::<T>(), self.options()?, 0, 0)?))
     }
 
     /// A queue that also counts the items that have been taken but not finished.
@@ -124,7 +131,7 @@ impl QueueOptions {
     ///
     /// As for [`queue`](QueueOptions::queue).
     pub fn joinable<T>(&self) -> io::Result<JoinableQueue<T>> {
-        let ring = Ring::create(ITEMS, shape_of::<T>(), self.options()?, join::EXTRA, join::JOINABLE)?;
+        let ring = Ring::create(ITEMS, schema_of::<T>(), self.options()?, join::EXTRA, join::JOINABLE)?;
         JoinableQueue::over(Queue::over(ring))
     }
 
@@ -192,6 +199,10 @@ pub enum PutFailure {
     /// There is no room now: the queue holds as many items as it may, or as much memory.
     #[error("the queue is full")]
     Full,
+    /// Another process is in the middle of an operation and doesn't go on: it has been stopped, or the machine is very
+    /// busy. Only the `try_` forms say so.
+    #[error("another process is in the middle of an operation of the queue and doesn't go on")]
+    Busy,
     /// There was no room within the time.
     #[error("the queue was full for the whole timeout")]
     TimedOut,
@@ -235,6 +246,10 @@ pub enum GetError {
     /// There is nothing now.
     #[error("the queue is empty")]
     Empty,
+    /// Another process is in the middle of an operation and doesn't go on: it has been stopped, or the machine is very
+    /// busy. Only the `try_` forms say so.
+    #[error("another process is in the middle of an operation of the queue and doesn't go on")]
+    Busy,
     /// There was nothing within the time.
     #[error("the queue was empty for the whole timeout")]
     TimedOut,
@@ -286,6 +301,7 @@ fn put_records<'b>(
     let outcome = match form {
         Form::Try => match ring.put(record, done, Mode::Once, &mut memory) {
             Step::Ready(outcome) => outcome,
+            Step::Wait(_) if memory.was_busy() => return Err(PutFailure::Busy),
             Step::Wait(_) => return Err(PutFailure::Full),
         },
         Form::Until(until) => match wait::block(until, || ring.put(&record, done, Mode::Block, &mut memory)) {
@@ -311,6 +327,7 @@ fn get_records(ring: &Ring, rows: Option<&Rows>, batch: &mut Batch, most: usize,
     let outcome = match form {
         Form::Try => match ring.get(batch, most, Mode::Once, &mut memory, claim) {
             Step::Ready(outcome) => outcome,
+            Step::Wait(_) if memory.was_busy() => return Err(GetError::Busy),
             Step::Wait(_) => return Err(GetError::Empty),
         },
         Form::Until(until) => match wait::block(until, || ring.get(batch, most, Mode::Block, &mut memory, claim)) {
@@ -331,6 +348,31 @@ fn claim(rows: Option<&Rows>, count: u32) {
     if let Some(rows) = rows {
         rows.take(count);
     }
+}
+
+/// What the items of a queue are, for comparison when a handle arrives: a hash of the type's name.
+///
+/// The items are encoded, so how they lie in memory doesn't matter, and types of different programs may well be meant
+/// to be the same. So the paths are left out of the name, as a type may have moved, or each program may have its own:
+/// `Vec<app::Job>` is `Vec<Job>`.
+fn schema_of<T>() -> u64 {
+    /// FNV-1a.
+    const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let mut hash = SEED;
+    let mut segment = hash;
+    for byte in std::any::type_name::<T>().bytes() {
+        if byte == b':' {
+            // What came before was a part of the path.
+            hash = segment;
+            continue;
+        }
+        hash = (hash ^ u64::from(byte)).wrapping_mul(PRIME);
+        if !(byte == b'_' || byte.is_ascii_alphanumeric()) {
+            segment = hash;
+        }
+    }
+    hash
 }
 
 thread_local! {
@@ -402,7 +444,8 @@ impl<T> Queue<T> {
         self.ring.bound().map(|bound| bound as usize)
     }
 
-    /// Refuses all further puts, of any process, those that wait included. What is in the queue can still be got; after that, gets say `Closed`.
+    /// Refuses all further puts, of any process, those that wait included. What is in the queue can still be got; after
+    /// that, gets say `Closed`.
     ///
     /// Closing again does nothing. Dropping handles does not close a queue.
     pub fn close(&self) {
@@ -427,8 +470,9 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`Closed`](PutFailure::Closed); [`Codec`](PutFailure::Codec) or [`TooLarge`](PutFailure::TooLarge) for an item that no queue, or not this one, can hold, which leaves the queue as it
-    /// was; [`Memory`](PutFailure::Memory) and [`Corrupt`](PutFailure::Corrupt). The item comes back with the error.
+    /// [`Closed`](PutFailure::Closed); [`Codec`](PutFailure::Codec) or [`TooLarge`](PutFailure::TooLarge) for an item
+    /// that no queue, or not this one, can hold, which leaves the queue as it was; [`Memory`](PutFailure::Memory) and
+    /// [`Corrupt`](PutFailure::Corrupt). The item comes back with the error.
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_in_form(item, Form::Until(None))
     }
@@ -437,7 +481,7 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`Full`](PutFailure::Full), and as for [`put`](Queue::put).
+    /// [`Full`](PutFailure::Full), [`Busy`](PutFailure::Busy), and as for [`put`](Queue::put).
     pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_in_form(item, Form::Try)
     }
@@ -467,7 +511,8 @@ impl<T: Serialize> Queue<T> {
         outcome.map_err(|reason| PutError { item, reason })
     }
 
-    /// Puts items one after the other, and waits for room as often as needed. Cheaper than single puts; items of others may come in between.
+    /// Puts items one after the other, and waits for room as often as needed. Cheaper than single puts; items of others
+    /// may come in between.
     ///
     /// # Errors
     ///
@@ -489,7 +534,8 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     ///
-    /// As for [`put_timeout`](Queue::put_timeout). The error has the items that have not been put, the one that failed first.
+    /// As for [`put_timeout`](Queue::put_timeout). The error has the items that have not been put, the one that failed
+    /// first.
     pub fn put_many_timeout(&self, items: Vec<T>, timeout: Duration) -> Result<(), PutError<Vec<T>>> {
         self.put_many_in_form(items, Form::within(timeout))
     }
@@ -557,7 +603,8 @@ impl<T: Serialize> Queue<T> {
     }
 }
 
-/// Encodes the first of the items, at least one and not too many; those before one that can't be encoded, if there are any.
+/// Encodes the first of the items, at least one and not too many; those before one that can't be encoded, if there are
+/// any.
 fn encode_some<T: Serialize>(items: &[T], batch: &mut Batch) -> Result<(), PutFailure> {
     batch.clear();
     for item in items {
@@ -582,8 +629,8 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`Closed`](GetError::Closed) once a closed queue is empty; [`Codec`](GetError::Codec) for an item that can't be decoded, which is then gone;
-    /// [`Memory`](GetError::Memory) and [`Corrupt`](GetError::Corrupt).
+    /// [`Closed`](GetError::Closed) once a closed queue is empty; [`Codec`](GetError::Codec) for an item that can't be
+    /// decoded, which is then gone; [`Memory`](GetError::Memory) and [`Corrupt`](GetError::Corrupt).
     pub fn get(&self) -> Result<T, GetError> {
         self.get_in_form(Form::Until(None))
     }
@@ -592,7 +639,7 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`Empty`](GetError::Empty), and as for [`get`](Queue::get).
+    /// [`Empty`](GetError::Empty), [`Busy`](GetError::Busy), and as for [`get`](Queue::get).
     pub fn try_get(&self) -> Result<T, GetError> {
         self.get_in_form(Form::Try)
     }
@@ -619,8 +666,8 @@ impl<T: DeserializeOwned> Queue<T> {
         self.decode(batch.get(0)).map_err(GetError::Codec)
     }
 
-    /// Gets what there is, up to `most` items (and about a mebibyte), and waits until there is at least one. Cheaper than single gets. Each item that can't be decoded is an
-    /// error in its place.
+    /// Gets what there is, up to `most` items (and about a mebibyte), and waits until there is at least one. Cheaper
+    /// than single gets. Each item that can't be decoded is an error in its place.
     ///
     /// # Errors
     ///
@@ -679,12 +726,14 @@ impl<T: DeserializeOwned> Queue<T> {
 
     /// The items as they come, until the queue is closed and empty. Waits for each by blocking the thread.
     ///
-    /// An item that can't be decoded is an error, after which the next one follows. Several iterators share the items among them.
+    /// An item that can't be decoded is an error, after which the next one follows. Several iterators share the items
+    /// among them.
     pub fn iter(&self) -> Items<'_, T> {
         Items { queue: self, over: false }
     }
 
-    /// The items as a stream, until the queue is closed and empty. An item that can't be decoded is an error, after which the next one follows.
+    /// The items as a stream, until the queue is closed and empty. An item that can't be decoded is an error, after
+    /// which the next one follows.
     ///
     /// **Cancellation:** the stream may be dropped at any time; it has taken nothing that it hasn't yielded.
     pub fn stream(&self) -> ItemStream<T>
@@ -765,7 +814,7 @@ impl<T> Serialize for Queue<T> {
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = Object::deserialize(deserializer, ITEMS, shape_of::<T>(), EXTRA)?;
+        let object = Object::deserialize(deserializer, ITEMS, schema_of::<T>(), EXTRA)?;
         let queue = Queue::over(Ring::over(object).map_err(D::Error::custom)?);
         if queue.rows.is_none() && queue.ring.flags() & join::JOINABLE != 0 {
             return Err(D::Error::custom(
@@ -859,7 +908,8 @@ impl<T> fmt::Debug for ItemStream<T> {
     }
 }
 
-/// A [`Queue`] of messages that are bytes already: nothing is encoded, each message is copied once into the queue and once out of it.
+/// A [`Queue`] of messages that are bytes already: nothing is encoded, each message is copied once into the queue and
+/// once out of it.
 ///
 /// # Examples
 ///
@@ -951,7 +1001,7 @@ impl ByteQueue {
     ///
     /// # Errors
     ///
-    /// [`Full`](PutFailure::Full), and as for [`put`](ByteQueue::put).
+    /// [`Full`](PutFailure::Full), [`Busy`](PutFailure::Busy), and as for [`put`](ByteQueue::put).
     pub fn try_put(&self, message: &[u8]) -> Result<(), PutFailure> {
         self.put_in_form(message, Form::Try)
     }
@@ -989,7 +1039,7 @@ impl ByteQueue {
     ///
     /// # Errors
     ///
-    /// [`Empty`](GetError::Empty), and as for [`get`](ByteQueue::get).
+    /// [`Empty`](GetError::Empty), [`Busy`](GetError::Busy), and as for [`get`](ByteQueue::get).
     pub fn try_get(&self) -> Result<Vec<u8>, GetError> {
         self.get_in_form(Form::Try)
     }
@@ -1016,16 +1066,54 @@ impl ByteQueue {
         Ok(batch.bytes)
     }
 
-    /// Gets the first message into a buffer, in place of what is in it, and waits for one if there is none. Saves an allocation for each message.
+    /// Gets the first message into a buffer, in place of what is in it, and waits for one if there is none. Saves an
+    /// allocation for each message.
     ///
     /// # Errors
     ///
     /// As for [`get`](ByteQueue::get). The buffer is then empty.
     pub fn get_into(&self, buffer: &mut Vec<u8>) -> Result<(), GetError> {
+        self.get_into_in_form(buffer, Form::Until(None))
+    }
+
+    /// As [`get_into`](ByteQueue::get_into), if there is a message.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_get`](ByteQueue::try_get). The buffer is then empty.
+    pub fn try_get_into(&self, buffer: &mut Vec<u8>) -> Result<(), GetError> {
+        self.get_into_in_form(buffer, Form::Try)
+    }
+
+    /// As [`get_into`](ByteQueue::get_into), but waits for a message for at most so long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get_timeout`](ByteQueue::get_timeout). The buffer is then empty.
+    pub fn get_into_timeout(&self, buffer: &mut Vec<u8>, timeout: Duration) -> Result<(), GetError> {
+        self.get_into_in_form(buffer, Form::within(timeout))
+    }
+
+    /// As [`get_into`](ByteQueue::get_into), without blocking the thread.
+    ///
+    /// **Cancellation:** dropped before it is ready, it has taken nothing. The buffer is then empty.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](ByteQueue::get). The buffer is then empty.
+    pub async fn get_into_async(&self, buffer: &mut Vec<u8>) -> Result<(), GetError> {
+        buffer.clear();
+        let mut batch = Batch { bytes: std::mem::take(buffer), ends: Vec::new() };
+        let outcome = get_records_async(&self.ring, None, &mut batch, 1).await;
+        *buffer = batch.bytes;
+        outcome
+    }
+
+    fn get_into_in_form(&self, buffer: &mut Vec<u8>, form: Form) -> Result<(), GetError> {
         buffer.clear();
         with_buffer(|batch| {
             std::mem::swap(buffer, &mut batch.bytes);
-            let outcome = get_records(&self.ring, None, batch, 1, Form::Until(None));
+            let outcome = get_records(&self.ring, None, batch, 1, form);
             std::mem::swap(buffer, &mut batch.bytes);
             outcome
         })
@@ -1037,12 +1125,7 @@ impl ByteQueue {
 
     fn get_in_form(&self, form: Form) -> Result<Vec<u8>, GetError> {
         let mut bytes = Vec::new();
-        with_buffer(|batch| {
-            std::mem::swap(&mut bytes, &mut batch.bytes);
-            let outcome = get_records(&self.ring, None, batch, 1, form);
-            std::mem::swap(&mut bytes, &mut batch.bytes);
-            outcome
-        })?;
+        self.get_into_in_form(&mut bytes, form)?;
         Ok(bytes)
     }
 }

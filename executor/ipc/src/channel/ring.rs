@@ -1,4 +1,5 @@
-//! The ring in shared memory on which queues stand: records of bytes, any number of processes on either side, any of which may be killed at any moment.
+//! The ring in shared memory on which queues stand: records of bytes, any number of processes on either side, any of
+//! which may be killed at any moment.
 //!
 //! # Layout
 //!
@@ -7,11 +8,13 @@
 //!   not empty │ not full │ size, closed │ … extra … │ ring: as large as it may ever become, sparse
 //! ```
 //!
-//! Each part has cache lines of its own. A producer needs the line of the consumers' head only when the ring seems full, and a consumer the tail's
-//! only when it seems empty, so under load the two sides touch each other's lines once for many records.
+//! Each part has cache lines of its own. A producer needs the line of the consumers' head only when the ring seems
+//! full, and a consumer the tail's only when it seems empty, so under load the two sides touch each other's lines once
+//! for many records.
 //!
-//! A record is a head of 8 bytes (its length, twice) and its bytes, rounded up to 8. It may wrap round the end of the ring. A position counts records *and* bytes
-//! in one word, so one store publishes both, and the length of the queue is never off by one.
+//! A record is a head of 8 bytes (its length, twice) and its bytes, rounded up to 8. It may wrap round the end of the
+//! ring. A position counts records *and* bytes in one word, so one store publishes both, and the length of the queue is
+//! never off by one.
 //!
 //! # Killed at any moment
 //!
@@ -22,42 +25,49 @@
 //! | growing | the store of `size` | the ring is as large as it was | it is larger |
 //! | shrinking | the store of `size` | it is as large as it was | it is small; pages come back with a later shrinking |
 //!
-//! Each side is serialised by a [`RawLock`], which the next one takes from a dead holder. There is nothing to repair then: what the dead one has written
-//! beyond the published position is written over.
+//! Each side is serialised by a [`RawLock`], which the next one takes from a dead holder. There is nothing to repair
+//! then: what the dead one has written beyond the published position is written over.
 //!
 //! # Growing
 //!
-//! The ring starts small, so that it stays in the processor's cache, and is doubled when something doesn't fit. A record stands at its position modulo the
-//! size; so in a ring of twice the size, some of the records belong into the new half, and are copied there: into memory that nobody uses
-//! yet. Then the size is stored. Growing takes both locks (the producers' first), as does shrinking (the producers' only if it is free), which a getter does
-//! when it has emptied a ring that had become large: for an empty ring every size is right.
+//! The ring starts small, so that it stays in the processor's cache, and is doubled when something doesn't fit. A
+//! record stands at its position modulo the size; so in a ring of twice the size, some of the records belong into the
+//! new half, and are copied there: into memory that nobody uses yet. Then the size is stored. Growing takes both locks
+//! (the producers' first), as does shrinking (the producers' only if it is free), which a getter does when it has
+//! emptied a ring that had become large: for an empty ring every size is right.
 //!
 //! # No wake-up is lost
 //!
-//! Whoever finds nothing to get sleeps on the word *not empty*; whoever finds no room sleeps on *not full*. The word has a flag that says that somebody may be
-//! asleep, and a number. Take a getter; putters are the same the other way round:
+//! Whoever finds nothing to get sleeps on the word *not empty*; whoever finds no room sleeps on *not full*. The word
+//! has a flag that says that somebody may be asleep, and a number. Take a getter; putters are the same the other way
+//! round:
 //!
-//! - The getter **(1)** sets the flag and takes the word's value, **(2)** looks at the tail again, and **(3)** sleeps if it hasn't moved *and*, which the kernel
-//!   checks, the word still has this value.
-//! - The putter **(a)** stores the tail, **(b)** looks at the flag, and if it is set **(c)** changes the word's number and **(d)** wakes one.
+//! - The getter **(1)** sets the flag and takes the word's value, **(2)** looks at the tail again, and **(3)** sleeps
+//!   if it hasn't moved *and*, which the kernel checks, the word still has this value.
+//! - The putter **(a)** stores the tail, **(b)** looks at the flag, and if it is set **(c)** changes the word's number
+//!   and **(d)** wakes one.
 //!
-//! Between 1 and 2, and between a and b, stands a fence, so of 2 and b at least one sees what the other side has done before: either the getter finds the record, or the putter
-//! finds the flag. In the latter case, c comes before 3, and the getter doesn't fall asleep, or after it, and d wakes it or another sleeper.
+//! Between 1 and 2, and between a and b, stands a fence, so of 2 and b at least one sees what the other side has done
+//! before: either the getter finds the record, or the putter finds the flag. In the latter case, c comes before 3, and
+//! the getter doesn't fall asleep, or after it, and d wakes it or another sleeper.
 //!
-//! The flag stays set as long as d finds somebody to wake, so each of several records wakes another of several sleepers, no matter when those come to run. When d
-//! finds nobody, the flag is cleared together with a change of the number. A getter that fell asleep between that d and the clearing would sleep without a flag; so all are woken once more
-//! after it, and set the flag again if they must.
+//! The flag stays set as long as d finds somebody to wake, so each of several records wakes another of several
+//! sleepers, no matter when those come to run. When d finds nobody, the flag is cleared together with a change of the
+//! number. A getter that fell asleep between that d and the clearing would sleep without a flag; so all are woken once
+//! more after it, and set the flag again if they must.
 //!
-//! A putter that waits for bytes rather than for a place in a bounded queue sets a second flag: it may have no use for the room that wakes it, which would have been
-//! enough for another; therefore all are woken.
+//! A putter that waits for bytes rather than for a place in a bounded queue sets a second flag: it may have no use for
+//! the room that wakes it, which would have been enough for another; therefore all are woken.
 //!
-//! A process killed between c and d, or between being woken and its get, takes a wake-up along. That is what sleeps of limited length are for
-//! ([`RECHECK`](crate::wait::futex::RECHECK)). `tests/loom_ring.rs` runs all this through every interleaving, without that safety net.
+//! A process killed between c and d, or between being woken and its get, takes a wake-up along. That is what sleeps of
+//! limited length are for ([`RECHECK`](crate::wait::futex::RECHECK)). `tests/loom_ring.rs` runs all this through every
+//! interleaving, without that safety net.
 //!
 //! # What a lying peer can do
 //!
-//! Spoil the records, and bring everybody to say [`Corrupt`]. Positions, sizes and lengths are checked before each use, the ring's place and largest size are taken from
-//! its memory's length once, and no more is copied or allocated than the ring holds.
+//! Spoil the records, and bring everybody to say [`Corrupt`]. Positions, sizes and lengths are checked before each use,
+//! the ring's place and largest size are taken from its memory's length once, and no more is copied or allocated than
+//! the ring holds.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -195,10 +205,18 @@ pub(crate) struct Memory {
     slept: bool,
 }
 
+impl Memory {
+    /// In the mode [`Once`](Mode::Once): whether it's not the ring that would have to be waited for, but somebody who
+    /// stays in the middle of a step, as a process that was stopped there does.
+    pub(crate) fn was_busy(&self) -> bool {
+        self.lock || self.other
+    }
+}
+
 /// How an attempt deals with having to wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mode {
-    /// There is only one attempt, so it waits for the lock, which is only ever held for a moment.
+    /// There is only one attempt, so it gives those who have the lock a moment, as they need no more.
     Once,
     /// A thread waits, which may spin a little before it sleeps.
     Block,
@@ -464,7 +482,8 @@ impl Ring {
 
     /// Gets up to `most` records, at least one; ready when it has.
     ///
-    /// `claim` is called with their number before they leave the ring. Should the process die after that, they are still in it.
+    /// `claim` is called with their number before they leave the ring. Should the process die after that, they are
+    /// still in it.
     #[inline]
     pub(crate) fn get(
         &self,
@@ -573,15 +592,16 @@ impl Ring {
             if head.tail.0.load(Ordering::Relaxed) != taken {
                 return;
             }
-            // Not too eager: each look takes the tail's line away from the producer, who wants to write the next one to it.
+            // Not too eager: each look takes the tail's line away from the producer, who wants to write the next one to
+            // it.
             for _ in 0..4 {
                 std::hint::spin_loop();
             }
         }
     }
 
-    /// Under the producers' lock: makes the ring large enough for a record, if it may become so large. Returns what to wait for, if
-    /// the consumers' lock is taken.
+    /// Under the producers' lock: makes the ring large enough for a record, if it may become so large. Returns what to
+    /// wait for, if the consumers' lock is taken.
     #[cold]
     fn grow(&self, needs: u32, mode: Mode, memory: &mut Memory) -> Result<Option<Change>, Refusal> {
         let head = self.head();
@@ -603,7 +623,8 @@ impl Ring {
             large *= 2;
         }
         self.back(large)?;
-        // The live records span at most two blocks of the old size. Each has its place in the ring of the new size; only those in the first are there.
+        // The live records span at most two blocks of the old size. Each has its place in the ring of the new size;
+        // only those in the first are there.
         let (old, new) = (size as u64, large / GRANULE as u64);
         let (mut from, mut left) = (u64::from(taken.at), u64::from(content.granules));
         while left > 0 {
@@ -622,7 +643,8 @@ impl Ring {
         Ok(None)
     }
 
-    /// Under the consumers' lock, with `end` as the head: makes a large ring small if that's all there was in it. Gives the lock back.
+    /// Under the consumers' lock, with `end` as the head: makes a large ring small if that's all there was in it. Gives
+    /// the lock back.
     #[inline]
     fn shrink(&self, end: Position, locked: Locked<'_>) {
         if self.head().shape.0.grown.load(Ordering::Relaxed) >= (SHRINK_FROM / FIRST).trailing_zeros() {
@@ -664,7 +686,8 @@ impl Ring {
         drop(locked);
     }
 
-    /// Sees to it that the first bytes of the ring have memory behind them, so that the system can say no now, instead of killing us when we touch it.
+    /// Sees to it that the first bytes of the ring have memory behind them, so that the system can say no now, instead
+    /// of killing us when we touch it.
     fn back(&self, size: u64) -> Result<(), Refusal> {
         let backed = &self.head().shape.0.backed;
         let mut done = backed.load(Ordering::Relaxed);
@@ -711,8 +734,8 @@ impl Ring {
     fn append(&self, offset: usize, count: usize, to: &mut Vec<u8>) {
         let len = to.len();
         assert!(offset + count <= self.object.len() && count <= to.capacity() - len);
-        // SAFETY: the range lies in the mapping, which is only ever accessed atomically or by `copy` while it is shared, and the vector has room for as much; the
-        // two can't overlap, as the vector is memory of our own.
+        // SAFETY: the range lies in the mapping, which is only ever accessed atomically or by `copy` while it is
+        // shared, and the vector has room for as much; the two can't overlap, as the vector is memory of our own.
         unsafe {
             let from = self.object.segment().start().add(BODY + offset).cast_const();
             copy::load(from, to.as_mut_ptr().add(len), count);
@@ -758,7 +781,11 @@ impl Ring {
     fn lock_slowly<'a>(&'a self, lock: RawLock<'a>, mode: Mode, slept: &mut bool) -> Result<Locked<'a>, Change> {
         match mode {
             Mode::Once => {
-                lock.lock();
+                *slept = lock.lock_until(wait::after(wait::PATIENCE)).is_none();
+                if *slept {
+                    // It's not waited for.
+                    return Err(Change::of(self.object.segment(), at(0), 0));
+                }
                 Ok(Locked(lock))
             }
             Mode::Block | Mode::Poll => match lock.step(slept) {
@@ -802,7 +829,8 @@ const fn at(field: usize) -> usize {
     BODY + HEAD + field
 }
 
-/// For other words of a ring's owner: says that the caller is about to sleep on it, as long as it has the value returned, unless what it waits for is found on a second look.
+/// For other words of a ring's owner: says that the caller is about to sleep on it, as long as it has the value
+/// returned, unless what it waits for is found on a second look.
 pub(crate) fn announce(word: &AtomicU32) -> u32 {
     protocol::announce(word, protocol::ASLEEP | protocol::ALL)
 }

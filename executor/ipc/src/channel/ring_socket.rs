@@ -19,16 +19,23 @@
 //!
 //! Who has nothing to do spins shortly, if that has paid lately ([`Spin`]), and then sleeps at its socket. That no wake-up is lost is the protocol of streams
 //! (`stream/protocol.rs`, with its loom model), which is used here as it is.
+//!
+//! **With a reactor of one's own**, nothing here blocks: [`try_read`](RingReader::try_read) and [`try_write`](RingWriter::try_write) do what can be done at once, and `rest`
+//! says that this side is about to wait, [at the socket](RingReader::rest) or [at the bell for room](RingWriter::bell). Who rests stays so until the next
+//! `try_read` or `try_write`, be the wait given up or not; so a future that is dropped loses no bell. After a bell that was heard one of them must come before
+//! the next wait, even if nothing has come: a peer that was held up between its word and its bell has rung for what we had read before we lay down, and for
+//! this rest it will not ring again.
 
 use std::fmt;
 use std::io;
-use std::mem::size_of;
+use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -165,8 +172,21 @@ impl RingSocket {
         let one = Arc::new(Counted::new());
         let way = |ring| Way { segment: segment.clone(), ring, capacity, room: room.clone(), _counted: one.clone() };
         RingSocket {
-            writer: RingWriter { way: way(side), head: 0, rung: protocol::Rung::default(), spin: Spin::default() },
-            reader: RingReader { way: way(1 - side), tail: 0, rung: protocol::Rung::default(), spin: Spin::default() },
+            writer: RingWriter {
+                way: way(side),
+                head: 0,
+                wanted: 0,
+                rests: None,
+                rung: protocol::Rung::default(),
+                spin: Spin::default(),
+            },
+            reader: RingReader {
+                way: way(1 - side),
+                tail: 0,
+                rests: None,
+                rung: protocol::Rung::default(),
+                spin: Spin::default(),
+            },
         }
     }
 
@@ -242,6 +262,8 @@ pub struct RingReader {
     way: Way,
     /// Where we are. What stands in the shared memory is for the peer to read, and never read back.
     tail: u64,
+    /// The number of the sleep that [`rest`](RingReader::rest) has begun.
+    rests: Option<u32>,
     rung: protocol::Rung,
     spin: Spin,
 }
@@ -256,48 +278,113 @@ impl RingReader {
     /// [`TimedOut`](io::ErrorKind::TimedOut), after which it can be called again and nothing is lost; [`InvalidData`](io::ErrorKind::InvalidData) for a
     /// peer that lies; what the system says.
     pub fn read(&mut self, socket: impl AsFd, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+        let len = room.len();
+        // SAFETY: the same bytes, as ones that need not be written before they are read; `take` writes none that is not a byte.
+        let room = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast::<MaybeUninit<u8>>(), len) };
+        self.rests = None;
         loop {
-            let words = self.way.words();
-            let head = words.head.load(Ordering::Acquire);
-            let count = self.way.between(self.tail, head)?.min(room.len());
-            if count > 0 || room.is_empty() {
-                let (place, fits) = self.way.at(self.tail);
-                let (one, two) = room[..count].split_at_mut(count.min(fits));
-                self.way.segment.load(place, one);
-                if !two.is_empty() {
-                    self.way.segment.load(self.way.at(0).0, two);
-                }
-                self.tail = self.tail.wrapping_add(count as u64);
-                protocol::publish(&words.tail, self.tail);
-                if let Some(sleep) = protocol::sleeper(&words.writer_sleep)
-                    && self.tail.wrapping_sub(words.wanted.load(Ordering::Relaxed)).cast_signed() >= 0
-                    && self.rung.is_new(sleep)
-                {
-                    // A writer that has gone needs no room.
-                    let _ = ring((*self.way.room).as_fd());
-                }
+            let count = self.take(room)?;
+            if count > 0 || room.is_empty() || !self.wait(socket.as_fd(), until)? {
                 return Ok(count);
             }
-            let come = || words.head.load(Ordering::Acquire) != head;
-            if self.spin.spin(come) {
-                continue;
+        }
+    }
+
+    /// As [`read`](RingReader::read), into the spare capacity of `room`.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](RingReader::read).
+    pub fn read_buf(&mut self, socket: impl AsFd, room: &mut BytesMut, until: Option<Instant>) -> io::Result<usize> {
+        loop {
+            let count = self.try_read(room)?;
+            if count > 0 || room.spare_capacity_mut().is_empty() || !self.wait(socket.as_fd(), until)? {
+                return Ok(count);
             }
-            let word = protocol::lie_down(&words.reader_sleep);
-            let woken = if come() { Ok(Woken::Rung) } else { sleep(socket.as_fd(), until) };
-            match woken {
-                // What was sent before the end comes before it. At the end we stay asleep, so that a peer that has only ended its own half rings, and learns
-                // that we are gone as soon as we are.
-                Ok(Woken::HungUp) if !come() => return Ok(0),
-                woken => {
-                    protocol::get_up(&words.reader_sleep, word);
-                    match woken? {
-                        _ if come() => {}
-                        Woken::TimedOut => return Err(io::ErrorKind::TimedOut.into()),
-                        _ if until.is_some_and(|until| until <= Instant::now()) => {
-                            return Err(io::ErrorKind::TimedOut.into());
-                        }
-                        _ => {}
-                    }
+        }
+    }
+
+    /// Receives what is there into the spare capacity of `room`, and waits for nothing; 0 bytes if nothing is there, be it the end or not.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidData`](io::ErrorKind::InvalidData) for a peer that lies.
+    pub fn try_read(&mut self, room: &mut BytesMut) -> io::Result<usize> {
+        if let Some(word) = self.rests.take() {
+            protocol::get_up(&self.way.words().reader_sleep, word);
+        }
+        let count = self.take(room.spare_capacity_mut())?;
+        // SAFETY: `take` has just written so many bytes of the spare capacity.
+        unsafe { room.set_len(room.len() + count) };
+        Ok(count)
+    }
+
+    /// How many bytes are there that have not been received.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidData`](io::ErrorKind::InvalidData) for a peer that lies.
+    pub fn buffered(&self) -> io::Result<usize> {
+        self.way.between(self.tail, self.way.words().head.load(Ordering::Acquire))
+    }
+
+    /// Says that this side is about to wait until the connected socket is readable, which the peer sees to from now on. `false`: something is there, and nobody
+    /// rings for it. The rest is over with the next [`try_read`](RingReader::try_read), which must come after each bell that is taken out of the socket; until
+    /// then this can be called any number of times.
+    #[must_use = "if it is false, there is nothing to wait for"]
+    pub fn rest(&mut self) -> bool {
+        let words = self.way.words();
+        self.rests.get_or_insert_with(|| protocol::lie_down(&words.reader_sleep));
+        words.head.load(Ordering::Acquire) == self.tail
+    }
+
+    /// Copies out what is there and fits.
+    fn take(&mut self, room: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+        let words = self.way.words();
+        let head = words.head.load(Ordering::Acquire);
+        let count = self.way.between(self.tail, head)?.min(room.len());
+        if count == 0 {
+            return Ok(0);
+        }
+        let (place, fits) = self.way.at(self.tail);
+        let (one, two) = room[..count].split_at_mut(count.min(fits));
+        self.way.segment.load_uninit(place, one);
+        if !two.is_empty() {
+            self.way.segment.load_uninit(self.way.at(0).0, two);
+        }
+        self.tail = self.tail.wrapping_add(count as u64);
+        protocol::publish(&words.tail, self.tail);
+        if let Some(sleep) = protocol::sleeper(&words.writer_sleep)
+            && self.tail.wrapping_sub(words.wanted.load(Ordering::Relaxed)).cast_signed() >= 0
+            && self.rung.is_new(sleep)
+        {
+            // A writer that has gone needs no room.
+            let _ = ring((*self.way.room).as_fd());
+        }
+        Ok(count)
+    }
+
+    /// Waits until something is there. `false` at the end.
+    fn wait(&mut self, socket: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+        let words = self.way.words();
+        let tail = self.tail;
+        let come = || words.head.load(Ordering::Acquire) != tail;
+        if self.spin.spin(come) {
+            return Ok(true);
+        }
+        let word = protocol::lie_down(&words.reader_sleep);
+        let woken = if come() { Ok(Woken::Rung) } else { sleep(socket, until) };
+        match woken {
+            // What was sent before the end comes before it. At the end we stay asleep, so that a peer that has only ended its own half rings, and learns
+            // that we are gone as soon as we are.
+            Ok(Woken::HungUp) if !come() => Ok(false),
+            woken => {
+                protocol::get_up(&words.reader_sleep, word);
+                match woken? {
+                    _ if come() => Ok(true),
+                    Woken::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+                    _ if until.is_some_and(|until| until <= Instant::now()) => Err(io::ErrorKind::TimedOut.into()),
+                    _ => Ok(true),
                 }
             }
         }
@@ -331,6 +418,10 @@ pub struct RingWriter {
     way: Way,
     /// Where we are. What stands in the shared memory is for the peer to read, and never read back.
     head: u64,
+    /// How far the peer must have read for what there was no room for.
+    wanted: u64,
+    /// The number of the sleep that [`rest`](RingWriter::rest) has begun.
+    rests: Option<u32>,
     rung: protocol::Rung,
     spin: Spin,
 }
@@ -348,52 +439,94 @@ impl RingWriter {
     /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) if the peer has gone; [`InvalidData`](io::ErrorKind::InvalidData) for a peer that lies; what the
     /// system says.
     pub fn write(&mut self, socket: impl AsFd, parts: &[&[u8]], until: Option<Instant>) -> io::Result<()> {
-        let mut left: usize = parts.iter().map(|part| part.len()).sum();
-        let (mut part, mut within) = (0, 0);
-        let capacity = self.way.capacity;
-        while left > 0 {
-            let words = self.way.words();
-            let tail = words.tail.load(Ordering::Acquire);
-            let free = capacity - self.way.between(tail, self.head)?;
-            // Little room is no room, or a full ring would cost a wake-up for every few bytes.
-            if free < left.min(capacity / 8) {
-                let wanted = tail.wrapping_add((left.min(capacity / 4) - free) as u64);
+        let mut parts = Parts::new(parts);
+        while parts.left > 0 {
+            if let Some(wanted) = self.put(socket.as_fd(), &mut parts)? {
                 self.wait(wanted, until)?;
-                continue;
-            }
-            // A quarter at a time, so that the peer reads one piece while the next one is written.
-            let piece = left.min(free).min(capacity / 4);
-            let mut todo = piece;
-            let mut at = self.head;
-            while todo > 0 {
-                let bytes = &parts[part][within..];
-                let bytes = &bytes[..bytes.len().min(todo)];
-                let (place, fits) = self.way.at(at);
-                let (one, two) = bytes.split_at(bytes.len().min(fits));
-                self.way.segment.store(place, one);
-                if !two.is_empty() {
-                    self.way.segment.store(self.way.at(0).0, two);
-                }
-                at = at.wrapping_add(bytes.len() as u64);
-                todo -= bytes.len();
-                within += bytes.len();
-                if within == parts[part].len() {
-                    (part, within) = (part + 1, 0);
-                }
-            }
-            left -= piece;
-            self.head = at;
-            protocol::publish(&words.head, at);
-            if let Some(sleep) = protocol::sleeper(&words.reader_sleep)
-                && self.rung.is_new(sleep)
-                && let Err(error) = ring(socket.as_fd())
-            {
-                // The peer may have read all of it just before it closed. Then it counts as sent; our reader learns of the end.
-                let read = words.tail.load(Ordering::Acquire) == self.head;
-                return if left == 0 && read { Ok(()) } else { Err(error) };
             }
         }
         Ok(())
+    }
+
+    /// Sends as much of `bytes` as there is room for, and waits for nothing. Gives how many they were; 0 when there is no room worth using.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](RingWriter::write), but for the time.
+    pub fn try_write(&mut self, socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(word) = self.rests.take() {
+            protocol::get_up(&self.way.words().writer_sleep, word);
+        }
+        let whole = [bytes];
+        let mut parts = Parts::new(&whole);
+        while parts.left > 0 {
+            if let Some(wanted) = self.put(socket.as_fd(), &mut parts)? {
+                self.wanted = wanted;
+                break;
+            }
+        }
+        Ok(bytes.len() - parts.left)
+    }
+
+    /// Says that this side is about to wait at its [bell](RingWriter::bell) until there is room for what [`try_write`](RingWriter::try_write) has left over, which the peer
+    /// sees to from now on. `false`: there is room, and nobody rings for it. The rest is over with the next [`try_write`](RingWriter::try_write), which must
+    /// come after each bell that is taken out of the socket; until then this can be called any number of times.
+    #[must_use = "if it is false, there is nothing to wait for"]
+    pub fn rest(&mut self) -> bool {
+        let words = self.way.words();
+        let wanted = self.wanted;
+        self.rests.get_or_insert_with(|| {
+            words.wanted.store(wanted, Ordering::Relaxed);
+            protocol::lie_down(&words.writer_sleep)
+        });
+        words.tail.load(Ordering::Acquire).wrapping_sub(wanted).cast_signed() < 0
+    }
+
+    /// What rings when there is room: a socket that carries bytes of no meaning, for a reactor that takes descriptors. It is readable when it has rung, and ends when the
+    /// peer has gone.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it is out of descriptors.
+    pub fn bell(&self) -> io::Result<UnixStream> {
+        Ok((*self.way.room).try_clone()?.into())
+    }
+
+    /// Sends a piece, or says how far the peer must have read before there is room for one.
+    fn put(&mut self, socket: BorrowedFd<'_>, parts: &mut Parts<'_>) -> io::Result<Option<u64>> {
+        let words = self.way.words();
+        let capacity = self.way.capacity;
+        let tail = words.tail.load(Ordering::Acquire);
+        let free = capacity - self.way.between(tail, self.head)?;
+        // Little room is no room, or a full ring would cost a wake-up for every few bytes.
+        if free < parts.left.min(capacity / 8) {
+            return Ok(Some(tail.wrapping_add((parts.left.min(capacity / 4) - free) as u64)));
+        }
+        // A quarter at a time, so that the peer reads one piece while the next one is written.
+        let piece = parts.left.min(free).min(capacity / 4);
+        let mut at = self.head;
+        while at != self.head.wrapping_add(piece as u64) {
+            let todo = piece - at.wrapping_sub(self.head) as usize;
+            let bytes = parts.next(todo);
+            let (place, fits) = self.way.at(at);
+            let (one, two) = bytes.split_at(bytes.len().min(fits));
+            self.way.segment.store(place, one);
+            if !two.is_empty() {
+                self.way.segment.store(self.way.at(0).0, two);
+            }
+            at = at.wrapping_add(bytes.len() as u64);
+        }
+        self.head = at;
+        protocol::publish(&words.head, at);
+        if let Some(sleep) = protocol::sleeper(&words.reader_sleep)
+            && self.rung.is_new(sleep)
+            && let Err(error) = ring(socket)
+        {
+            // The peer may have read all of it just before it closed. Then it counts as sent; our reader learns of the end.
+            let read = words.tail.load(Ordering::Acquire) == self.head;
+            return if parts.left == 0 && read { Ok(None) } else { Err(error) };
+        }
+        Ok(None)
     }
 
     /// Waits until the peer has read that far.
@@ -403,6 +536,7 @@ impl RingWriter {
         if self.spin.spin(come) {
             return Ok(());
         }
+        self.rests = None;
         words.wanted.store(wanted, Ordering::Relaxed);
         let word = protocol::lie_down(&words.writer_sleep);
         let woken = if come() { Ok(Woken::Rung) } else { sleep((*self.way.room).as_fd(), until) };
@@ -413,6 +547,33 @@ impl RingWriter {
             Woken::Rung if until.is_none_or(|until| until > Instant::now()) => Ok(()),
             _ => Err(io::ErrorKind::TimedOut.into()),
         }
+    }
+}
+
+/// What is left to be sent of several slices.
+struct Parts<'a> {
+    parts: &'a [&'a [u8]],
+    /// How much of the first one has been sent.
+    within: usize,
+    left: usize,
+}
+
+impl<'a> Parts<'a> {
+    fn new(parts: &'a [&'a [u8]]) -> Self {
+        Parts { parts, within: 0, left: parts.iter().map(|part| part.len()).sum() }
+    }
+
+    /// Takes at most `most` bytes of the slice that is next.
+    fn next(&mut self, most: usize) -> &'a [u8] {
+        let Some((first, rest)) = self.parts.split_first() else { return &[] };
+        let bytes = &first[self.within..];
+        let bytes = &bytes[..bytes.len().min(most)];
+        self.within += bytes.len();
+        self.left -= bytes.len();
+        if self.within == first.len() {
+            (self.parts, self.within) = (rest, 0);
+        }
+        bytes
     }
 }
 

@@ -1,11 +1,11 @@
 //! The transitions of one claim word: pure functions over one atomic, with nothing of memory or processes.
 //!
-//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in `tests/loom_claims.rs`.
-//! What the transitions mean, and who may perform them, stands at the head of `claims.rs`.
+//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in
+//! `tests/loom_claims.rs`. What the transitions mean, and who may perform them, stands at the head of `claims.rs`.
 //!
-//! Orderings: the successful transitions form one chain on one word. `send` releases and `start` acquires, so a worker that may run a
-//! call sees what its parent did before; `finish` releases and `state` acquires the other way round. Nothing else is published through
-//! the word, so nothing needs sequential consistency.
+//! Orderings: the successful transitions form one chain on one word. `send` releases and `start` acquires, so a worker
+//! that may run a call sees what its parent did before; `finish` releases and `state` acquires the other way round.
+//! Nothing else is published through the word, so nothing needs sequential consistency.
 
 use super::{AtomicU64, ClaimState, Ordering};
 

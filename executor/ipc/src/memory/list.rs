@@ -1,8 +1,9 @@
 //! A list of small things of several types in shared memory (Python's `multiprocessing.shared_memory.ShareableList`).
 //!
 //! The number of slots is fixed, and so is the room of each: as much as its first value takes, rounded up, or as
-//! [`room`](SharedListBuilder::room) says. A slot may change its type within its room. Unlike Python's, a slot is never seen half-written,
-//! a value keeps its trailing zero bytes, and a change that depends on the old value ([`update`](SharedList::update)) is one step.
+//! [`room`](SharedListBuilder::room) says. A slot may change its type within its room. Unlike Python's, a slot is never
+//! seen half-written, a value keeps its trailing zero bytes, and a change that depends on the old value
+//! ([`update`](SharedList::update)) is one step.
 //!
 //! # Layout and protocol
 //!
@@ -11,27 +12,30 @@
 //!   slot: lock │ version │ type, length, bytes │ type, length, bytes
 //! ```
 //!
-//! Each slot is a value in two copies (see `values/twin.rs`): a get takes no lock, and a writer that is killed half-way leaves the old value.
-//! Writers exclude each other by a lock that names its holder by process number (see `pid_lock.rs`), so a list can have a name and
-//! outlive all processes. Each handle keeps its own copy of the rooms, checked once when it's opened; whatever a peer writes later can't lead
-//! it outside.
+//! Each slot is a value in two copies (see `values/twin.rs`): a get takes no lock, and a writer that is killed half-way
+//! leaves the old value. Writers exclude each other by a lock that names its holder by process number (see
+//! `pid_lock.rs`), so a list can have a name and outlive all processes. Each handle keeps its own copy of the rooms,
+//! checked once when it's opened; whatever a peer writes later can't lead it outside.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::name::{self, Name};
-use super::pid_lock::PidLock;
+use super::pid_lock::{PidLock, PidMutex, PidWords};
 use super::segment::{Layout, Segment};
 use crate::travel::Fd;
 use crate::values::twin;
+use crate::wait::{self, Waiting};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"pp-list1");
+const MAGIC: u64 = u64::from_le_bytes(*b"pp-list2");
 
 #[repr(C, align(64))]
 struct Head {
@@ -41,7 +45,7 @@ struct Head {
 
 #[repr(C)]
 struct SlotHead {
-    lock: AtomicU64,
+    lock: PidWords,
     version: AtomicU64,
 }
 
@@ -164,15 +168,30 @@ pub enum ListError {
     /// Another process has truncated the memory of a named list, so all of it is gone.
     #[error("somebody has truncated the memory of the shared list, and its content is gone")]
     Lost,
+    /// Somebody else is writing to the slot. Only the `try_` forms say so.
+    #[error("slot {index} is being written to")]
+    #[non_exhaustive]
+    WouldBlock {
+        /// The slot.
+        index: usize,
+    },
+    /// Somebody else was writing to the slot all the time. Only the `_timeout` forms say so.
+    #[error("slot {index} was being written to for the whole timeout")]
+    #[non_exhaustive]
+    TimedOut {
+        /// The slot.
+        index: usize,
+    },
 }
 
 /// A list in shared memory: a fixed number of slots for numbers, truth values, text, bytes, or nothing.
 ///
-/// A handle: cheap to clone, and sending it to another process sends the handle and not the items. Gone with its last handle,
-/// unless it was given a name. Python's equivalent is `multiprocessing.shared_memory.ShareableList`.
+/// A handle: cheap to clone, and sending it to another process sends the handle and not the items. Gone with its last
+/// handle, unless it was given a name. Python's equivalent is `multiprocessing.shared_memory.ShareableList`.
 ///
-/// A slot is changed as a whole: nobody sees it half-written, and a writer that is killed half-way leaves the old item. Writers of the same slot wait for each
-/// other; the processes that write to a list must be of the same pid namespace (not of several containers).
+/// A slot is changed as a whole: nobody sees it half-written, and a writer that is killed half-way leaves the old item.
+/// Writers of the same slot wait for each other; the processes that write to a list must be of the same pid namespace
+/// (not of several containers).
 ///
 /// # Examples
 ///
@@ -236,7 +255,8 @@ impl SharedListBuilder {
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` if the name is taken; `InvalidInput` if the name can't be one, or a slot is of 4 GiB or more; or what the system says.
+    /// `AlreadyExists` if the name is taken; `InvalidInput` if the name can't be one, or a slot is of 4 GiB or more; or
+    /// what the system says.
     pub fn create(self, items: impl IntoIterator<Item = ListItem>) -> io::Result<SharedList> {
         let items: Vec<ListItem> = items.into_iter().collect();
         let rooms: Vec<usize> = items.iter().map(|item| room_for(item).max(round_up(self.room))).collect();
@@ -376,7 +396,8 @@ impl SharedList {
     ///
     /// # Errors
     ///
-    /// `NotFound` if there's none, `InvalidInput` for a name that can't be one, `InvalidData` if what has the name is no list, or what the system says.
+    /// `NotFound` if there's none, `InvalidInput` for a name that can't be one, `InvalidData` if what has the name is
+    /// no list, or what the system says.
     pub fn open(name: &str) -> io::Result<Self> {
         SharedList::over(name::open(name)?, Some(Name::new(name)))
     }
@@ -478,50 +499,198 @@ impl SharedList {
         let copy = |which| read(&self.segment, place.copy(which), place.room);
         let item = match twin::read(&slot.version, copy) {
             Some(item) => item,
-            None => {
-                let _lock = PidLock::lock(&slot.lock);
-                twin::read_locked(&slot.version, copy)
-            }
+            None => self.read_changing(place),
         };
         self.check_lost()?;
         item.ok_or(ListError::Damaged { index })
     }
 
-    /// Puts an item into a slot. Others see either the old one or the new one.
+    /// The item of a slot that has kept changing under our eyes: under the lock, behind which nothing does, or as soon
+    /// as it holds still. So a writer that does something else meanwhile, or is stopped, isn't waited for.
+    #[cold]
+    fn read_changing(&self, place: Place) -> Option<ListItem> {
+        let slot: &SlotHead = self.segment.at(place.offset);
+        let copy = |which| read(&self.segment, place.copy(which), place.room);
+        loop {
+            if let Some(_lock) = self.mutex(place).lock_until(wait::after(Duration::from_millis(1))) {
+                return twin::read_locked(&slot.version, copy);
+            }
+            if let Some(item) = twin::read(&slot.version, copy) {
+                return item;
+            }
+        }
+    }
+
+    /// Puts an item into a slot, and waits as long as another one writes to it. Others see either the old one or the
+    /// new one.
     ///
     /// # Errors
     ///
-    /// [`ListError::OutOfRange`] if there's no such slot; `TooLong` if the item doesn't fit; `Lost` if another process has truncated it.
+    /// [`ListError::OutOfRange`] if there's no such slot; `TooLong` if the item doesn't fit; `Lost` if another process
+    /// has truncated it.
     #[inline]
     pub fn set(&self, index: usize, item: impl Into<ListItem>) -> Result<(), ListError> {
         let item = item.into();
         let place = self.place(index)?;
         check_room(&item, index, place)?;
-        let slot: &SlotHead = self.segment.at(place.offset);
-        let lock = PidLock::lock(&slot.lock);
-        twin::publish(&slot.version, |which| write(&self.segment, place.copy(which), &item));
-        drop(lock);
-        self.check_lost()
+        self.put(place, &item, self.mutex(place).lock())
     }
 
-    /// Changes an item as one step, which no other `set` or `update` of this slot comes in between of.
+    /// As [`set`](SharedList::set), if nobody else is writing to the slot.
     ///
-    /// Keep `change` short: others who write to the slot spin and poll meanwhile. It must not write to the same slot
+    /// # Errors
+    ///
+    /// [`ListError::WouldBlock`] if somebody is; otherwise as for [`set`](SharedList::set).
+    pub fn try_set(&self, index: usize, item: impl Into<ListItem>) -> Result<(), ListError> {
+        let item = item.into();
+        let place = self.place(index)?;
+        check_room(&item, index, place)?;
+        self.put(place, &item, self.try_lock(index, place)?)
+    }
+
+    /// As [`set`](SharedList::set), but waits no longer than `timeout` for those who write to the slot.
+    ///
+    /// # Errors
+    ///
+    /// [`ListError::TimedOut`] if somebody was writing to it all the time; otherwise as for [`set`](SharedList::set).
+    pub fn set_timeout(&self, index: usize, item: impl Into<ListItem>, timeout: Duration) -> Result<(), ListError> {
+        let item = item.into();
+        let place = self.place(index)?;
+        check_room(&item, index, place)?;
+        self.put(place, &item, self.lock_within(index, place, timeout)?)
+    }
+
+    /// As [`set`](SharedList::set), without blocking the thread. (That a writer was killed shows after half a second at
+    /// most.)
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set`](SharedList::set).
+    pub async fn set_async(&self, index: usize, item: impl Into<ListItem>) -> Result<(), ListError> {
+        let item = item.into();
+        let place = self.place(index)?;
+        check_room(&item, index, place)?;
+        let lock = self.lock_async(place).await;
+        self.put(place, &item, lock)
+    }
+
+    /// Changes an item as one step, which no other `set` or `update` of this slot comes in between of; waits as long as
+    /// another one writes to it.
+    ///
+    /// Keep `change` short: others who write to the slot wait meanwhile. It must not write to the same slot
     /// itself, which would wait for ever. If it panics, or the process is killed in it, the slot keeps its old item.
     ///
     /// # Errors
     ///
     /// As for [`get`](SharedList::get) and [`set`](SharedList::set).
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the slot keeps its old item.
     pub fn update<R>(&self, index: usize, change: impl FnOnce(&mut ListItem) -> R) -> Result<R, ListError> {
         let place = self.place(index)?;
+        self.change(index, place, self.mutex(place).lock(), change)
+    }
+
+    /// As [`update`](SharedList::update), if nobody else is writing to the slot.
+    ///
+    /// # Errors
+    ///
+    /// [`ListError::WouldBlock`] if somebody is; otherwise as for [`update`](SharedList::update).
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the slot keeps its old item.
+    pub fn try_update<R>(&self, index: usize, change: impl FnOnce(&mut ListItem) -> R) -> Result<R, ListError> {
+        let place = self.place(index)?;
+        self.change(index, place, self.try_lock(index, place)?, change)
+    }
+
+    /// As [`update`](SharedList::update), but waits no longer than `timeout` for those who write to the slot.
+    ///
+    /// # Errors
+    ///
+    /// [`ListError::TimedOut`] if somebody was writing to it all the time; otherwise as for
+    /// [`update`](SharedList::update).
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the slot keeps its old item.
+    pub fn update_timeout<R>(
+        &self,
+        index: usize,
+        timeout: Duration,
+        change: impl FnOnce(&mut ListItem) -> R,
+    ) -> Result<R, ListError> {
+        let place = self.place(index)?;
+        self.change(index, place, self.lock_within(index, place, timeout)?, change)
+    }
+
+    /// As [`update`](SharedList::update), without blocking the thread while it waits. (That a writer was killed shows
+    /// after half a second at most.)
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`update`](SharedList::update).
+    ///
+    /// # Panics
+    ///
+    /// If `change` does; the slot keeps its old item.
+    pub async fn update_async<R>(&self, index: usize, change: impl FnOnce(&mut ListItem) -> R) -> Result<R, ListError> {
+        let place = self.place(index)?;
+        let lock = self.lock_async(place).await;
+        self.change(index, place, lock, change)
+    }
+
+    #[inline]
+    fn mutex(&self, place: Place) -> PidMutex<'_> {
+        PidMutex::new(&self.segment, place.offset + offset_of!(SlotHead, lock))
+    }
+
+    fn try_lock(&self, index: usize, place: Place) -> Result<PidLock<'_>, ListError> {
+        self.mutex(place).try_lock().ok_or(ListError::WouldBlock { index })
+    }
+
+    fn lock_within(&self, index: usize, place: Place, timeout: Duration) -> Result<PidLock<'_>, ListError> {
+        let mutex = self.mutex(place);
+        mutex.try_lock().or_else(|| mutex.lock_until(wait::after(timeout))).ok_or(ListError::TimedOut { index })
+    }
+
+    fn lock_async(&self, place: Place) -> impl Future<Output = PidLock<'_>> + Send {
+        let (mutex, mut slept) = (self.mutex(place), false);
+        Waiting::new(move || mutex.step(&mut slept))
+    }
+
+    /// Under the lock; gives it back.
+    #[inline]
+    fn put(&self, place: Place, item: &ListItem, lock: PidLock<'_>) -> Result<(), ListError> {
         let slot: &SlotHead = self.segment.at(place.offset);
-        let lock = PidLock::lock(&slot.lock);
+        twin::publish(&slot.version, |which| write(&self.segment, place.copy(which), item));
+        drop(lock);
+        self.check_lost()
+    }
+
+    /// Under the lock; gives it back.
+    fn change<R>(
+        &self,
+        index: usize,
+        place: Place,
+        lock: PidLock<'_>,
+        change: impl FnOnce(&mut ListItem) -> R,
+    ) -> Result<R, ListError> {
+        let slot: &SlotHead = self.segment.at(place.offset);
         let item = twin::read_locked(&slot.version, |which| read(&self.segment, place.copy(which), place.room));
         self.check_lost()?;
         let mut item = item.ok_or(ListError::Damaged { index })?;
         let result = change(&mut item);
         check_room(&item, index, place)?;
-        twin::publish(&slot.version, |which| write(&self.segment, place.copy(which), &item));
+        if lock.is_mine() {
+            twin::publish(&slot.version, |which| write(&self.segment, place.copy(which), &item));
+        }
         drop(lock);
         self.check_lost()?;
         Ok(result)

@@ -1,7 +1,8 @@
 //! Shared memory that lives as long as a scope (Python's `multiprocessing.managers.SharedMemoryManager`).
 //!
-//! Python's version is a server process that unlinks the names of what it made. Here nothing that a scope makes has a name: processes get it as a
-//! handle. So there is nothing to unlink, nothing to forget, and nothing is left when all of them are killed.
+//! Python's version is a server process that unlinks the names of what it made. Here nothing that a scope makes has a
+//! name: processes get it as a handle. So there is nothing to unlink, nothing to forget, and nothing is left when all
+//! of them are killed.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -9,10 +10,12 @@ use std::sync::{Mutex, PoisonError};
 use super::list::{ListItem, SharedList};
 use super::shared_memory::SharedMemory;
 
-/// Makes shared memory and lists, and keeps them until it is dropped (Python: `multiprocessing.managers.SharedMemoryManager`).
+/// Makes shared memory and lists, and keeps them until it is dropped (Python:
+/// `multiprocessing.managers.SharedMemoryManager`).
 ///
-/// The scope holds a handle of everything it has made, so tasks may come and go with handles of theirs. When it is dropped, each block is freed
-/// as soon as nobody uses it any more: at once, if the tasks are done. If its process is killed, the same holds.
+/// The scope holds a handle of everything it has made, so tasks may come and go with handles of theirs. When it is
+/// dropped, each block is freed as soon as nobody uses it any more: at once, if the tasks are done. If its process is
+/// killed, the same holds.
 ///
 /// What should be found by name, and thus outlive its users, is not for a scope: see [`SharedMemory::create_new`].
 ///

@@ -1,19 +1,21 @@
 //! A piece of shared memory: a descriptor and its mapping.
 //!
-//! Everything that processes share stands in segments. A segment is a memfd, without a name in any file system, so the kernel frees it
-//! with the last descriptor and mapping, whatever killed their owners. It is sealed: nobody can shrink it under us, which would make our next
-//! access a SIGBUS. A process maps a segment once, however many handles of it arrive: [`Segment::open`] gives back the mapping it has.
+//! Everything that processes share stands in segments. A segment is a memfd, without a name in any file system, so the
+//! kernel frees it with the last descriptor and mapping, whatever killed their owners. It is sealed: nobody can shrink
+//! it under us, which would make our next access a SIGBUS. A process maps a segment once, however many handles of it
+//! arrive: [`Segment::open`] gives back the mapping it has.
 //!
-//! Safe code gets at the memory in two ways only: as references to structures made of atomics ([`Layout`]), and by copies
-//! ([`load`](Segment::load), [`store`](Segment::store)). Neither cares what another process does at the same moment.
+//! Safe code gets at the memory in two ways only: as references to structures made of atomics ([`Layout`]), and by
+//! copies ([`load`](Segment::load), [`store`](Segment::store)). Neither cares what another process does at the same
+//! moment.
 
 use std::collections::HashMap;
 use std::io;
-use std::mem::{align_of, size_of};
+use std::mem::{MaybeUninit, align_of, size_of};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rustix::fs::FileType;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -27,7 +29,8 @@ use crate::travel::Fd;
 ///
 /// # Safety
 ///
-/// The type must be `repr(C)` (or one atomic) and consist of nothing but atomics and arrays of them, so that every bit pattern is valid and every access is atomic.
+/// The type must be `repr(C)` (or one atomic) and consist of nothing but atomics and arrays of them, so that every bit
+/// pattern is valid and every access is atomic.
 pub(crate) unsafe trait Layout: Sync {}
 
 // SAFETY: atomics are what the trait asks for.
@@ -49,7 +52,8 @@ pub(crate) struct Mapping {
     len: usize,
 }
 
-// SAFETY: a mapping belongs to the process and not to a thread, and gives out nothing but references to atomics and copies.
+// SAFETY: a mapping belongs to the process and not to a thread, and gives out nothing but references to atomics and
+// copies.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; every access through `&Mapping` is atomic.
 unsafe impl Sync for Mapping {}
@@ -80,14 +84,16 @@ impl Mapping {
     ///
     /// # Panics
     ///
-    /// If it doesn't fit there or isn't aligned. Offsets are constants of ours or were checked when the segment was opened.
+    /// If it doesn't fit there or isn't aligned. Offsets are constants of ours or were checked when the segment was
+    /// opened.
     #[inline]
     pub(crate) fn at<T: Layout>(&self, offset: usize) -> &T {
         assert!(offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len), "outside of the shared memory");
         // SAFETY: in bounds, as just checked.
         let place = unsafe { self.start.add(offset) };
         assert!(place.addr().get().is_multiple_of(align_of::<T>()), "misaligned in shared memory");
-        // SAFETY: mapped as long as `self` is borrowed, in bounds, aligned; every bit pattern is valid and every access atomic (`Layout`).
+        // SAFETY: mapped as long as `self` is borrowed, in bounds, aligned; every bit pattern is valid and every access
+        // atomic (`Layout`).
         unsafe { place.cast::<T>().as_ref() }
     }
 
@@ -116,9 +122,21 @@ impl Mapping {
     #[inline]
     pub(crate) fn load(&self, offset: usize, to: &mut [u8]) {
         assert!(offset.checked_add(to.len()).is_some_and(|end| end <= self.len), "outside of the shared memory");
-        // SAFETY: the source is in bounds and shared memory; `to` is exclusively ours and not in this mapping, as references to plain bytes
-        // of it are only given out by `Array`'s guards, which don't lead here.
+        // SAFETY: the source is in bounds and shared memory; `to` is exclusively ours and not in this mapping, as
+        // references to plain bytes of it are only given out by `Array`'s guards, which don't lead here.
         unsafe { copy::load(self.start.as_ptr().add(offset), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// As [`load`](Mapping::load), into memory that need not have been written; it has been, afterwards.
+    ///
+    /// # Panics
+    ///
+    /// If the range is outside.
+    #[inline]
+    pub(crate) fn load_uninit(&self, offset: usize, to: &mut [MaybeUninit<u8>]) {
+        assert!(offset.checked_add(to.len()).is_some_and(|end| end <= self.len), "outside of the shared memory");
+        // SAFETY: as for `load`; `copy::load` only writes to it.
+        unsafe { copy::load(self.start.as_ptr().add(offset), to.as_mut_ptr().cast(), to.len()) }
     }
 
     /// Copies into the memory; others may see it in part.
@@ -154,8 +172,9 @@ pub(crate) struct Segment {
     pub(crate) sliced: AtomicBool,
 }
 
-/// What memory is used for: the kind of an object, or [`BYTES`]. One memory has one purpose as long as a process has it mapped, whatever handles of it
-/// arrive: a handle that lies could make atomics of the elements that an array lends as a slice.
+/// What memory is used for: the kind of an object, or [`BYTES`]. One memory has one purpose as long as a process has it
+/// mapped, whatever handles of it arrive: a handle that lies could make atomics of the elements that an array lends as
+/// a slice.
 pub(crate) type Purpose = u32;
 
 /// What is not an object of a kind of its own: bytes, lists, boards.
@@ -167,6 +186,22 @@ type Known = HashMap<(u64, u64), Weak<Segment>>;
 fn known() -> &'static Mutex<Known> {
     static KNOWN: OnceLock<Mutex<Known>> = OnceLock::new();
     KNOWN.get_or_init(Mutex::default)
+}
+
+/// The table of segments, held over a fork.
+pub(crate) struct Frozen(MutexGuard<'static, Known>);
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen(known().lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Frozen {
+    /// In a forked child: those who had slices are other threads, of the parent.
+    pub(crate) fn forget(&mut self) {
+        for segment in self.0.values().filter_map(Weak::upgrade) {
+            segment.sliced.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Segment {
@@ -187,7 +222,8 @@ impl Segment {
         Arc::new(Segment { fd, watched, mapping, purpose, sliced: AtomicBool::new(false) })
     }
 
-    /// The same memory, if it's used for the same thing. What stands in it, and which references go into it, is only sound for one.
+    /// The same memory, if it's used for the same thing. What stands in it, and which references go into it, is only
+    /// sound for one.
     fn used_for(self: Arc<Self>, purpose: Purpose) -> io::Result<Arc<Self>> {
         if self.purpose == purpose {
             return Ok(self);
@@ -236,8 +272,8 @@ impl Segment {
         remember(id, segment, |other| other.watched.is_none()).used_for(purpose)
     }
 
-    /// As [`open`](Segment::open), but takes memory that isn't sealed as well, and watches it: if somebody truncates it, it turns into zeros and
-    /// [`is_lost`](Segment::is_lost).
+    /// As [`open`](Segment::open), but takes memory that isn't sealed as well, and watches it: if somebody truncates
+    /// it, it turns into zeros and [`is_lost`](Segment::is_lost).
     pub(crate) fn open_any(fd: &Fd, least: usize) -> io::Result<Arc<Self>> {
         if sys::check_sealed(fd.as_fd()).is_ok() {
             return Segment::open(fd, least);
@@ -263,7 +299,8 @@ impl Segment {
         remember(id, segment, |other| !other.is_lost()).used_for(BYTES)
     }
 
-    /// Whether somebody has truncated the memory, so that it isn't shared any more and its content is gone. Never, if it's sealed.
+    /// Whether somebody has truncated the memory, so that it isn't shared any more and its content is gone. Never, if
+    /// it's sealed.
     #[inline]
     pub(crate) fn is_lost(&self) -> bool {
         self.watched.as_ref().is_some_and(Watched::is_lost)
@@ -287,7 +324,8 @@ impl std::ops::Deref for Segment {
     }
 }
 
-fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+/// Which memory it is: device and inode.
+pub(super) fn identity(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::fstat(fd)?;
     #[allow(clippy::unnecessary_cast)] // The types differ between systems.
     Ok((stat.st_dev as u64, stat.st_ino as u64))
@@ -297,7 +335,8 @@ fn find(id: (u64, u64)) -> Option<Arc<Segment>> {
     known().lock().unwrap_or_else(PoisonError::into_inner).get(&id).and_then(Weak::upgrade)
 }
 
-/// Enters a mapping, unless another thread has entered one of the same memory meanwhile that will do: there must be one only.
+/// Enters a mapping, unless another thread has entered one of the same memory meanwhile that will do: there must be one
+/// only.
 fn remember(id: (u64, u64), segment: Arc<Segment>, will_do: impl FnOnce(&Segment) -> bool) -> Arc<Segment> {
     let mut known = known().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(other) = known.get(&id).and_then(Weak::upgrade).filter(|other| will_do(other)) {

@@ -1,6 +1,7 @@
 //! [`Barrier`]: all wait until all have come. Python's `multiprocessing.Barrier`.
 //!
-//! A ledger says which round it is, who has come (each process with the number of its threads), and how the round stands:
+//! A ledger says which round it is, who has come (each process with the number of its threads), and how the round
+//! stands:
 //!
 //! | the round is | next | by |
 //! |---|---|---|
@@ -9,10 +10,11 @@
 //! | filling, acting | broken | a timeout, [`abort`](Barrier::abort), the death of one who waits, a panic in the action |
 //! | filling, acting, broken | the next round, filling | [`reset`](Barrier::reset); those who wait learn that the round was broken |
 //!
-//! Whoever comes out of its sleep later, when the round has passed, finds it has: by the number of the round, and a list of the last ones that were broken. So nobody
-//! has to wait until the slowest of the last round has left.
+//! Whoever comes out of its sleep later, when the round has passed, finds it has: by the number of the round, and a
+//! list of the last ones that were broken. So nobody has to wait until the slowest of the last round has left.
 //!
-//! Those who wait sleep on a [bell](super::bell), which rings when the round ends or breaks, and when a process comes that the sleepers don't watch yet.
+//! Those who wait sleep on a [bell](super::bell), which rings when the round ends or breaks, and when a process comes
+//! that the sleepers don't watch yet.
 
 use std::fmt;
 use std::future::Future;
@@ -167,6 +169,7 @@ impl BarrierWaitResult {
 /// Somebody who has come.
 #[derive(Clone, Copy)]
 struct Arrival {
+    seat: Seat,
     round: u32,
     resets: u32,
     index: u32,
@@ -227,7 +230,7 @@ impl State {
         self.places[word] |= 1 << bit;
         self.arrived = self.arrived.saturating_add(1);
         let (round, resets) = (self.round, self.resets);
-        Ok(Arrival { round, resets, index: word as u32 * 64 + bit, leader: self.arrived >= self.parties })
+        Ok(Arrival { seat: me, round, resets, index: word as u32 * 64 + bit, leader: self.arrived >= self.parties })
     }
 
     /// Gives a place in the round up.
@@ -267,16 +270,18 @@ impl State {
 
 /// A place where so many parties, threads or tasks of any processes, wait for each other, round after round.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same barrier. Waiting has four forms: [`try_wait`](Self::try_wait),
-/// [`wait_timeout`](Self::wait_timeout), [`wait`](Self::wait), [`wait_async`](Self::wait_async), and the same `_with` an action, which the leader of the round, the one who comes last, runs
-/// before it lets the others through. (In Python the barrier has the action. A closure can't cross to other processes, so here
-/// each party brings it, and exactly one of them runs.)
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same barrier. Waiting has
+/// four forms: [`try_wait`](Self::try_wait), [`wait_timeout`](Self::wait_timeout), [`wait`](Self::wait),
+/// [`wait_async`](Self::wait_async), and the same `_with` an action, which the leader of the round, the one who comes
+/// last, runs before it lets the others through. (In Python the barrier has the action. A closure can't cross to other
+/// processes, so here each party brings it, and exactly one of them runs.)
 ///
 /// # When it breaks
 ///
-/// A wait that times out breaks the barrier for all who wait, and so does [`abort`](Self::abort), the death of a process that waits, and a panic in the action.
-/// From then on all who come are told why, until somebody calls [`reset`](Self::reset). A future that is dropped while it waits doesn't break
-/// it: it takes its arrival back, as in Python's asyncio.
+/// A wait that times out breaks the barrier for all who wait, and so does [`abort`](Self::abort), the death of a
+/// process that waits, and a panic in the action. From then on all who come are told why, until somebody calls
+/// [`reset`](Self::reset). A future that is dropped while it waits doesn't break it: it takes its arrival back, as in
+/// Python's asyncio.
 ///
 /// A party that hasn't come yet is unknown here, so its death breaks nothing.
 ///
@@ -308,7 +313,8 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` unless there are from 1 to 1,024 parties; otherwise what the system says when it is out of memory or descriptors.
+    /// `InvalidInput` unless there are from 1 to 1,024 parties; otherwise what the system says when it is out of memory
+    /// or descriptors.
     pub fn new(parties: u32) -> io::Result<Self> {
         if !(1..=PARTIES).contains(&parties) {
             return Err(io::Error::new(
@@ -366,16 +372,15 @@ impl Barrier {
     /// If the action does; that breaks the barrier.
     pub fn try_wait_with(&self, action: impl FnOnce()) -> Result<BarrierWaitResult, BarrierError> {
         let mut visit = Visit { barrier: self, arrival: None, slept: false };
-        let arrival = self.change(|state, board, bell| visit.enter(state, board, bell, true));
-        match arrival {
-            Ok(Some(arrival)) => visit.lead(arrival, action),
-            Ok(None) => Err(BarrierError::WouldBlock),
-            Err(error) => Err(error),
+        match self.try_change(|state, board, bell| visit.enter(state, board, bell, true)) {
+            Some(Ok(Some(arrival))) => visit.lead(arrival, action),
+            Some(Err(error)) => Err(error),
+            Some(Ok(None)) | None => Err(BarrierError::WouldBlock),
         }
     }
 
-    /// Waits until all have come, for at most `timeout`. If that isn't enough, the barrier is broken for all who wait (unless this one couldn't even join the
-    /// round, because the leader of the last one is still at work).
+    /// Waits until all have come, for at most `timeout`. If that isn't enough, the barrier is broken for all who wait
+    /// (unless this one couldn't even join the round, because the leader of the last one is still at work).
     ///
     /// # Errors
     ///
@@ -384,7 +389,8 @@ impl Barrier {
         self.wait_timeout_with(timeout, || {})
     }
 
-    /// As [`wait_timeout`](Self::wait_timeout), with an action. The time of the leader's action counts for those who wait for it.
+    /// As [`wait_timeout`](Self::wait_timeout), with an action. The time of the leader's action counts for those who
+    /// wait for it.
     ///
     /// # Errors
     ///
@@ -403,7 +409,8 @@ impl Barrier {
 
     /// Waits until all have come, without blocking the thread. It comes with the first poll.
     ///
-    /// **Cancellation:** dropped, it takes its arrival back; the barrier is as if it had not come. When all have come already, they are let through.
+    /// **Cancellation:** dropped, it takes its arrival back; the barrier is as if it had not come. When all have come
+    /// already, they are let through.
     ///
     /// # Errors
     ///
@@ -512,9 +519,26 @@ impl Barrier {
 
     /// A step that never waits for anything but the ledger's own lock, and the wake-up after it if the bell was rung.
     fn change<R>(&self, step: impl FnOnce(&mut State, &Board, Bell<'_>) -> Verdict<R>) -> R {
+        let ring = self.ringing(step, |step| self.ledger().transact(step));
+        ring.unwrap_or_else(|_| unreachable!("the step does not wait"))
+    }
+
+    /// As `change`; `None` if somebody has been stopped in the middle of a step.
+    fn try_change<R>(&self, step: impl FnOnce(&mut State, &Board, Bell<'_>) -> Verdict<R>) -> Option<R> {
+        self.ringing(step, |step| self.ledger().try_transact(step))?.ok()
+    }
+
+    /// Runs a step on the ledger, and wakes those at the bell if that has rung in it.
+    fn ringing<R, O>(
+        &self,
+        step: impl FnOnce(&mut State, &Board, Bell<'_>) -> Verdict<R>,
+        run: impl FnOnce(&mut dyn FnMut(&mut State, &Board) -> Verdict<R>) -> O,
+    ) -> O {
         let bell = self.bell();
         let (mut before, mut after) = (0, 0);
-        let result = self.ledger().transact(|state, board| {
+        let mut step = Some(step);
+        let outcome = run(&mut |state, board| {
+            let step = step.take().unwrap_or_else(|| unreachable!("a step runs once"));
             before = bell.heard();
             let verdict = step(state, board, bell);
             after = bell.heard();
@@ -523,17 +547,20 @@ impl Barrier {
         if before != after {
             bell.wake_all();
         }
-        result.unwrap_or_else(|_| unreachable!("the step does not wait"))
+        outcome
     }
 }
 
 impl fmt::Debug for Barrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Barrier")
-            .field("parties", &self.parties())
-            .field("waiting", &self.n_waiting())
-            .field("broken", &self.why_broken())
-            .finish_non_exhaustive()
+        let mut out = f.debug_struct("Barrier");
+        // Whoever prints it must not wait for one who has been stopped in the middle of a step.
+        if let Some(state) = self.try_change(|state, _, _| Verdict::Unchanged(*state)) {
+            let error = state.broken.error();
+            let waiting = if error.is_none() { state.arrived } else { 0 };
+            out.field("parties", &state.parties).field("waiting", &waiting).field("broken", &error);
+        }
+        out.finish_non_exhaustive()
     }
 }
 
@@ -559,7 +586,8 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Comes, if the round is open: `None` if it isn't, because the leader of the last one is at work. With `last`, only if all others have come.
+    /// Comes, if the round is open: `None` if it isn't, because the leader of the last one is at work. With `last`,
+    /// only if all others have come.
     fn enter(
         &mut self,
         state: &mut State,
@@ -680,6 +708,10 @@ impl Drop for Visit<'_> {
     fn drop(&mut self) {
         // Only a future that is dropped while it waits still has its place.
         let Some(arrival) = self.arrival.take() else { return };
+        if !self.barrier.object.board().is_mine(arrival.seat.bits()) {
+            // It was the parent who came, before a fork.
+            return;
+        }
         self.barrier.change(|state, board, _| {
             if state.outcome(arrival).is_some() || state.acting != 0 {
                 return Verdict::Unchanged(());

@@ -1,15 +1,21 @@
-//! A word beside a ledger on which some sleep: rung for those changes that concern them, where the ledger's own version would wake everybody at every
-//! change.
+//! A word beside a ledger on which some sleep: rung for those changes that concern them, where the ledger's own version
+//! would wake everybody at every change.
 //!
-//! It is rung *inside* of the ledger's step, before the change is committed. A waiter listens ([`heard`](Bell::heard)) before it looks at the state, under the same lock: so either its look sees the
-//! change, or the bell has been rung since it listened, and its sleep doesn't begin. Killed between the ring and the wake-up, the ringer
-//! leaves a word that differs from what the sleepers expect, which they find out by looking now and then.
+//! It is rung *inside* of the ledger's step, before the change is committed. A waiter listens ([`heard`](Bell::heard))
+//! before it looks at the state, under the same lock: so either its look sees the change, or the bell has been rung
+//! since it listened, and its sleep doesn't begin. Killed between the ring and the wake-up, the ringer leaves a word
+//! that differs from what the sleepers expect, which they find out by looking now and then.
+//!
+//! `tests/loom_bell.rs` runs it through the interleavings, with the slots of a [condition](super::condvar) and with a
+//! barrier in small.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::object::{BODY, Object};
 use crate::presence::{Board, Holder, Seat};
 use crate::wait::{Change, Word, futex};
+
+mod protocol;
 
 /// The bell at one place of an object.
 #[derive(Clone, Copy)]
@@ -25,12 +31,12 @@ impl<'a> Bell<'a> {
     }
 
     pub(super) fn heard(self) -> u32 {
-        self.word.load(Ordering::SeqCst)
+        protocol::heard(self.word)
     }
 
     /// Under the ledger's lock, before the commit.
     pub(super) fn ring(self) {
-        self.word.fetch_add(1, Ordering::SeqCst);
+        protocol::ring(self.word);
     }
 
     /// After the commit.

@@ -1,8 +1,9 @@
-//! A value in shared memory that is replaced whole or not at all, whenever its writer dies; and the private copy through which a guard changes it.
+//! A value in shared memory that is replaced whole or not at all, whenever its writer dies; and the private copy
+//! through which a guard changes it.
 //!
-//! The two-copy scheme of the [ledger](super::ledger), for values of the user's: who holds the lock works on a copy in memory of its own. To commit it
-//! is to write it to the copy that is not current, and to raise the version, whose last bit says which one is. Killed before that, the holder has
-//! changed nothing; after it, everything.
+//! The two-copy scheme of the [ledger](super::ledger), for values of the user's: who holds the lock works on a copy in
+//! memory of its own. To commit it is to write it to the copy that is not current, and to raise the version, whose last
+//! bit says which one is. Killed before that, the holder has changed nothing; after it, everything.
 //!
 //! ```text
 //!    version 6 │ copy 0: current │ copy 1: for the next commit
@@ -51,7 +52,7 @@ impl<'a, T: Plain> Cell<'a, T> {
     pub(super) fn get(self) -> T {
         let mut value = T::new_zeroed();
         if size_of::<T>() > 0 {
-            self.object.load(self.copy(self.version().load(Ordering::Acquire)), value.as_mut_bytes());
+            self.object.load(self.copy(self.version()), value.as_mut_bytes());
         }
         value
     }
@@ -60,15 +61,21 @@ impl<'a, T: Plain> Cell<'a, T> {
     #[inline]
     pub(super) fn set(self, value: &T) {
         if size_of::<T>() > 0 {
-            let next = self.version().load(Ordering::Relaxed).wrapping_add(1);
+            let next = self.version().wrapping_add(1);
             self.object.store(self.copy(next), value.as_bytes());
             // Should we be killed right here, the copy is whole: release.
-            self.version().store(next, Ordering::Release);
+            self.word().store(next, Ordering::Release);
         }
     }
 
+    /// How often a value has been committed, modulo 2³². Under the lock.
     #[inline]
-    fn version(self) -> &'a AtomicU32 {
+    pub(super) fn version(self) -> u32 {
+        self.word().load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn word(self) -> &'a AtomicU32 {
         self.object.at(self.offset)
     }
 

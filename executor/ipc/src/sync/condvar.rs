@@ -14,7 +14,6 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::bell::Bell;
 use super::error::LockResult;
@@ -26,6 +25,10 @@ use crate::presence::{Board, Seat};
 use crate::values::Plain;
 use crate::wait::{self, Step, Waiting};
 
+mod slots;
+
+use slots::{CROWD, State};
+
 const KIND: Kind = *b"cond";
 
 /// How many can wait with a slot of their own.
@@ -33,27 +36,6 @@ const SLOTS: usize = 500;
 
 /// How many other processes one waiter watches.
 const WATCHED: usize = 16;
-
-const NOTIFIED: u32 = 1;
-
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct Slot {
-    /// 0: free.
-    seat: u32,
-    /// The turn, which also tells one use of the slot from the next, and [`NOTIFIED`].
-    turn: u32,
-}
-
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct State {
-    /// The next turn; even.
-    next: u32,
-    /// Whether some wait who found no slot.
-    crowd: u32,
-    slots: [Slot; SLOTS],
-}
 
 #[repr(C)]
 struct Bells {
@@ -64,68 +46,10 @@ struct Bells {
 // SAFETY: repr(C) and atomics only.
 unsafe impl Layout for Bells {}
 
-/// Where the bell of those without a slot stands among the bells.
-const CROWD: usize = SLOTS;
-
 const LEN: usize = Ledger::<State>::LEN + size_of::<Bells>();
 
 /// The bells that were rung in a step, whose sleepers are to be woken after it.
 type Rung = Vec<usize>;
-
-impl State {
-    /// Notifies up to `count` of those who wait, the longest waiting first. Returns how many had a slot.
-    fn notify(&mut self, count: usize, condvar: &Condvar, rung: &mut Rung) -> usize {
-        let mut waiting: Vec<usize> = (0..SLOTS).filter(|at| self.is_waiting(*at)).collect();
-        let next = self.next;
-        // The distance to the next turn, as turns come round.
-        waiting.sort_by_key(|at| std::cmp::Reverse(next.wrapping_sub(self.slots[*at].turn)));
-        waiting.truncate(count);
-        for at in &waiting {
-            self.slots[*at].turn |= NOTIFIED;
-            condvar.bell(*at).ring();
-        }
-        if self.crowd != 0 && count > 0 {
-            // They can't be told apart, so all of them look.
-            self.crowd = 0;
-            condvar.bell(CROWD).ring();
-            rung.push(CROWD);
-        }
-        rung.extend(&waiting);
-        waiting.len()
-    }
-
-    fn is_waiting(&self, at: usize) -> bool {
-        self.slots[at].seat != 0 && self.slots[at].turn & NOTIFIED == 0
-    }
-
-    /// Frees the slots of the dead and passes their notifications on. Returns whether there were any.
-    fn bury(&mut self, board: &Board, condvar: &Condvar, rung: &mut Rung) -> bool {
-        let mut changed = false;
-        let mut inherited = 0;
-        let mut alive = board.seat().bits();
-        for slot in &mut self.slots {
-            // Many slots are of the same few processes.
-            if slot.seat == 0 || slot.seat == alive {
-                continue;
-            }
-            match Seat::from_word(slot.seat) {
-                Some(seat) if !board.is_dead(seat) => alive = slot.seat,
-                seat => {
-                    if let Some(seat) = seat {
-                        board.tell(seat);
-                    }
-                    inherited += usize::from(slot.turn & NOTIFIED != 0);
-                    *slot = Slot { seat: 0, turn: 0 };
-                    changed = true;
-                }
-            }
-        }
-        if inherited > 0 {
-            self.notify(inherited, condvar, rung);
-        }
-        changed
-    }
-}
 
 /// A place to wait for a change of what a [`Mutex`](crate::Mutex) protects, between processes.
 ///
@@ -290,10 +214,9 @@ impl Condvar {
     /// Notifies up to `count` of those who wait, the longest waiting first, as Python's `notify(n)`. Returns how many.
     pub fn notify(&self, count: usize) -> usize {
         self.change(|state, board, rung| {
-            let buried = state.bury(board, self, rung);
-            let before = rung.len();
-            let notified = state.notify(count, self, rung);
-            if buried || rung.len() > before { Verdict::Changed(notified) } else { Verdict::Unchanged(notified) }
+            let buried = self.bury(state, board, rung);
+            let notified = state.notify(count, &mut self.ring(rung));
+            if buried || !rung.is_empty() { Verdict::Changed(notified) } else { Verdict::Unchanged(notified) }
         })
     }
 
@@ -325,11 +248,32 @@ impl Condvar {
     }
 
     fn ledger(&self) -> Ledger<'_, State> {
-        Ledger::new(&self.object, 0)
+        Ledger::partial(&self.object, 0, State::extent)
     }
 
     fn bell(&self, at: usize) -> Bell<'_> {
         Bell::new(&self.object, Ledger::<State>::LEN + at.min(CROWD) * size_of::<AtomicU32>())
+    }
+
+    /// Rings the bell of a slot in a step, and notes that its sleepers are to be woken.
+    fn ring<'a>(&'a self, rung: &'a mut Rung) -> impl FnMut(usize) + 'a {
+        |at| {
+            self.bell(at).ring();
+            rung.push(at);
+        }
+    }
+
+    fn bury(&self, state: &mut State, board: &Board, rung: &mut Rung) -> bool {
+        let is_dead = |seat| {
+            // What is no seat is a peer's lie.
+            let Some(seat) = Seat::from_word(seat) else { return true };
+            let is_dead = board.is_dead(seat);
+            if is_dead {
+                board.tell(seat);
+            }
+            is_dead
+        };
+        state.bury(board.seat().bits(), is_dead, &mut self.ring(rung))
     }
 
     /// A step that never waits for anything but the ledger's own lock, and the wake-ups after it.
@@ -358,8 +302,7 @@ fn with<G, E>(locked: LockResult<G>, extra: E) -> LockResult<(G, E)> {
 impl fmt::Debug for Condvar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.ledger().get();
-        let waiting = (0..SLOTS).filter(|at| state.is_waiting(*at)).count();
-        f.debug_struct("Condvar").field("waiting", &waiting).finish_non_exhaustive()
+        f.debug_struct("Condvar").field("waiting", &state.waiting()).finish_non_exhaustive()
     }
 }
 
@@ -379,7 +322,7 @@ impl<'de> Deserialize<'de> for Condvar {
 #[derive(Clone, Copy)]
 enum Place {
     /// In a slot, with its turn.
-    Slot(usize, u32),
+    Slot((usize, u32)),
     /// Without one, and what its bell was at then.
     Crowd(u32),
 }
@@ -398,16 +341,18 @@ impl Waiter<'_> {
         let condvar = self.condvar;
         let mut rung = Rung::new();
         let step = condvar.ledger().step(&mut self.slept, |state, board| {
-            let free = |state: &State| state.slots.iter().position(|slot| slot.seat == 0);
-            let at = free(state).or_else(|| state.bury(board, condvar, &mut rung).then(|| free(state)).flatten());
-            let Some(at) = at else {
-                state.crowd = 1;
-                return Verdict::Changed(Place::Crowd(condvar.bell(CROWD).heard()));
-            };
-            let turn = state.next & !NOTIFIED;
-            state.next = turn.wrapping_add(2);
-            state.slots[at] = Slot { seat: board.seat().bits(), turn };
-            Verdict::Changed(Place::Slot(at, turn))
+            let me = board.seat().bits();
+            let slot = state.enter(me).or_else(|| {
+                let buried = condvar.bury(state, board, &mut rung);
+                buried.then(|| state.enter(me)).flatten()
+            });
+            Verdict::Changed(match slot {
+                Some(slot) => Place::Slot(slot),
+                None => {
+                    state.enter_crowd();
+                    Place::Crowd(condvar.bell(CROWD).heard())
+                }
+            })
         });
         condvar.wake(rung);
         match step {
@@ -422,8 +367,8 @@ impl Waiter<'_> {
     /// Waits for the notification.
     fn step(&mut self) -> Step<()> {
         let condvar = self.condvar;
-        let (at, turn) = match self.place {
-            Some(Place::Slot(at, turn)) => (at, turn),
+        let slot = match self.place {
+            Some(Place::Slot(slot)) => slot,
             Some(Place::Crowd(heard)) => {
                 let bell = condvar.bell(CROWD);
                 return if bell.heard() == heard {
@@ -434,17 +379,14 @@ impl Waiter<'_> {
             }
             None => return Step::Ready(()),
         };
-        let bell = condvar.bell(at);
+        let bell = condvar.bell(slot.0);
         let mut rung = Rung::new();
         let step = condvar.ledger().step(&mut self.slept, |state, board| {
             // Under the lock, as those who ring are.
             let heard = bell.heard();
-            let buried = state.bury(board, condvar, &mut rung);
-            let slot = state.slots[at];
-            // Notified; or not ours any more, so a peer has meddled, and to wait on would be for ever.
-            let over = slot.seat != board.seat().bits() || slot.turn != turn;
-            let watched = if over { Vec::new() } else { state.others(board) };
-            let outcome = (!over).then_some((heard, watched));
+            let buried = condvar.bury(state, board, &mut rung);
+            let over = state.is_over(slot, board.seat().bits());
+            let outcome = (!over).then(|| (heard, others(state, board)));
             if buried { Verdict::Changed(outcome) } else { Verdict::Unchanged(outcome) }
         });
         condvar.wake(rung);
@@ -458,14 +400,12 @@ impl Waiter<'_> {
     /// Gives the place back, notification included. Returns whether there was one.
     fn leave(&mut self) -> bool {
         match self.place.take() {
-            Some(Place::Slot(at, turn)) => self.condvar.change(|state, board, _| {
-                let slot = state.slots[at];
-                if slot.seat != board.seat().bits() || slot.turn & !NOTIFIED != turn {
-                    return Verdict::Unchanged(false);
-                }
-                state.slots[at] = Slot { seat: 0, turn: 0 };
-                Verdict::Changed(slot.turn & NOTIFIED != 0)
-            }),
+            Some(Place::Slot(slot)) => {
+                self.condvar.change(|state, board, _| match state.leave(slot, board.seat().bits()) {
+                    Some(notified) => Verdict::Changed(notified),
+                    None => Verdict::Unchanged(false),
+                })
+            }
             Some(Place::Crowd(heard)) => self.condvar.bell(CROWD).heard() != heard,
             None => false,
         }
@@ -481,21 +421,87 @@ impl Drop for Waiter<'_> {
     }
 }
 
-impl State {
-    /// The other processes that wait, as far as one can watch them.
-    fn others(&self, board: &Board) -> Vec<Seat> {
-        let mut others: Vec<Seat> = Vec::new();
-        for slot in &self.slots {
-            if let Some(seat) = Seat::from_word(slot.seat)
-                && seat != board.seat()
-                && !others.contains(&seat)
-            {
-                others.push(seat);
-                if others.len() == WATCHED {
-                    break;
-                }
+/// The other processes that wait, as far as one can watch them.
+fn others(state: &State, board: &Board) -> Vec<Seat> {
+    let mut others: Vec<Seat> = Vec::new();
+    for seat in state.others(board.seat().bits()).filter_map(Seat::from_word) {
+        if !others.contains(&seat) {
+            others.push(seat);
+            if others.len() == WATCHED {
+                break;
             }
         }
-        others
+    }
+    others
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    /// Against a list of those who wait, in the order in which they have come: (slot, seat, notified).
+    #[test]
+    fn slots_agree_with_a_list() {
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut below = |end: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % end as u64) as usize
+        };
+        let mut state = State::new_zeroed();
+        let mut model: Vec<((usize, u32), u32, bool)> = Vec::new();
+        for step in 0..20_000 {
+            let mut rung = Vec::new();
+            let mut expected = Vec::new();
+            let mut notify = |model: &mut Vec<((usize, u32), u32, bool)>, count: usize| {
+                let waiting = model.iter_mut().filter(|(.., notified)| !notified).take(count);
+                waiting.for_each(|(slot, _, notified)| {
+                    *notified = true;
+                    expected.push(slot.0);
+                });
+            };
+            match below(8) {
+                // Phases in which many wait, and in which few do.
+                0..3 => {
+                    let seat = 1 + below(5) as u32;
+                    match state.enter(seat) {
+                        Some(slot) => {
+                            assert!(model.iter().all(|(other, ..)| other.0 != slot.0), "a slot for two");
+                            model.push((slot, seat, false));
+                        }
+                        None => assert_eq!(model.len(), SLOTS),
+                    }
+                }
+                3 => {
+                    let count = below(4);
+                    notify(&mut model, count);
+                    assert_eq!(state.notify(count, &mut |at| rung.push(at)), expected.len());
+                }
+                4 if step % 50 == 0 => {
+                    let (me, dead) = (1, 2 + below(4) as u32);
+                    let died = |(_, seat, _): &((usize, u32), u32, bool)| *seat == dead;
+                    let inherited = model.iter().filter(|waiter| died(waiter) && waiter.2).count();
+                    let any = model.iter().any(died);
+                    model.retain(|waiter| !died(waiter));
+                    notify(&mut model, inherited);
+                    assert_eq!(state.bury(me, |seat| seat == dead, &mut |at| rung.push(at)), any);
+                }
+                _ if !model.is_empty() && (step / 3_000 % 2 == 1 || below(3) == 0) => {
+                    let (slot, seat, notified) = model.remove(below(model.len()));
+                    assert_eq!(state.is_over(slot, seat), notified);
+                    assert_eq!(state.leave(slot, seat + 1), None, "that of another");
+                    assert_eq!(state.leave(slot, seat), Some(notified));
+                    assert_eq!(state.leave(slot, seat), None, "given back already");
+                }
+                _ => {}
+            }
+            assert_eq!(rung, expected);
+            assert_eq!(state.waiting(), model.iter().filter(|(.., notified)| !notified).count());
+            let last = model.iter().map(|(slot, ..)| slot.0 + 1).max().unwrap_or(0);
+            assert_eq!(state.extent(), 16 + 8 * last, "no more is copied than is needed");
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! What can come of locking instead of a plain guard, in one vocabulary for all objects.
 //!
-//! Three words mean the same everywhere: *would block* (a `try_` form had no luck), *timed out* (a `_timeout` form waited in vain), and *poisoned* (a
-//! process died while it held the lock). Only locks can be poisoned, and then the lock *has been taken*: the guard is in the error, so
-//! that the caller decides whether to go on. What semaphores, barriers and the rest have to say beyond that stands in their own files.
+//! Three words mean the same everywhere: *would block* (a `try_` form had no luck), *timed out* (a `_timeout` form
+//! waited in vain), and *poisoned* (a process died while it held the lock). Only locks can be poisoned, and then the
+//! lock *has been taken*: the guard is in the error, so that the caller decides whether to go on. What semaphores,
+//! barriers and the rest have to say beyond that stands in their own files.
 
 use std::fmt;
 
@@ -58,7 +59,8 @@ impl<G> LockError<G> {
         }
     }
 
-    /// The same with something else in place of the guard, such as nothing, so that the error can go where the guard can't.
+    /// The same with something else in place of the guard, such as nothing, so that the error can go where the guard
+    /// can't.
     #[must_use = "it returns the error, it doesn't change it"]
     pub fn map<H>(self, change: impl FnOnce(G) -> H) -> LockError<H> {
         match self {

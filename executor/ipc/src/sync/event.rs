@@ -8,8 +8,11 @@
 //! | 1 | somebody may be asleep; only while it is not set |
 //! | 2–31 | how often it has been set, modulo 2³⁰ |
 //!
-//! The count is there so that a signal isn't lost when [`clear`](Event::clear) follows [`set`](Event::set) at once: whoever was waiting then is free, though the event is no
-//! longer set when it looks. An event holds nothing for anybody, so nobody's death changes it.
+//! The count is there so that a signal isn't lost when [`clear`](Event::clear) follows [`set`](Event::set) at once:
+//! whoever was waiting then is free, though the event is no longer set when it looks. An event holds nothing for
+//! anybody, so nobody's death changes it.
+//!
+//! The protocol is run through every interleaving by `tests/loom_event.rs`.
 
 use std::fmt;
 use std::future::Future;
@@ -23,17 +26,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::object::{BODY, Kind, Object};
 use crate::wait::{self, Change, Step, Waiting, futex};
 
-const KIND: Kind = *b"evnt";
+mod protocol;
 
-const SET: u32 = 1;
-const ASLEEP: u32 = 2;
-const ONE: u32 = 4;
-const COUNT: u32 = !3;
+const KIND: Kind = *b"evnt";
 
 /// A signal between processes.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same event. What was written before
-/// [`set`](Self::set) is seen by those whom it frees.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same event. What was
+/// written before [`set`](Self::set) is seen by those whom it frees.
 ///
 /// # Examples
 ///
@@ -69,25 +69,26 @@ impl Event {
 
     /// Frees all who wait, and all who will, until [`clear`](Self::clear).
     pub fn set(&self) {
-        let word = self.word();
-        let before = word.update(Ordering::Release, Ordering::Relaxed, |found| match found & SET {
-            0 => (found & COUNT).wrapping_add(ONE) | SET,
-            _ => found,
-        });
-        if before & ASLEEP != 0 {
-            futex::wake_all(word);
+        if protocol::set(self.word()) {
+            futex::wake_all(self.word());
         }
     }
 
     /// From now on one must wait again. Those who were waiting when it was set are free all the same.
     pub fn clear(&self) {
-        self.word().fetch_and(!SET, Ordering::Relaxed);
+        protocol::clear(self.word());
     }
 
-    /// Whether it is set at this moment: the form of waiting that doesn't wait.
+    /// Whether it is set at this moment.
     #[must_use = "it has no effect but its result"]
     pub fn is_set(&self) -> bool {
-        self.word().load(Ordering::Acquire) & SET != 0
+        protocol::is_set(self.word())
+    }
+
+    /// The form of [`wait`](Self::wait) that doesn't wait: returns whether it is set, as [`is_set`](Self::is_set) does.
+    #[must_use = "it doesn't wait"]
+    pub fn try_wait(&self) -> bool {
+        self.is_set()
     }
 
     /// Waits until it is set. (Python's `wait` returns `True` here.)
@@ -105,7 +106,7 @@ impl Event {
     ///
     /// **Cancellation:** dropped, it waits no more.
     pub fn wait_async(&self) -> impl Future<Output = ()> + Send {
-        let since = self.word().load(Ordering::Relaxed);
+        let since = protocol::now(self.word());
         Waiting::new(move || self.step(since))
     }
 
@@ -116,21 +117,14 @@ impl Event {
     }
 
     fn wait_until(&self, until: Option<Instant>) -> bool {
-        let since = self.word().load(Ordering::Relaxed);
+        let since = protocol::now(self.word());
         wait::block(until, || self.step(since)).is_some()
     }
 
     fn step(&self, since: u32) -> Step<()> {
-        let mut found = self.word().load(Ordering::Acquire);
-        loop {
-            if found & SET != 0 || (found ^ since) & COUNT != 0 {
-                return Step::Ready(());
-            }
-            let marked = found | ASLEEP;
-            match self.word().compare_exchange(found, marked, Ordering::Relaxed, Ordering::Acquire) {
-                Ok(_) => return Step::Wait(Change::of(self.object.segment(), BODY, marked)),
-                Err(now) => found = now,
-            }
+        match protocol::look(self.word(), since) {
+            Ok(()) => Step::Ready(()),
+            Err(expected) => Step::Wait(Change::of(self.object.segment(), BODY, expected)),
         }
     }
 

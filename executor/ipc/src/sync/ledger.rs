@@ -11,7 +11,6 @@
 //!
 //! The version is also what waiters sleep on: every change raises it.
 
-use std::marker::PhantomData;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,7 +20,7 @@ use super::raw::{LockWord, RawLock};
 use crate::memory::segment::Layout;
 use crate::object::{BODY, Object};
 use crate::presence::{Board, Holder, Seat};
-use crate::wait::{Change, Step, Word, futex};
+use crate::wait::{self, Change, PATIENCE, Step, Word, futex};
 
 mod protocol;
 
@@ -53,7 +52,8 @@ pub(crate) struct Ledger<'a, S> {
     object: &'a Object,
     offset: usize,
     head: &'a Head,
-    state: PhantomData<S>,
+    /// How much of a state is worth copying.
+    extent: fn(&S) -> usize,
 }
 
 impl<S> Clone for Ledger<'_, S> {
@@ -72,7 +72,21 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
 
     /// The ledger at `offset` of the body, a multiple of 64. Memory that is all zero is a state that is all zero.
     pub(crate) fn new(object: &'a Object, offset: usize) -> Self {
-        Ledger { object, offset, head: object.at(offset), state: PhantomData }
+        Ledger::partial(object, offset, |_| size_of::<S>())
+    }
+
+    /// As `new`, for a state that is large, but seldom full: `extent` says how many bytes of it, from its first one on, are not all zero or of no importance. It
+    /// must see that in the first [`FIRST`](Self::FIRST) bytes. Only so many are copied, from a core's cache to another's in the worst case; the rest reads as zero.
+    pub(crate) fn partial(object: &'a Object, offset: usize, extent: fn(&S) -> usize) -> Self {
+        Ledger { object, offset, head: object.at(offset), extent }
+    }
+
+    /// What is copied of every state: a cache line.
+    const FIRST: usize = if size_of::<S>() < 64 { size_of::<S>() } else { 64 };
+
+    /// How many bytes of this state are copied. A peer may have written anything.
+    fn extent(self, state: &S) -> usize {
+        (self.extent)(state).clamp(Self::FIRST, size_of::<S>())
     }
 
     fn lock(self) -> RawLock<'a> {
@@ -86,7 +100,10 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
     fn read(self, version: u32) -> S {
         // `S` may hold any bytes, so whatever stands there is a state; it's for the steps to make sense of it.
         let mut state = S::new_zeroed();
-        self.object.load(self.copy(version), state.as_mut_bytes());
+        let copy = self.copy(version);
+        self.object.load(copy, &mut state.as_mut_bytes()[..Self::FIRST]);
+        let extent = self.extent(&state);
+        self.object.load(copy + Self::FIRST, &mut state.as_mut_bytes()[Self::FIRST..extent]);
         state
     }
 
@@ -98,6 +115,16 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
             Step::Ready(result) => Ok(result),
             Step::Wait(change) => Err(change),
         }
+    }
+
+    /// As `transact`, for those who don't want to wait: `None` if somebody stays in the middle of a step for [`PATIENCE`].
+    pub(crate) fn try_transact<R>(self, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Option<Result<R, Change>> {
+        let lock = self.lock();
+        lock.try_lock().or_else(|| lock.lock_until(wait::after(PATIENCE)))?;
+        Some(match self.apply(lock, step) {
+            Step::Ready(result) => Ok(result),
+            Step::Wait(change) => Err(change),
+        })
     }
 
     /// As `transact`, but without blocking: if the lock is taken, that's what to wait for. `slept` is the memory of the waiter.
@@ -130,7 +157,8 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
         let mut now = version;
         let mut wake = false;
         if changed {
-            self.object.store(self.copy(version.wrapping_add(1)), state.as_bytes());
+            let extent = self.extent(&state);
+            self.object.store(self.copy(version.wrapping_add(1)), &state.as_bytes()[..extent]);
             (now, wake) = protocol::commit(&self.head.version, &self.head.asleep);
         }
         let outcome = match verdict {
@@ -162,6 +190,64 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
         match self.transact(|state, _| Verdict::Unchanged(*state)) {
             Ok(state) => state,
             Err(_) => unreachable!("the step does not wait"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+    #[repr(C)]
+    struct State {
+        used: u64,
+        numbers: [u64; 100],
+    }
+
+    impl State {
+        fn extent(&self) -> usize {
+            (self.used as usize).wrapping_add(1).wrapping_mul(8)
+        }
+    }
+
+    fn object() -> Object {
+        Object::create(*b"test", 0, Ledger::<State>::LEN).unwrap()
+    }
+
+    #[test]
+    fn of_a_partial_state_what_is_not_used_reads_as_zero() {
+        let object = object();
+        let ledger = Ledger::partial(&object, 0, State::extent);
+        // Fuller and emptier, so that both copies have old numbers behind the ones in use.
+        for (round, used) in [100, 3, 99, 98, 8, 7, 6, 0, 50, 100].into_iter().enumerate() {
+            let written = ledger.transact(|state, _| {
+                let used = used as usize;
+                assert!(state.numbers[state.used as usize..].iter().all(|number| *number == 0));
+                state.numbers = [0; 100];
+                state.numbers[..used].fill(round as u64 + 1);
+                state.used = used as u64;
+                Verdict::Changed(state.numbers)
+            });
+            let state = ledger.get();
+            assert_eq!(state.used, used);
+            assert!(written.is_ok_and(|written| written == state.numbers));
+        }
+    }
+
+    #[test]
+    fn an_extent_that_is_a_lie_is_taken_for_the_nearest_that_can_be() {
+        let object = object();
+        let ledger = Ledger::partial(&object, 0, State::extent);
+        for lie in [u64::MAX, 101, 100, 1 << 61, (1 << 61) - 1] {
+            let result = ledger.transact(|state, _| {
+                *state = State { used: lie, numbers: [lie; 100] };
+                Verdict::Changed(())
+            });
+            assert!(result.is_ok());
+            let state = ledger.get();
+            assert_eq!(state.numbers[..7], [lie; 7], "the first line is always there");
+            assert_eq!(state.used, lie);
         }
     }
 }

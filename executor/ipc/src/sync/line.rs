@@ -1,9 +1,10 @@
 //! Who is next: how objects that serve small and large requests keep the large ones from waiting for ever.
 //!
-//! A writer needs a moment without readers, and somebody who wants ten permits a moment when ten are free; if newcomers went in
-//! wherever they fit, neither might ever come. So the first one who can't go in stands at the head of the line, and until it has been served all others,
-//! newcomers included, wait behind it. Only the head has a place in shared memory. When it has been served (or gives up, or dies), whoever looks next and can't
-//! go in is the new head: the order of the rest is open, but everybody who waits becomes the head sooner or later.
+//! A writer needs a moment without readers, and somebody who wants ten permits a moment when ten are free; if newcomers
+//! went in wherever they fit, neither might ever come. So the first one who can't go in stands at the head of the line,
+//! and until it has been served all others, newcomers included, wait behind it. Only the head has a place in shared
+//! memory. When it has been served (or gives up, or dies), whoever looks next and can't go in is the new head: the
+//! order of the rest is open, but everybody who waits becomes the head sooner or later.
 //!
 //! Those behind wait for the head's process only; it is the head that watches those for whom the object waits.
 
@@ -39,7 +40,8 @@ impl Ticket {
 }
 
 impl Line {
-    /// Whether it is `ticket`'s turn; otherwise the process of the one before it. `changed` is set if a dead head was taken away.
+    /// Whether it is `ticket`'s turn; otherwise the process of the one before it. `changed` is set if a dead head was
+    /// taken away.
     pub(super) fn is_turn_of(&mut self, ticket: &Ticket, board: &Board, changed: &mut bool) -> Result<(), Seat> {
         match Seat::from_word(self.seat) {
             None => Ok(()),
@@ -70,8 +72,8 @@ impl Line {
         was_first
     }
 
-    /// What one says who can't go in. `turn` is what [`is_turn_of`](Self::is_turn_of) said, `until` are the processes on which it depends if
-    /// it's its turn.
+    /// What one says who can't go in. `turn` is what [`is_turn_of`](Self::is_turn_of) said, `until` are the processes
+    /// on which it depends if it's its turn.
     pub(super) fn wait<R>(
         &mut self,
         ticket: &mut Ticket,

@@ -1,11 +1,12 @@
-//! [`Mutex`]: one at a time, among all threads and tasks of all processes. Python's `multiprocessing.Lock`, and the lock of its `Value`.
+//! [`Mutex`]: one at a time, among all threads and tasks of all processes. Python's `multiprocessing.Lock`, and the
+//! lock of its `Value`.
 //!
-//! The lock is one word that names its holder (`raw.rs` has its transitions), so the next one learns when the holder died. The value stands beside it in two copies
-//! (`cell.rs`): a guard works on a copy of its own and commits it when it is dropped, so what a dead holder leaves behind is the last value that was
-//! committed, whole.
+//! The lock is one word that names its holder (`raw.rs` has its transitions), so the next one learns when the holder
+//! died. The value stands beside it in two copies (`cell.rs`): a guard works on a copy of its own and commits it when
+//! it is dropped, so what a dead holder leaves behind is the last value that was committed, whole.
 //!
-//! What Python's lock can do and this one can't: to be released by somebody else than its holder. Here the guard is the proof, and it can be sent on to
-//! another thread, but not to another process.
+//! What Python's lock can do and this one can't: to be released by somebody else than its holder. Here the guard is the
+//! proof, and it can be sent on to another thread, but not to another process.
 
 use std::fmt;
 use std::future::Future;
@@ -39,19 +40,23 @@ unsafe impl Layout for Head {}
 
 /// A lock between processes, and the value it protects.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It can be an argument, part of an argument or the
-/// result of a task. Without a value, `Mutex<()>`, also called [`Lock`], it is Python's `Lock`.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It can be an
+/// argument, part of an argument or the result of a task. Without a value, `Mutex<()>`, also called [`Lock`], it is
+/// Python's `Lock`.
 ///
-/// A lock has four forms: [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout), [`lock`](Self::lock), [`lock_async`](Self::lock_async). Who comes first is
-/// not who gets it first: a lock that is free goes to whoever asks, sleepers or not.
+/// A lock has four forms: [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout), [`lock`](Self::lock),
+/// [`lock_async`](Self::lock_async). Who comes first is not who gets it first: a lock that is free goes to whoever
+/// asks, sleepers or not.
 ///
 /// # When a holder dies
 ///
-/// A process that dies, in whatever way, while one of its threads holds the lock doesn't keep it: the next one gets it at once, and gets it as
-/// [`LockError::Poisoned`], which has the guard in it. So do all others after that, until one of them calls
-/// [`repair`](MutexGuard::repair). The value is the last one that was committed: the changes of the dead have not happened.
+/// A process that dies, in whatever way, while one of its threads holds the lock doesn't keep it: the next one gets it
+/// at once, and gets it as [`LockError::Poisoned`], which has the guard in it. So do all others after that, until one
+/// of them calls [`repair`](MutexGuard::repair). The value is the last one that was committed: the changes of the dead
+/// have not happened.
 ///
-/// A *panic* of the holder doesn't poison: the changes that its guard has not committed are dropped, and the lock is free.
+/// A *panic* of the holder doesn't poison: the changes that its guard has not committed are dropped, and the lock is
+/// free.
 ///
 /// # Examples
 ///
@@ -114,7 +119,8 @@ impl<T: Plain> Mutex<T> {
     ///
     /// # Errors
     ///
-    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder died.
+    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder
+    /// died.
     pub fn lock_timeout(&self, timeout: Duration) -> LockResult<MutexGuard<'_, T>> {
         let taken = self.raw().lock_until(wait::after(timeout));
         taken.map_or(Err(LockError::TimedOut), |taken| self.entered(taken))
@@ -145,13 +151,53 @@ impl<T: Plain> Mutex<T> {
     ///
     /// If `work` does.
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, LockError<()>> {
-        match self.lock() {
-            Ok(mut guard) => Ok(work(&mut guard)),
-            Err(error) => Err(error.without_guard()),
-        }
+        self.lock().map(|mut guard| work(&mut guard)).map_err(LockError::without_guard)
     }
 
-    /// Whether a holder died, and nobody has [repaired](MutexGuard::repair) it since. A death shows only once somebody has tried to lock.
+    /// As [`with`](Self::with), if the lock is free at this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::WouldBlock`] if it isn't; [`LockError::Poisoned`] if a holder died: then `work` has not run.
+    ///
+    /// # Panics
+    ///
+    /// If `work` does.
+    pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, LockError<()>> {
+        self.try_lock().map(|mut guard| work(&mut guard)).map_err(LockError::without_guard)
+    }
+
+    /// As [`with`](Self::with), but waits for the lock for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`] if a holder died: then `work`
+    /// has not run.
+    ///
+    /// # Panics
+    ///
+    /// If `work` does.
+    pub fn with_timeout<R>(&self, timeout: Duration, work: impl FnOnce(&mut T) -> R) -> Result<R, LockError<()>> {
+        self.lock_timeout(timeout).map(|mut guard| work(&mut guard)).map_err(LockError::without_guard)
+    }
+
+    /// As [`with`](Self::with), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Poisoned`] if a holder died: then `work` has not run.
+    ///
+    /// # Panics
+    ///
+    /// If `work` does.
+    pub async fn with_async<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, LockError<()>> {
+        self.lock_async().await.map(|mut guard| work(&mut guard)).map_err(LockError::without_guard)
+    }
+
+    /// Whether a holder died, and nobody has [repaired](MutexGuard::repair) it since. A death shows only once somebody
+    /// has tried to lock.
     #[must_use = "it has no effect but its result"]
     pub fn is_poisoned(&self) -> bool {
         poison::read(self.head().poison.load(Ordering::Relaxed)).is_some()
@@ -228,7 +274,8 @@ impl<'de, T: Plain> Deserialize<'de> for Mutex<T> {
     }
 }
 
-/// The lock is held, and this is a copy of its value. When it is dropped, the copy becomes the value, in one step, and the lock is free.
+/// The lock is held, and this is a copy of its value. When it is dropped, the copy becomes the value, in one step, and
+/// the lock is free.
 ///
 /// It can be sent to another thread and held across an `.await`. Dropped by a panic, it forgets its changes instead.
 #[must_use = "dropping the guard unlocks"]
@@ -240,7 +287,9 @@ pub struct MutexGuard<'a, T: Plain> {
 impl<'a, T: Plain> MutexGuard<'a, T> {
     /// Makes the changes so far the value, without unlocking: what a death or a panic from here on doesn't undo.
     pub fn commit(&mut self) {
-        self.draft.commit(self.mutex.cell());
+        if self.mutex.raw().is_mine() {
+            self.draft.commit(self.mutex.cell());
+        }
     }
 
     /// Forgets the changes since the last commit.
@@ -248,7 +297,8 @@ impl<'a, T: Plain> MutexGuard<'a, T> {
         self.draft.rollback(self.mutex.cell());
     }
 
-    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of it any more.
+    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of
+    /// it any more.
     pub fn repair(&mut self) {
         self.mutex.clear_poison();
     }
@@ -278,8 +328,10 @@ impl<T: Plain> DerefMut for MutexGuard<'_, T> {
 impl<T: Plain> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.draft.finish(self.mutex.cell());
-        self.mutex.raw().unlock();
+        if self.mutex.raw().is_mine() {
+            self.draft.finish(self.mutex.cell());
+            self.mutex.raw().unlock();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`Once`] and [`OnceValue`]: something that is done once, by one of all processes. Python has neither.
 //!
-//! A lock is held while it is being done, so the death of the process that does it lets the next one try, which learns what happened. A flag beside
-//! the lock says when it has been done; from then on that is all anybody looks at.
+//! A lock is held while it is being done, so the death of the process that does it lets the next one try, which learns
+//! what happened. A flag beside the lock says when it has been done; from then on that is all anybody looks at.
 
 use std::fmt;
 use std::future::Future;
@@ -49,13 +49,13 @@ pub enum PreviousAttempt {
 
 /// Something that one of all processes does, and only once.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same. To be called for something that can be half done, the
-/// initialiser is told what became of the attempt before it: a process that dies, or panics, in the middle doesn't count as having done it,
-/// and the next caller does it.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same. To be called for
+/// something that can be half done, the initialiser is told what became of the attempt before it: a process that dies,
+/// or panics, in the middle doesn't count as having done it, and the next caller does it.
 ///
-/// It has four forms: [`try_call_once`](Self::try_call_once), [`call_once_timeout`](Self::call_once_timeout), [`call_once`](Self::call_once),
-/// [`call_once_async`](Self::call_once_async). What the initialiser wrote is seen by all whose call returns after it. An initialiser that calls the same `Once`
-/// waits for itself for ever.
+/// It has four forms: [`try_call_once`](Self::try_call_once), [`call_once_timeout`](Self::call_once_timeout),
+/// [`call_once`](Self::call_once), [`call_once_async`](Self::call_once_async). What the initialiser wrote is seen by
+/// all whose call returns after it. An initialiser that calls the same `Once` waits for itself for ever.
 ///
 /// # Examples
 ///
@@ -84,7 +84,8 @@ impl Once {
         Ok(Once { object: Object::create(KIND, 0, size_of::<Head>())? })
     }
 
-    /// Runs `work`, unless that has been done; waits as long as somebody else is doing it. Returns whether it was this call that did it.
+    /// Runs `work`, unless that has been done; waits as long as somebody else is doing it. Returns whether it was this
+    /// call that did it.
     ///
     /// # Panics
     ///
@@ -110,7 +111,8 @@ impl Once {
         Ok(self.run(taken, work))
     }
 
-    /// Runs `work`, unless that has been done; waits at most `timeout` if somebody else is doing it. Returns whether it was this call that did it.
+    /// Runs `work`, unless that has been done; waits at most `timeout` if somebody else is doing it. Returns whether it
+    /// was this call that did it.
     ///
     /// # Errors
     ///
@@ -127,10 +129,11 @@ impl Once {
         self.call_until(wait::after(timeout), work)
     }
 
-    /// Runs the future that `work` makes, unless that has been done; waits without blocking the thread as long as somebody else is doing it. Returns
-    /// whether it was this call that did it.
+    /// Runs the future that `work` makes, unless that has been done; waits without blocking the thread as long as
+    /// somebody else is doing it. Returns whether it was this call that did it.
     ///
-    /// **Cancellation:** dropped while it waits, it waits no more; dropped while it works, it has given up, and the next caller tries.
+    /// **Cancellation:** dropped while it waits, it waits no more; dropped while it works, it has given up, and the
+    /// next caller tries.
     ///
     /// # Panics
     ///
@@ -215,12 +218,18 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     fn complete(self) {
+        if !self.once.raw().is_mine() {
+            return;
+        }
         self.once.head().done.store(1, Ordering::Release);
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
+        if !self.once.raw().is_mine() {
+            return;
+        }
         if !self.once.is_completed() {
             self.once.head().failed.store(GAVE_UP, Ordering::Relaxed);
         }
@@ -341,7 +350,8 @@ impl<T: Plain> OnceValue<T> {
 
     /// The value; computes it if there is none, and waits without blocking the thread as long as somebody else does.
     ///
-    /// **Cancellation:** dropped while it waits, it waits no more; dropped while it computes, it has given up, and the next caller tries.
+    /// **Cancellation:** dropped while it waits, it waits no more; dropped while it computes, it has given up, and the
+    /// next caller tries.
     ///
     /// # Panics
     ///

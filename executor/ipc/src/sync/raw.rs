@@ -17,8 +17,9 @@
 //! | of a dead process | mine + asleep | anybody who looks | `Taken::FromDead`; others that wait for that process are told |
 //! | mine | free | the holder | wakes one if somebody may be asleep |
 //!
-//! A waiter sleeps on the word and on the holder's presence, by the values it has seen; the kernel checks both as it puts it to sleep. Two of the same process
-//! compete like two of different ones: the word names processes, and the guard, which may move between threads, is the proof of ownership.
+//! A waiter sleeps on the word and on the holder's presence, by the values it has seen; the kernel checks both as it
+//! puts it to sleep. Two of the same process compete like two of different ones: the word names processes, and the
+//! guard, which may move between threads, is the proof of ownership.
 //!
 //! The protocol is run through every interleaving by `tests/loom_lock.rs`.
 
@@ -87,7 +88,8 @@ impl<'a> RawLock<'a> {
         // A seat that can't exist is a peer's lie, and nobody holds the lock.
         let is_dead = |holder| {
             let Some(seat) = Seat::from_word(holder) else { return true };
-            // Another thread of the dying process may still write under the lock, or give it back: not before it has left.
+            // Another thread of the dying process may still write under the lock, or give it back: not before it has
+            // left.
             board.is_dead(seat) && board.has_left(seat)
         };
         match protocol::attempt(self.word, self.me(), mark, slept, is_dead) {
@@ -155,12 +157,19 @@ impl<'a> RawLock<'a> {
         wait::block(until, || self.step(&mut slept))
     }
 
-    /// Gives it back. Only for the one who holds it.
+    /// Gives it back. Only for the one who holds it, or did so before a fork: then it's the parent's, and nothing
+    /// happens.
     #[inline]
     pub(crate) fn unlock(self) {
-        if protocol::give_back(self.word) {
+        if self.is_mine() && protocol::give_back(self.word) {
             self.wake();
         }
+    }
+
+    /// For those who hold it: whether that's this process, or its parent, from which a guard was inherited by a fork.
+    #[inline]
+    pub(crate) fn is_mine(self) -> bool {
+        self.object.board().is_mine(self.word.load(Ordering::Relaxed))
     }
 
     #[cold]
@@ -192,7 +201,8 @@ mod tests {
         Object::create(KIND, shape_of::<u64>(), 4096).unwrap()
     }
 
-    /// Starts this test program again, running the ignored test `role` alone, with a socket as its input that brings the object.
+    /// Starts this test program again, running the ignored test `role` alone, with a socket as its input that brings
+    /// the object.
     fn child(role: &str, object: &Object) -> (Child, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let child = Command::new(std::env::current_exe().unwrap())

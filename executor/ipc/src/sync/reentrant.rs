@@ -1,18 +1,20 @@
 //! [`ReentrantMutex`], also [`RLock`]: a lock that its owner may take again. Python's `multiprocessing.RLock`.
 //!
-//! It is the lock of [`Mutex`](super::mutex::Mutex), with two words more: who of the process owns it, and how often. The owner's word is written only by who has the lock and is taken away before
-//! the lock is, so whoever finds itself there has the lock. It names the seat of the process too, so that what a dead owner leaves there means nobody
-//! of another process.
+//! It is the lock of [`Mutex`](super::mutex::Mutex), with two words more: who of the process owns it, and how often.
+//! The owner's word is written only by who has the lock and is taken away before the lock is, so whoever finds itself
+//! there has the lock. It names the seat of the process too, so that what a dead owner leaves there means nobody of
+//! another process.
 //!
 //! # Owners
 //!
-//! An owner is a thread, for the forms that block, and their guard doesn't leave it. A task has no thread of its own: it may
-//! be polled by another one after each `.await`, and shares its thread with others, who must not get in. So the form for `.await` takes a [`LockOwner`], which
-//! stands for the task: who shows the same one gets in again.
+//! An owner is a thread, for the forms that block, and their guard doesn't leave it. A task has no thread of its own:
+//! it may be polled by another one after each `.await`, and shares its thread with others, who must not get in. So the
+//! form for `.await` takes a [`LockOwner`], which stands for the task: who shows the same one gets in again.
 //!
 //! # The value
 //!
-//! Several guards of one owner can exist at a time, so none of them can give out a `&mut`. The value is read and replaced instead, each in one step.
+//! Several guards of one owner can exist at a time, so none of them can give out a `&mut`. The value is read and
+//! replaced instead, each in one step.
 
 use std::fmt;
 use std::future::Future;
@@ -65,6 +67,13 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The same, held over a fork.
+pub(crate) struct Frozen(#[allow(dead_code)] MutexGuard<'static, ()>);
+
+pub(crate) fn freeze() -> Frozen {
+    Frozen(one_at_a_time())
+}
+
 /// Who owns a [`ReentrantMutex`] in the place of a thread: make one for each task.
 ///
 /// # Examples
@@ -100,14 +109,16 @@ impl Default for LockOwner {
 
 /// A lock between processes that its owner may take again, and the value it protects.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It is free when each guard has been dropped. Without
-/// a value, `ReentrantMutex<()>`, also called [`RLock`], it is Python's `RLock`; with one, the lock of its `Value`.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It is free when
+/// each guard has been dropped. Without a value, `ReentrantMutex<()>`, also called [`RLock`], it is Python's `RLock`;
+/// with one, the lock of its `Value`.
 ///
-/// The owner is the thread for [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and [`lock`](Self::lock), and a [`LockOwner`], which stands for the task, for
-/// [`lock_async`](Self::lock_async).
+/// The owner is the thread for [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
+/// [`lock`](Self::lock), and a [`LockOwner`], which stands for the task, for [`lock_async`](Self::lock_async),
+/// [`try_lock_as`](Self::try_lock_as), [`lock_timeout_as`](Self::lock_timeout_as) and [`lock_as`](Self::lock_as).
 ///
-/// When a process dies that has it, the lock is poisoned, as a [`Mutex`](crate::Mutex) is: the next one gets it at once, as
-/// [`LockError::Poisoned`].
+/// When a process dies that has it, the lock is poisoned, as a [`Mutex`](crate::Mutex) is: the next one gets it at
+/// once, as [`LockError::Poisoned`].
 ///
 /// # Examples
 ///
@@ -180,12 +191,47 @@ impl<T: Plain> ReentrantMutex<T> {
     ///
     /// # Errors
     ///
-    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder died.
+    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder
+    /// died.
     pub fn lock_timeout(&self, timeout: Duration) -> LockResult<ReentrantMutexGuard<'_, T>> {
         self.lock_until(wait::after(timeout))
     }
 
-    /// Takes the lock, at once if `owner` has it, and otherwise waits for it without blocking the thread. The guard can be held across an `.await`.
+    /// As [`try_lock`](Self::try_lock), for an owner that isn't the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::WouldBlock`] if another one has it; [`LockError::Poisoned`], with the guard, if a holder died.
+    pub fn try_lock_as(&self, owner: &LockOwner) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        let owner = self.owner(owner.0);
+        if !self.again_shared(owner) {
+            let taken = self.raw().try_lock().ok_or(LockError::WouldBlock)?;
+            self.first(owner, taken);
+        }
+        self.entered_as()
+    }
+
+    /// As [`lock_timeout`](Self::lock_timeout), for an owner that isn't the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::TimedOut`] if it wasn't free in that time; [`LockError::Poisoned`], with the guard, if a holder
+    /// died.
+    pub fn lock_timeout_as(&self, owner: &LockOwner, timeout: Duration) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        self.lock_until_as(owner, wait::after(timeout))
+    }
+
+    /// As [`lock`](Self::lock), for an owner that isn't the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Poisoned`], with the guard, if a holder died.
+    pub fn lock_as(&self, owner: &LockOwner) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        self.lock_until_as(owner, None)
+    }
+
+    /// Takes the lock, at once if `owner` has it, and otherwise waits for it without blocking the thread. The guard can
+    /// be held across an `.await`.
     ///
     /// **Cancellation:** dropped, it waits no more; nobody else is kept from the lock by that.
     ///
@@ -198,22 +244,11 @@ impl<T: Plain> ReentrantMutex<T> {
     ) -> impl Future<Output = LockResult<OwnedReentrantGuard<'_, T>>> + Send + use<'_, T> {
         let owner = self.owner(owner.0);
         let mut slept = false;
-        Waiting::new(move || {
-            let again = {
-                let _one = one_at_a_time();
-                self.again(owner)
-            };
-            if !again {
-                match self.raw().step(&mut slept) {
-                    Step::Ready(taken) => self.first(owner, taken),
-                    Step::Wait(change) => return Step::Wait(change),
-                }
-            }
-            Step::Ready(self.entered(OwnedReentrantGuard { held: Held { mutex: self, shared: true } }))
-        })
+        Waiting::new(move || self.step_as(owner, &mut slept))
     }
 
-    /// Whether a holder died, and nobody has [repaired](ReentrantMutexGuard::repair) it since. A death shows only once somebody has tried to lock.
+    /// Whether a holder died, and nobody has [repaired](ReentrantMutexGuard::repair) it since. A death shows only once
+    /// somebody has tried to lock.
     #[must_use = "it has no effect but its result"]
     pub fn is_poisoned(&self) -> bool {
         poison::read(self.head().poison.load(Ordering::Relaxed)).is_some()
@@ -233,6 +268,31 @@ impl<T: Plain> ReentrantMutex<T> {
             self.first(owner, taken);
         }
         self.entered(ReentrantMutexGuard { held: Held { mutex: self, shared: false }, thread: PhantomData })
+    }
+
+    fn lock_until_as(&self, owner: &LockOwner, until: Option<Instant>) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        let owner = self.owner(owner.0);
+        let mut slept = false;
+        wait::block(until, || self.step_as(owner, &mut slept)).unwrap_or(Err(LockError::TimedOut))
+    }
+
+    fn step_as(&self, owner: u64, slept: &mut bool) -> Step<LockResult<OwnedReentrantGuard<'_, T>>> {
+        if !self.again_shared(owner) {
+            match self.raw().step(slept) {
+                Step::Ready(taken) => self.first(owner, taken),
+                Step::Wait(change) => return Step::Wait(change),
+            }
+        }
+        Step::Ready(self.entered_as())
+    }
+
+    fn again_shared(&self, owner: u64) -> bool {
+        let _one = one_at_a_time();
+        self.again(owner)
+    }
+
+    fn entered_as(&self) -> LockResult<OwnedReentrantGuard<'_, T>> {
+        self.entered(OwnedReentrantGuard { held: Held { mutex: self, shared: true } })
     }
 
     fn owner(&self, number: u32) -> u64 {
@@ -331,6 +391,9 @@ struct Held<'a, T: Plain> {
 
 impl<T: Plain> Drop for Held<'_, T> {
     fn drop(&mut self) {
+        if !self.mutex.raw().is_mine() {
+            return;
+        }
         let _one = self.shared.then(one_at_a_time);
         let head = self.mutex.head();
         let depth = head.depth.load(Ordering::Relaxed);
@@ -372,7 +435,8 @@ impl<T: Plain> ReentrantMutexGuard<'_, T> {
         self.set(change(self.get()));
     }
 
-    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of it any more.
+    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of
+    /// it any more.
     pub fn repair(&self) {
         self.held.mutex.clear_poison();
     }
@@ -384,7 +448,8 @@ impl<T: Plain + fmt::Debug> fmt::Debug for ReentrantMutexGuard<'_, T> {
     }
 }
 
-/// A [`LockOwner`] has the lock. It is free when all the guards of the owner have been dropped, wherever that is: they can be sent to other threads.
+/// A [`LockOwner`] has the lock. It is free when all the guards of the owner have been dropped, wherever that is: they
+/// can be sent to other threads.
 #[must_use = "dropping the guard unlocks"]
 pub struct OwnedReentrantGuard<'a, T: Plain> {
     held: Held<'a, T>,
@@ -405,16 +470,33 @@ impl<T: Plain> OwnedReentrantGuard<'_, T> {
         self.held.mutex.cell().set(&value);
     }
 
-    /// Replaces the value by what `change` makes of it.
+    /// Replaces the value by what `change` makes of it, in one step.
+    ///
+    /// Another thread may have a guard of the same owner. If it has replaced the value while `change` was running,
+    /// `change` is asked again, about the value that is there now. So it must not replace the value itself, which would
+    /// never end.
     ///
     /// # Panics
     ///
     /// If `change` does; the value stays.
-    pub fn update(&self, change: impl FnOnce(T) -> T) {
-        self.set(change(self.get()));
+    pub fn update(&self, mut change: impl FnMut(T) -> T) {
+        let cell = self.held.mutex.cell();
+        let mut one = one_at_a_time();
+        loop {
+            let (value, version) = (cell.get(), cell.version());
+            // Not while `change` runs, which may do anything.
+            drop(one);
+            let next = change(value);
+            one = one_at_a_time();
+            if cell.version() == version {
+                cell.set(&next);
+                return;
+            }
+        }
     }
 
-    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of it any more.
+    /// Says that the value is in order again after the death of a holder: those who lock after this one aren't told of
+    /// it any more.
     pub fn repair(&self) {
         self.held.mutex.clear_poison();
     }

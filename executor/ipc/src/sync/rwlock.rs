@@ -1,8 +1,8 @@
 //! [`RwLock`]: many readers or one writer. Python has none between processes.
 //!
-//! Who reads and who writes stands in a ledger, each reading process with the number of its readers, so that what a dead one had can be taken
-//! back. The value stands beside it in two copies (`cell.rs`), which only the writer changes. Writers aren't starved by readers: who can't go in stands in a
-//! [line](super::line).
+//! Who reads and who writes stands in a ledger, each reading process with the number of its readers, so that what a
+//! dead one had can be taken back. The value stands beside it in two copies (`cell.rs`), which only the writer changes.
+//! Writers aren't starved by readers: who can't go in stands in a [line](super::line).
 
 use std::fmt;
 use std::future::Future;
@@ -144,19 +144,22 @@ enum Mode {
 
 /// A lock between processes that many readers share, or one writer has, and the value it protects.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It has the four forms of all locks
-/// for each of reading and writing. It pays for values that are read for long; a short look is cheaper under a [`Mutex`](crate::Mutex).
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same lock. It has the four
+/// forms of all locks for each of reading and writing. It pays for values that are read for long; a short look is
+/// cheaper under a [`Mutex`](crate::Mutex).
 ///
 /// # Order
 ///
-/// Who can't go in stands at the head of the line and is not overtaken, also not by readers, so a writer isn't starved. It follows that a thread that reads must
-/// not lock for reading again: a writer may have come in between, and both wait for ever. Who becomes the head when it has gone is
-/// open. A future at the head that isn't polled holds the others up; dropped, it doesn't.
+/// Who can't go in stands at the head of the line and is not overtaken, also not by readers, so a writer isn't starved.
+/// It follows that a thread that reads must not lock for reading again: a writer may have come in between, and both
+/// wait for ever. Who becomes the head when it has gone is open. A future at the head that isn't polled holds the
+/// others up; dropped, it doesn't.
 ///
 /// # When a holder dies
 ///
-/// A reader's share is given back at once. A writer's death poisons the lock, for readers and writers, until [`repair`](RwLockWriteGuard::repair); the value is the last one that was
-/// committed. A panic doesn't poison: its changes are dropped.
+/// A reader's share is given back at once. A writer's death poisons the lock, for readers and writers, until
+/// [`repair`](RwLockWriteGuard::repair); the value is the last one that was committed. A panic doesn't poison: its
+/// changes are dropped.
 ///
 /// # Limits
 ///
@@ -272,7 +275,8 @@ impl<T: Plain> RwLock<T> {
         async move { self.writer(Ok(entered.await)) }
     }
 
-    /// Whether a writer died, and nobody has [repaired](RwLockWriteGuard::repair) it since. A death shows only once somebody has tried to lock.
+    /// Whether a writer died, and nobody has [repaired](RwLockWriteGuard::repair) it since. A death shows only once
+    /// somebody has tried to lock.
     #[must_use = "it has no effect but its result"]
     pub fn is_poisoned(&self) -> bool {
         poison::read(self.ledger().get().poison).is_some()
@@ -288,7 +292,7 @@ impl<T: Plain> RwLock<T> {
 
     fn reader(&self, entered: Result<u32, LockError<()>>) -> LockResult<RwLockReadGuard<'_, T>> {
         let poisoned = entered.map_err(|error| error.map(|()| unreachable!("not inside")))?;
-        let inside = Inside { object: &self.object, mode: Mode::Read };
+        let inside = Inside::new(&self.object, Mode::Read);
         let guard = RwLockReadGuard { value: self.cell().get(), _inside: inside };
         match poison::read(poisoned) {
             None => Ok(guard),
@@ -298,8 +302,8 @@ impl<T: Plain> RwLock<T> {
 
     fn writer(&self, entered: Result<u32, LockError<()>>) -> LockResult<RwLockWriteGuard<'_, T>> {
         let poisoned = entered.map_err(|error| error.map(|()| unreachable!("not inside")))?;
-        let inside = Inside { object: &self.object, mode: Mode::Write };
-        let guard = RwLockWriteGuard { lock: self, draft: Draft::new(self.cell()), _inside: inside };
+        let inside = Inside::new(&self.object, Mode::Write);
+        let guard = RwLockWriteGuard { lock: self, draft: Draft::new(self.cell()), inside };
         match poison::read(poisoned) {
             None => Ok(guard),
             Some(pid) => Err(LockError::Poisoned { pid, guard }),
@@ -307,14 +311,19 @@ impl<T: Plain> RwLock<T> {
     }
 
     fn try_enter(&self, mode: Mode) -> Result<u32, LockError<()>> {
-        self.transact(|state, board| {
+        let entered = self.ledger().try_transact(|state, board| {
             let mut changed = false;
             match state.attempt(mode, &Ticket::new(), board, &mut changed) {
                 Ok(()) => Verdict::Changed(Ok(state.poison)),
                 Err(_) if changed => Verdict::Changed(Err(LockError::WouldBlock)),
                 Err(_) => Verdict::Unchanged(Err(LockError::WouldBlock)),
             }
-        })
+        });
+        match entered {
+            Some(Ok(entered)) => entered,
+            // Somebody has been stopped in the middle.
+            Some(Err(_)) | None => Err(LockError::WouldBlock),
+        }
     }
 
     fn enter_until(&self, mode: Mode, until: Option<Instant>) -> Result<u32, LockError<()>> {
@@ -399,12 +408,27 @@ impl Drop for Turn<'_> {
 struct Inside<'a> {
     object: &'a Object,
     mode: Mode,
+    seat: Seat,
+}
+
+impl<'a> Inside<'a> {
+    fn new(object: &'a Object, mode: Mode) -> Self {
+        Inside { object, mode, seat: object.board().seat() }
+    }
+
+    /// Whether it isn't the parent's, from which it was inherited by a fork.
+    fn is_mine(&self) -> bool {
+        self.object.board().is_mine(self.seat.bits())
+    }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        transact(self.object, |state, board| {
-            state.leave(self.mode, board.seat());
+        if !self.is_mine() {
+            return;
+        }
+        transact(self.object, |state, _| {
+            state.leave(self.mode, self.seat);
             Verdict::Changed(())
         });
     }
@@ -418,13 +442,16 @@ impl<T> Clone for RwLock<T> {
 
 impl<T> fmt::Debug for RwLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state: State = Ledger::new(&self.object, 0).get();
-        let readers = state.readers.iter().fold(0_u32, |sum, share| sum.saturating_add(share.count));
-        f.debug_struct("RwLock")
-            .field("readers", &readers)
-            .field("writer", &Seat::from_word(state.writer).is_some())
-            .field("poisoned", &poison::read(state.poison).is_some())
-            .finish_non_exhaustive()
+        let mut out = f.debug_struct("RwLock");
+        // Whoever prints it must not wait for one who has been stopped in the middle of a step.
+        let ledger = Ledger::<State>::new(&self.object, 0);
+        if let Some(Ok(state)) = ledger.try_transact(|state, _| Verdict::Unchanged(*state)) {
+            let readers = state.readers.iter().fold(0_u32, |sum, share| sum.saturating_add(share.count));
+            out.field("readers", &readers)
+                .field("writer", &Seat::from_word(state.writer).is_some())
+                .field("poisoned", &poison::read(state.poison).is_some());
+        }
+        out.finish_non_exhaustive()
     }
 }
 
@@ -462,7 +489,8 @@ impl<T: Plain + fmt::Debug> fmt::Debug for RwLockReadGuard<'_, T> {
     }
 }
 
-/// The lock is held alone, and this is a copy of its value. When it is dropped, the copy becomes the value, in one step, and the lock is free.
+/// The lock is held alone, and this is a copy of its value. When it is dropped, the copy becomes the value, in one
+/// step, and the lock is free.
 ///
 /// Dropped by a panic, it forgets its changes instead.
 #[must_use = "dropping the guard unlocks"]
@@ -470,13 +498,15 @@ pub struct RwLockWriteGuard<'a, T: Plain> {
     lock: &'a RwLock<T>,
     draft: Draft<T>,
     /// Left after the draft has been committed.
-    _inside: Inside<'a>,
+    inside: Inside<'a>,
 }
 
 impl<T: Plain> RwLockWriteGuard<'_, T> {
     /// Makes the changes so far the value, without unlocking: what a death or a panic from here on doesn't undo.
     pub fn commit(&mut self) {
-        self.draft.commit(self.lock.cell());
+        if self.inside.is_mine() {
+            self.draft.commit(self.lock.cell());
+        }
     }
 
     /// Forgets the changes since the last commit.
@@ -484,7 +514,8 @@ impl<T: Plain> RwLockWriteGuard<'_, T> {
         self.draft.rollback(self.lock.cell());
     }
 
-    /// Says that the value is in order again after the death of a writer: those who lock after this one aren't told of it any more.
+    /// Says that the value is in order again after the death of a writer: those who lock after this one aren't told of
+    /// it any more.
     pub fn repair(&mut self) {
         self.lock.clear_poison();
     }
@@ -506,7 +537,9 @@ impl<T: Plain> DerefMut for RwLockWriteGuard<'_, T> {
 
 impl<T: Plain> Drop for RwLockWriteGuard<'_, T> {
     fn drop(&mut self) {
-        self.draft.finish(self.lock.cell());
+        if self.inside.is_mine() {
+            self.draft.finish(self.lock.cell());
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! [`Semaphore`] and [`BoundedSemaphore`]: at most so many at once. Python's classes of these names.
 //!
-//! The state is a ledger: the permits that nobody has, and for each process how many of them it has, so that the permits of a dead process go back. Who waits, waits
-//! for the ledger to change and (if at the head of the [line](super::line)) for the presences of those who have permits, so a death frees the next one at once.
+//! The state is a ledger: the permits that nobody has, and for each process how many of them it has, so that the
+//! permits of a dead process go back. Who waits, waits for the ledger to change and (if at the head of the
+//! [line](super::line)) for the presences of those who have permits, so a death frees the next one at once.
 
 use std::fmt;
 use std::future::Future;
@@ -82,6 +83,18 @@ impl State {
         lost
     }
 
+    fn available(&mut self, board: &Board) -> Verdict<u32> {
+        match self.bury(board) {
+            true => Verdict::Changed(self.free),
+            false => Verdict::Unchanged(self.free),
+        }
+    }
+
+    /// Whether so many can't come together by what is given back: somebody would have to release more.
+    fn lacks(&self, permits: u32) -> bool {
+        permits > self.free.saturating_add(self.held())
+    }
+
     fn held(&self) -> u32 {
         self.holders.iter().fold(0, |sum, holder| sum.saturating_add(holder.permits))
     }
@@ -105,7 +118,8 @@ pub enum SemaphoreError {
         /// What there is at most.
         bound: u32,
     },
-    /// There would be more permits than a bounded semaphore may have, or than can be counted: something was released that had not been acquired.
+    /// There would be more permits than a bounded semaphore may have, or than can be counted: something was released
+    /// that had not been acquired.
     #[error("{released} permits were released, but only {outstanding} had been acquired and not given back")]
     NotAcquired {
         /// What was to be released.
@@ -117,16 +131,23 @@ pub enum SemaphoreError {
 
 /// So many permits, for all threads and tasks of all processes.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same semaphore. A [`Permit`] gives its permits
-/// back when it is dropped, and can be sent to another thread. A process that dies gives back all it had, and those who wait get them at once.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same semaphore. A
+/// [`Permit`] gives its permits back when it is dropped, and can be sent to another thread. A process that dies gives
+/// back all it had, and those who wait get them at once.
 ///
-/// Each way to acquire has four forms: [`try_acquire`](Self::try_acquire), [`acquire_timeout`](Self::acquire_timeout), [`acquire`](Self::acquire),
-/// [`acquire_async`](Self::acquire_async), and the same with `_many`.
+/// Each way to acquire has four forms: [`try_acquire`](Self::try_acquire), [`acquire_timeout`](Self::acquire_timeout),
+/// [`acquire`](Self::acquire), [`acquire_async`](Self::acquire_async), and the same with `_many`.
 ///
 /// # Fairness
 ///
-/// Nobody overtakes the one who stands at the head of the line, so somebody who wants many permits isn't starved by those who want one. Who of the others
-/// becomes the head when it has gone is open. A future at the head that isn't polled holds the others up; dropped, it doesn't.
+/// Nobody overtakes the one who stands at the head of the line, so somebody who wants many permits isn't starved by
+/// those who want one. Who of the others becomes the head when it has gone is open. A future at the head that isn't
+/// polled holds the others up; dropped, it doesn't.
+///
+/// Who wants more permits than there are, free and held together, waits until somebody [releases](Self::release) more.
+/// It doesn't stand in line for that time, and holds nobody up; one at the head that comes to lack permits, because
+/// somebody [forgot](Permit::forget) some, steps aside. More than a [`BoundedSemaphore`] can ever have are an error at
+/// once.
 ///
 /// # Limits
 ///
@@ -219,7 +240,7 @@ impl Semaphore {
     ///
     /// [`SemaphoreError::WouldBlock`] otherwise; [`SemaphoreError::TooMany`] if there can never be as many.
     pub fn try_acquire_many(&self, permits: u32) -> Result<Permit, SemaphoreError> {
-        let taken = self.transact(|state, board| {
+        let taken = self.ledger().try_transact(|state, board| {
             let mut changed = false;
             match state.attempt(&Ticket::new(), board, permits, &mut changed) {
                 Err(error) => Verdict::Unchanged(Err(error)),
@@ -228,14 +249,19 @@ impl Semaphore {
                 Ok(Err(_)) => Verdict::Unchanged(Err(SemaphoreError::WouldBlock)),
             }
         });
-        taken.map(|()| self.permit(permits))
+        match taken {
+            Some(Ok(taken)) => taken.map(|()| self.permit(permits)),
+            // Somebody has been stopped in the middle.
+            Some(Err(_)) | None => Err(SemaphoreError::WouldBlock),
+        }
     }
 
     /// Takes that many permits at once, and waits for them for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`SemaphoreError::TimedOut`] if they were not there in that time; [`SemaphoreError::TooMany`] if there can never be as many.
+    /// [`SemaphoreError::TimedOut`] if they were not there in that time; [`SemaphoreError::TooMany`] if there can never
+    /// be as many.
     pub fn acquire_many_timeout(&self, permits: u32, timeout: Duration) -> Result<Permit, SemaphoreError> {
         self.acquire_until(permits, wait::after(timeout))
     }
@@ -252,12 +278,13 @@ impl Semaphore {
         Waiting::new(move || turn.step(permits))
     }
 
-    /// Adds permits, as Python's `release(n)` does, whoever acquired them: those of [forgotten](Permit::forget) guards, or new ones.
+    /// Adds permits, as Python's `release(n)` does, whoever acquired them: those of [forgotten](Permit::forget) guards,
+    /// or new ones.
     ///
     /// # Errors
     ///
-    /// [`SemaphoreError::NotAcquired`] if there would be too many, and then nothing is added. For a [`BoundedSemaphore`] that's more than it started with,
-    /// what others hold included; for others 2³² − 1.
+    /// [`SemaphoreError::NotAcquired`] if there would be too many, and then nothing is added. For a
+    /// [`BoundedSemaphore`] that's more than it started with, what others hold included; for others 2³² − 1.
     pub fn release(&self, permits: u32) -> Result<(), SemaphoreError> {
         self.transact(|state, board| {
             let buried = state.bury(board);
@@ -275,10 +302,16 @@ impl Semaphore {
     /// How many permits are free at this moment.
     #[must_use = "it has no effect but its result"]
     pub fn available(&self) -> u32 {
-        self.transact(|state, board| match state.bury(board) {
-            true => Verdict::Changed(state.free),
-            false => Verdict::Unchanged(state.free),
-        })
+        self.transact(State::available)
+    }
+
+    fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct(name);
+        // Whoever prints it must not wait for one who has been stopped in the middle of a step.
+        if let Some(Ok(available)) = self.ledger().try_transact(State::available) {
+            out.field("available", &available);
+        }
+        out.finish_non_exhaustive()
     }
 
     /// Whether both are handles of the same semaphore.
@@ -302,12 +335,13 @@ impl Semaphore {
     }
 
     fn permit(&self, permits: u32) -> Permit {
-        Permit { semaphore: self.clone(), permits }
+        Permit { semaphore: self.clone(), permits, seat: self.object.board().seat() }
     }
 }
 
 impl State {
-    /// Takes permits if it's the ticket's turn and they are there. The inner result is what the line said about the turn.
+    /// Takes permits if it's the ticket's turn and they are there. The inner result is what the line said about the
+    /// turn.
     fn attempt(
         &mut self,
         ticket: &Ticket,
@@ -348,6 +382,11 @@ impl Turn<'_> {
                     state.line.leave(ticket, board);
                     Verdict::Changed(Ok(()))
                 }
+                Ok(Err(Ok(()))) if state.lacks(permits) => {
+                    // It may take for ever, which the others needn't.
+                    changed |= state.line.leave(ticket, board);
+                    if changed { Verdict::ChangedWait(Vec::new()) } else { Verdict::Wait(Vec::new()) }
+                }
                 Ok(Err(turn)) => {
                     let holders = state.holders;
                     state.line.wait(ticket, board, turn, changed, || {
@@ -378,7 +417,7 @@ impl Drop for Turn<'_> {
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Semaphore").field("available", &self.available()).finish_non_exhaustive()
+        self.describe("Semaphore", f)
     }
 }
 
@@ -399,6 +438,8 @@ impl<'de> Deserialize<'de> for Semaphore {
 pub struct Permit {
     semaphore: Semaphore,
     permits: u32,
+    /// Whose it is.
+    seat: Seat,
 }
 
 impl Permit {
@@ -408,10 +449,19 @@ impl Permit {
         self.permits
     }
 
-    /// Keeps the permits out of the semaphore, without anybody having them, until [`Semaphore::release`] adds as many. They don't come back by themselves when this process
-    /// dies. With that, one process can acquire and another one release, as Python's semaphores do.
+    /// Whether it isn't the parent's, from which it was inherited by a fork.
+    fn is_mine(&self) -> bool {
+        self.semaphore.object.board().is_mine(self.seat.bits())
+    }
+
+    /// Keeps the permits out of the semaphore, without anybody having them, until [`Semaphore::release`] adds as many.
+    /// They don't come back by themselves when this process dies. With that, one process can acquire and another one
+    /// release, as Python's semaphores do.
     pub fn forget(mut self) {
         let count = std::mem::take(&mut self.permits);
+        if !self.is_mine() {
+            return;
+        }
         self.semaphore.transact(|state, board| {
             state.lose(board.seat(), count);
             Verdict::Changed(())
@@ -421,7 +471,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.permits == 0 {
+        if self.permits == 0 || !self.is_mine() {
             return;
         }
         self.semaphore.transact(|state, board| {
@@ -438,7 +488,8 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// A [`Semaphore`] that never has more permits than it started with: to release what was not acquired is an error, as it is almost always a mistake.
+/// A [`Semaphore`] that never has more permits than it started with: to release what was not acquired is an error, as
+/// it is almost always a mistake.
 ///
 /// # Examples
 ///
@@ -462,7 +513,8 @@ impl BoundedSemaphore {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for no permits at all, which would never let anybody in; otherwise what the system says when it is out of memory or descriptors.
+    /// `InvalidInput` for no permits at all, which would never let anybody in; otherwise what the system says when it
+    /// is out of memory or descriptors.
     pub fn new(permits: u32) -> io::Result<Self> {
         if permits == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a bounded semaphore needs at least one permit"));
@@ -487,7 +539,7 @@ impl Deref for BoundedSemaphore {
 
 impl fmt::Debug for BoundedSemaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundedSemaphore").field("available", &self.available()).finish_non_exhaustive()
+        self.describe("BoundedSemaphore", f)
     }
 }
 

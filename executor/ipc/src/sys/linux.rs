@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Signal, getrlimit, pidfd_open, pidfd_send_signal};
 
 /// Where the descriptors of this process are listed.
 pub(crate) const OPEN_DESCRIPTORS: &str = "/proc/self/fd";
@@ -30,12 +30,17 @@ pub(crate) fn create_shared_memory(bytes: usize) -> io::Result<OwnedFd> {
         Err(Errno::INVAL) => memfd_create(name, flags)?,
         other => other?,
     };
+    // Where files are limited to less (`ulimit -f`), the next call would end the process by SIGXFSZ.
+    if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < bytes as u64) {
+        return Err(Errno::FBIG.into());
+    }
     ftruncate(&fd, bytes as u64)?;
     fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
 }
 
-/// Refuses what isn't plain memory: a page of a file on a network or of a huge-page pool may take for ever to come, or never.
+/// Refuses what isn't plain memory: a page of a file on a network or of a huge-page pool may take for ever to come, or
+/// never.
 pub(crate) fn check_is_memory(fd: BorrowedFd<'_>) -> io::Result<()> {
     /// `TMPFS_MAGIC` of statfs(2).
     const TMPFS: i64 = 0x0102_1994;
@@ -97,22 +102,26 @@ pub(crate) fn start_time() -> u64 {
 
 /// Whether a thread of the process with that number and start may still run in user mode.
 ///
-/// A thread on its way out has `PF_EXITING` in its flags (the ninth field of `/proc/<pid>/task/<tid>/stat`, see proc_pid_stat(5)) long before its
-/// memory is gone, and doesn't return from the kernel.
+/// A thread on its way out has `PF_EXITING` in its flags (the ninth field of `/proc/<pid>/task/<tid>/stat`, see
+/// proc_pid_stat(5)) long before its memory is gone, and doesn't return from the kernel.
 pub(crate) fn may_still_run(pid: Pid, start: u64) -> bool {
-    const PF_EXITING: u64 = 4;
     let process = format!("/proc/{}", pid.as_raw_nonzero());
     if started(std::fs::read_to_string(format!("{process}/stat"))) != start {
         return false;
     }
     let Ok(threads) = std::fs::read_dir(format!("{process}/task")) else { return false };
-    threads.flatten().any(|thread| {
-        let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { return false };
-        let mut fields = stat.rsplit_once(')').map_or("", |(_, after)| after).split_ascii_whitespace();
-        let is_dead = matches!(fields.next(), None | Some("Z" | "X"));
-        let flags: u64 = fields.nth(5).and_then(|field| field.parse().ok()).unwrap_or(0);
-        !is_dead && flags & PF_EXITING == 0
-    })
+    threads
+        .flatten()
+        .any(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| says_it_runs(&stat)))
+}
+
+/// Whether the line that `/proc` has about a thread says that it may still run in user mode.
+fn says_it_runs(stat: &str) -> bool {
+    const PF_EXITING: u64 = 4;
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, after)| after).split_ascii_whitespace();
+    let is_dead = matches!(fields.next(), None | Some("Z" | "X"));
+    let flags: u64 = fields.nth(5).and_then(|field| field.parse().ok()).unwrap_or(0);
+    !is_dead && flags & PF_EXITING == 0
 }
 
 /// Whether the process with that number and start is gone, all its threads included.
@@ -137,10 +146,12 @@ pub(crate) struct BlockedSignals(libc::sigset_t);
 pub(crate) fn block_signals() -> BlockedSignals {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: both sets are ours; `sigfillset` fills the first whole, and `pthread_sigmask` the second, as neither can fail for these arguments.
+    // SAFETY: both sets are ours; `sigfillset` fills the first whole, and `pthread_sigmask` the second, as neither can
+    // fail for these arguments.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
-        // A fault is about the thread itself; the kernel ends the process if it's blocked, and a handler couldn't say why (or mend it).
+        // A fault is about the thread itself; the kernel ends the process if it's blocked, and a handler couldn't say
+        // why (or mend it).
         for fault in [libc::SIGBUS, libc::SIGSEGV, libc::SIGFPE, libc::SIGILL] {
             libc::sigdelset(all.as_mut_ptr(), fault);
         }
@@ -156,7 +167,8 @@ impl Drop for BlockedSignals {
     }
 }
 
-/// The processors of the machine. Not those that this thread may use: a peer may use others, and if it doesn't, spinning doesn't pay and soon ends.
+/// The processors of the machine. Not those that this thread may use: a peer may use others, and if it doesn't,
+/// spinning doesn't pay and soon ends.
 pub(crate) fn cpus() -> usize {
     static CPUS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *CPUS.get_or_init(|| {
@@ -165,10 +177,47 @@ pub(crate) fn cpus() -> usize {
     })
 }
 
-/// The clock by which the kernel's timeouts go. From the C library, as rustix reads the kernel's own page for it, which valgrind hides.
+/// The clock by which the kernel's timeouts go. From the C library, as rustix reads the kernel's own page for it, which
+/// valgrind hides.
 pub(crate) fn monotonic() -> libc::timespec {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a structure of ours; this clock is always there.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_exiting_runs_no_more() {
+        // As proc_pid_stat(5) has them: number, name, state, parent, group, session, terminal, its group, flags, and
+        // more.
+        let stat =
+            |state: &str, flags: u64| format!("77 (a) R 1 (b)) {state} 1 77 77 0 -1 {flags} 100 0 0 0 1 2 0 0 20 0");
+        for state in ["R", "S", "D", "T", "t"] {
+            assert!(says_it_runs(&stat(state, 0x40_0040)));
+            assert!(!says_it_runs(&stat(state, 0x40_0044)), "PF_EXITING");
+        }
+        assert!(!says_it_runs(&stat("Z", 0x40_0040)) && !says_it_runs(&stat("X", 0)));
+        assert!(!says_it_runs("") && !says_it_runs("77 (a"));
+    }
+
+    #[test]
+    fn a_process_may_run_until_it_has_been_killed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let start = started(std::fs::read_to_string(format!("/proc/{}/stat", child.id())));
+        assert!(start > 0 && may_still_run(pid, start) && !is_gone(pid, start));
+        assert!(!may_still_run(pid, start + 1), "another process had that number");
+        child.kill().unwrap();
+        // Not waited for: it's there, but nothing of it runs.
+        while may_still_run(pid, start) {
+            std::thread::yield_now();
+        }
+        assert!(std::path::Path::new(&format!("/proc/{}", child.id())).exists());
+        child.wait().unwrap();
+        assert!(!may_still_run(pid, start) && is_gone(pid, start));
+    }
 }

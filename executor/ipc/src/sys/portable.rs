@@ -43,8 +43,8 @@ pub(crate) fn create_shared_memory(bytes: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// There are no seals to check. macOS lets such memory be sized only once; elsewhere a peer of the same user could shrink it, and
-/// this process would die of SIGBUS, which is a crash but no undefined behaviour.
+/// There are no seals to check. macOS lets such memory be sized only once; elsewhere a peer of the same user could
+/// shrink it, and this process would die of SIGBUS, which is a crash but no undefined behaviour.
 pub(crate) fn check_sealed(_fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }

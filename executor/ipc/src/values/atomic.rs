@@ -1,8 +1,9 @@
-//! Numbers and truth values in shared memory that need no lock (Python's `Value(..., lock=False)` and `Array(..., lock=False)`, but with `+=` that
-//! is one step).
+//! Numbers and truth values in shared memory that need no lock (Python's `Value(..., lock=False)` and `Array(...,
+//! lock=False)`, but with `+=` that is one step).
 //!
-//! An [`Atomic<T>`] is what stands in the memory; [`AtomicValue`] is a handle of one, [`AtomicArray`] of many, which is simply a slice of them. Floats are kept by
-//! their bits, and truth values in a byte of which every value but zero is true, so that no pattern of bits is invalid.
+//! An [`Atomic<T>`] is what stands in the memory; [`AtomicValue`] is a handle of one, [`AtomicArray`] of many, which is
+//! simply a slice of them. Floats are kept by their bits, and truth values in a byte of which every value but zero is
+//! true, so that no pattern of bits is invalid.
 
 use std::fmt;
 use std::io;
@@ -190,14 +191,16 @@ fn change<T: Sealed>(cell: &T::Cell, order: Ordering, mut change: impl FnMut(T) 
 
 /// A number or truth value that several processes may change at once, each change in one step.
 ///
-/// The operations, their orderings and their panics (for an ordering that makes no sense, such as a load with `Release`) are those of [`std::sync::atomic`]. If you don't know which one to
-/// take: `Relaxed` for counters, `AcqRel`, `Acquire` and `Release` for what announces other data.
+/// The operations, their orderings and their panics (for an ordering that makes no sense, such as a load with
+/// `Release`) are those of [`std::sync::atomic`]. If you don't know which one to take: `Relaxed` for counters,
+/// `AcqRel`, `Acquire` and `Release` for what announces other data.
 #[repr(transparent)]
 pub struct Atomic<T: AtomicPrimitive> {
     cell: T::Cell,
 }
 
-// SAFETY: repr(transparent) over a `Cell`, of which there are four (the trait is sealed), all of them atomics; and any bits are a `T`, by `from_bits`.
+// SAFETY: repr(transparent) over a `Cell`, of which there are four (the trait is sealed), all of them atomics; and any
+// bits are a `T`, by `from_bits`.
 unsafe impl<T: AtomicPrimitive> Layout for Atomic<T> {}
 
 impl<T: AtomicPrimitive> Atomic<T> {
@@ -389,10 +392,11 @@ impl<'de, T: AtomicPrimitive> Deserialize<'de> for AtomicValue<T> {
     }
 }
 
-/// Many [`Atomic`]s in shared memory, as a slice: `array[3].fetch_add(1, Relaxed)`, `array.iter()`, `array.get(3)`, `array.len()`.
+/// Many [`Atomic`]s in shared memory, as a slice: `array[3].fetch_add(1, Relaxed)`, `array.iter()`, `array.get(3)`,
+/// `array.len()`.
 ///
-/// A handle, as [`AtomicValue`]. Each element is one step of its own; there is no moment at which all are seen at once. For that, use
-/// an [`Array`](crate::Array).
+/// A handle, as [`AtomicValue`]. Each element is one step of its own; there is no moment at which all are seen at once.
+/// For that, use an [`Array`](crate::Array).
 ///
 /// # Examples
 ///
@@ -433,7 +437,8 @@ impl<T: AtomicPrimitive> AtomicArray<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if that many can't be addressed; or what the system says when there is no memory or no descriptor.
+    /// `InvalidInput` if that many can't be addressed; or what the system says when there is no memory or no
+    /// descriptor.
     pub fn new(len: usize) -> io::Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(size_of::<Head>()));
         let bytes = bytes.filter(|bytes| isize::try_from(*bytes).is_ok()).ok_or_else(|| {

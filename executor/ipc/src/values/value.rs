@@ -1,8 +1,8 @@
 //! One value in shared memory, with a lock (Python's `multiprocessing.Value`).
 //!
-//! The value is kept twice (see [`twin`]): a change is made to a copy in memory of our own, written to the copy that nobody reads, and becomes the
-//! value in one step. So there is no state in which it is half-changed: a holder that is killed, or panics, has changed nothing, the
-//! lock goes to the next one, and there is no poison.
+//! The value is kept twice (see [`twin`]): a change is made to a copy in memory of our own, written to the copy that
+//! nobody reads, and becomes the value in one step. So there is no state in which it is half-changed: a holder that is
+//! killed, or panics, has changed nothing, the lock goes to the next one, and there is no poison.
 
 use std::fmt;
 use std::future::Future;
@@ -38,13 +38,15 @@ unsafe impl Layout for Head {}
 /// A handle: cheap to clone, and sending it to another process sends the handle. Gone with its last handle, however
 /// its owners end. Python's equivalent is `multiprocessing.Value`.
 ///
-/// Reading ([`get`](Value::get)) takes no lock and sees a whole value. Every change is one step: if the process is killed or the closure
-/// panics in the middle of [`with`](Value::with), nothing has happened, and the next one gets the lock at once. So a `Value` is never poisoned.
+/// Reading ([`get`](Value::get)) takes no lock and sees a whole value. Every change is one step: if the process is
+/// killed or the closure panics in the middle of [`with`](Value::with), nothing has happened, and the next one gets the
+/// lock at once. So a `Value` is never poisoned.
 ///
-/// For several values under one lock, put them into a struct. For one that is too large to be copied for each change, use an
-/// [`Array`](crate::Array); for a counter alone, an [`AtomicValue`](crate::AtomicValue) is quicker.
+/// For several values under one lock, put them into a struct. For one that is too large to be copied for each change,
+/// use an [`Array`](crate::Array); for a counter alone, an [`AtomicValue`](crate::AtomicValue) is quicker.
 ///
-/// The lock can't be taken twice by the same thread: a `with` inside of a `with` of the same value waits for ever. Pass the `&mut T` on instead.
+/// The lock can't be taken twice by the same thread: a `with` inside of a `with` of the same value waits for ever. Pass
+/// the `&mut T` on instead.
 ///
 /// # Examples
 ///
@@ -104,20 +106,65 @@ impl<T: Plain> Value<T> {
     #[inline]
     #[must_use = "it has no effect but its result"]
     pub fn get(&self) -> T {
-        match twin::read(&self.head().version, |which| load(&self.object, Self::copy(which))) {
+        match self.peek() {
             Some(value) => value,
-            None => *self.lock(),
+            None => self.get_changing(),
+        }
+    }
+
+    /// The value without a lock; `None` if it keeps changing.
+    #[inline]
+    fn peek(&self) -> Option<T> {
+        twin::read(&self.head().version, |which| load(&self.object, Self::copy(which)))
+    }
+
+    /// The value, though it has kept changing under our eyes: under the lock, behind which nothing does, or as soon as
+    /// it holds still. So a holder that does something else meanwhile, or is stopped, isn't waited for.
+    #[cold]
+    fn get_changing(&self) -> T {
+        loop {
+            if let Some(guard) = self.lock_timeout(Duration::from_millis(1)) {
+                return *guard;
+            }
+            if let Some(value) = self.peek() {
+                return value;
+            }
         }
     }
 
     /// Sets the value. Blocks while another one holds the lock.
     #[inline]
     pub fn set(&self, value: T) {
-        let raw = self.raw();
-        raw.lock();
-        let unlock = Unlock(raw);
-        self.publish(&value);
-        drop(unlock);
+        self.raw().lock();
+        self.put(&value);
+    }
+
+    /// As [`set`](Value::set), if the lock is free; returns whether it was.
+    #[must_use = "the lock may be taken, and then the value is not set"]
+    pub fn try_set(&self, value: T) -> bool {
+        let free = self.raw().try_lock().is_some();
+        if free {
+            self.put(&value);
+        }
+        free
+    }
+
+    /// As [`set`](Value::set), but waits for the lock no longer than that; returns whether it was free by then.
+    #[must_use = "the lock may be taken all the time, and then the value is not set"]
+    pub fn set_timeout(&self, value: T, timeout: Duration) -> bool {
+        let free = self.take_by(wait::after(timeout));
+        if free {
+            self.put(&value);
+        }
+        free
+    }
+
+    /// As [`set`](Value::set), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    pub async fn set_async(&self, value: T) {
+        self.wait().await;
+        self.put(&value);
     }
 
     /// Changes the value as one step, under the lock; blocks until it is ours.
@@ -153,7 +200,8 @@ impl<T: Plain> Value<T> {
         self.apply(self.raw(), change)
     }
 
-    /// Takes the lock; blocks until it is ours. The guard has a copy of the value, which becomes the value when the guard is dropped.
+    /// Takes the lock; blocks until it is ours. The guard has a copy of the value, which becomes the value when the
+    /// guard is dropped.
     #[inline]
     pub fn lock(&self) -> ValueGuard<'_, T> {
         self.raw().lock();
@@ -179,9 +227,29 @@ impl<T: Plain> Value<T> {
         self.guard()
     }
 
-    /// Sets the value and returns the one before.
+    /// Sets the value and returns the one before; blocks while another one holds the lock.
     pub fn replace(&self, value: T) -> T {
         self.with(|it| std::mem::replace(it, value))
+    }
+
+    /// As [`replace`](Value::replace), if the lock is free; `None`, and nothing has changed, if it isn't.
+    #[must_use = "the lock may be taken, and then the value is not replaced"]
+    pub fn try_replace(&self, value: T) -> Option<T> {
+        self.try_with(|it| std::mem::replace(it, value))
+    }
+
+    /// As [`replace`](Value::replace), but waits for the lock no longer than that; `None`, and nothing has changed, if
+    /// it wasn't free by then.
+    #[must_use = "the lock may be taken all the time, and then the value is not replaced"]
+    pub fn replace_timeout(&self, value: T, timeout: Duration) -> Option<T> {
+        self.with_timeout(timeout, |it| std::mem::replace(it, value))
+    }
+
+    /// As [`replace`](Value::replace), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    pub async fn replace_async(&self, value: T) -> T {
+        self.with_async(|it| std::mem::replace(it, value)).await
     }
 
     /// Sets the value to `new` if it is `current`, byte for byte (so a NaN is equal to itself, and `0.0` isn't `-0.0`).
@@ -190,16 +258,32 @@ impl<T: Plain> Value<T> {
     ///
     /// The value that is there, if it's another one.
     pub fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
-        let raw = self.raw();
-        raw.lock();
-        let unlock = Unlock(raw);
-        let found = self.read();
-        let equal = found.as_bytes() == current.as_bytes();
-        if equal {
-            self.publish(&new);
-        }
-        drop(unlock);
-        if equal { Ok(found) } else { Err(found) }
+        self.raw().lock();
+        self.exchange(current, new)
+    }
+
+    /// As [`compare_exchange`](Value::compare_exchange), if the lock is free; `None` if it isn't.
+    pub fn try_compare_exchange(&self, current: T, new: T) -> Option<Result<T, T>> {
+        self.raw().try_lock()?;
+        Some(self.exchange(current, new))
+    }
+
+    /// As [`compare_exchange`](Value::compare_exchange), but waits for the lock no longer than that; `None` if it
+    /// wasn't free by then.
+    pub fn compare_exchange_timeout(&self, current: T, new: T, timeout: Duration) -> Option<Result<T, T>> {
+        self.take_by(wait::after(timeout)).then(|| self.exchange(current, new))
+    }
+
+    /// As [`compare_exchange`](Value::compare_exchange), without blocking the thread while it waits for the lock.
+    ///
+    /// **Cancellation:** dropped before it is done, it has changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// The value that is there, if it's another one.
+    pub async fn compare_exchange_async(&self, current: T, new: T) -> Result<T, T> {
+        self.wait().await;
+        self.exchange(current, new)
     }
 
     /// Whether both are handles of the same value.
@@ -242,10 +326,33 @@ impl<T: Plain> Value<T> {
         twin::read_locked(&self.head().version, |which| load(&self.object, Self::copy(which)))
     }
 
-    /// Under the lock.
+    /// Under the lock; unless that's the parent's, from which the caller was forked off under it.
     #[inline]
     fn publish(&self, value: &T) {
+        if !self.raw().is_mine() {
+            return;
+        }
         twin::publish(&self.head().version, |which| store(&self.object, Self::copy(which), value));
+    }
+
+    /// Under the lock; gives it back.
+    #[inline]
+    fn put(&self, value: &T) {
+        let unlock = Unlock(self.raw());
+        self.publish(value);
+        drop(unlock);
+    }
+
+    /// Under the lock; gives it back.
+    fn exchange(&self, current: T, new: T) -> Result<T, T> {
+        let unlock = Unlock(self.raw());
+        let found = self.read();
+        let equal = found.as_bytes() == current.as_bytes();
+        if equal {
+            self.publish(&new);
+        }
+        drop(unlock);
+        if equal { Ok(found) } else { Err(found) }
     }
 
     /// Under the lock; gives it back.
@@ -296,8 +403,8 @@ impl<'de, T: Plain> Deserialize<'de> for Value<T> {
 
 /// The lock of a [`Value`], and a copy of the value to be changed.
 ///
-/// When it's dropped, the copy becomes the value, in one step, and the lock is free. If the thread panics meanwhile, or the process
-/// is killed, the value stays as it was. The guard may move to another thread.
+/// When it's dropped, the copy becomes the value, in one step, and the lock is free. If the thread panics meanwhile, or
+/// the process is killed, the value stays as it was. The guard may move to another thread.
 #[must_use = "the lock is given back when the guard is dropped"]
 pub struct ValueGuard<'a, T: Plain> {
     value: T,
@@ -340,5 +447,25 @@ impl<T: Plain> Drop for ValueGuard<'_, T> {
 impl<T: Plain + fmt::Debug> fmt::Debug for ValueGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ValueGuard").field(&self.value).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_a_value_that_has_changed_does_not_wait_for_one_who_holds_the_lock() {
+        let value = Value::new(7_u64).unwrap();
+        let guard = value.lock();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn({
+            let value = value.clone();
+            move || sender.send(value.get_changing())
+        });
+        let read = receiver.recv_timeout(Duration::from_secs(60));
+        drop(guard);
+        assert_eq!(read, Ok(7));
+        reader.join().unwrap().unwrap();
     }
 }

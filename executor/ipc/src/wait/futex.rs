@@ -1,8 +1,8 @@
 //! Waiting for a word in shared memory to change, and waking those who wait.
 //!
-//! [`wait`] watches up to two words at once: the word of an object, and the presence word of the process on which it depends, so that the death of
-//! that process ends the wait (`FUTEX_WAITV`, Linux 5.16). On older kernels, which can wait on one word only, the second one is looked at
-//! every [`POLL`].
+//! [`wait`] watches up to two words at once: the word of an object, and the presence word of the process on which it
+//! depends, so that the death of that process ends the wait (`FUTEX_WAITV`, Linux 5.16). On older kernels, which can
+//! wait on one word only, the second one is looked at every [`POLL`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// How long a sleep lasts at most before the caller looks again by itself.
 ///
-/// A process that is killed between being woken and acting on it takes its wake-up with it; no bookkeeping in user space can tell. This is a
-/// matter of microseconds and of bad luck, so the others find out by looking now and then.
+/// A process that is killed between being woken and acting on it takes its wake-up with it; no bookkeeping in user
+/// space can tell. This is a matter of microseconds and of bad luck, so the others find out by looking now and then.
 pub(crate) const RECHECK: Duration = Duration::from_millis(100);
 
 /// The most words that the kernel waits for at once.
@@ -37,8 +37,8 @@ pub(crate) fn wait(words: &[(&AtomicU32, u32)], until: Option<Instant>) {
     }
 }
 
-/// Whether an error of [`wait_any`] means that it can't be used here: unknown to the kernel, or forbidden by a sandbox. (The others say that
-/// it's time to look again.)
+/// Whether an error of [`wait_any`] means that it can't be used here: unknown to the kernel, or forbidden by a sandbox.
+/// (The others say that it's time to look again.)
 pub(crate) fn is_unavailable(error: Errno) -> bool {
     !matches!(error, Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT)
 }

@@ -1,4 +1,5 @@
-//! Tests with several processes: children are this very binary in a *role*, and talk with their parent over a socket that is their stdin.
+//! Tests with several processes: children are this very binary in a *role*, and talk with their parent over a socket
+//! that is their stdin.
 //!
 //! A test binary names its roles once, before its `main`:
 //!
@@ -8,8 +9,9 @@
 //! fn adder(parent: &Peer) { let counter: Value<u64> = parent.recv(); counter.with(|n| *n += 1); parent.send(&"done"); }
 //! ```
 //!
-//! and a test starts them with [`child`]. Everything sent may contain handles. Nothing can hang: who waits for a message that doesn't come, or a process that doesn't
-//! end, panics after [`LIMIT`], a child ends by itself then, and a `Child` that is dropped kills its process.
+//! and a test starts them with [`child`]. Everything sent may contain handles. Nothing can hang: who waits for a
+//! message that doesn't come, or a process that doesn't end, panics after [`LIMIT`], a child ends by itself then, and a
+//! `Child` that is dropped kills its process.
 
 #![allow(dead_code)] // No test uses all of it.
 #![allow(unreachable_pub)] // It's a module of each test.
@@ -164,7 +166,8 @@ pub fn run_roles(roles: &[(&str, fn(&Peer))]) {
     });
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let peer = Peer(UnixStream::from(stdin));
-    // On a thread of its own, as little works before `main` on the first one. A panic has been reported when it gets here.
+    // On a thread of its own, as little works before `main` on the first one. A panic has been reported when it gets
+    // here.
     let ok = std::thread::spawn(move || body(&peer)).join().is_ok();
     std::process::exit(if ok { 0 } else { 2 });
 }

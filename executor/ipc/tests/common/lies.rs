@@ -1,8 +1,9 @@
-//! What a peer that lies can do: bytes of an input are written over the memory of a shared object, before and between its operations.
+//! What a peer that lies can do: bytes of an input are written over the memory of a shared object, before and between
+//! its operations.
 //!
-//! [`memory`] is one function of bytes, so that a fuzzer can look for the bytes that do harm (`integration-tests/fuzz`), and a test can run it over
-//! random ones (`tests/lies.rs`). Nothing may panic, hang, crash or take memory without bound; what the operations say
-//! does not matter.
+//! [`memory`] is one function of bytes, so that a fuzzer can look for the bytes that do harm
+//! (`integration-tests/fuzz`), and a test can run it over random ones (`tests/lies.rs`). Nothing may panic, hang, crash
+//! or take memory without bound; what the operations say does not matter.
 //!
 //! An input is a kind of object, and then commands of a byte each with what belongs to them:
 //!
@@ -12,8 +13,9 @@
 //! | below 0xc0 | an operation on the handle at hand |
 //! | the rest | an operation on a handle that is decoded anew from the memory as it is |
 //!
-//! One lie is the right of a peer, and makes an operation wait for ever: that a lock is held by a process that lives. So before an operation that
-//! has no time limit, and before the end of a guard, the lock words that name the living are freed ([`Stage::free`]).
+//! One lie is the right of a peer, and makes an operation wait for ever: that a lock is held by a process that lives.
+//! So before an operation that has no time limit, and before the end of a guard, the lock words that name the living
+//! are freed ([`Stage::free`]).
 
 use std::fs::File;
 use std::future::Future;
@@ -305,8 +307,8 @@ impl<'a> Stage<'a> {
         self.forget_the_living();
     }
 
-    /// Takes the numbers of processes from the board. For one that is said to be dead, but lives, operations wait 100 ms each; that is right, and
-    /// takes a fuzzer's time.
+    /// Takes the numbers of processes from the board. For one that is said to be dead, but lives, operations wait 100
+    /// ms each; that is right, and takes a fuzzer's time.
     fn forget_the_living(&self) {
         if let (true, Some(board)) = (self.lied_board, &self.board) {
             let mut told = [0; TOLD as usize];

@@ -1,5 +1,5 @@
-//! A test harness for what needs a process of its own with a single thread: every test runs in a fresh process of this very binary, and
-//! a watchdog outside kills it, with all that it started, when it takes too long.
+//! A test harness for what needs a process of its own with a single thread: every test runs in a fresh process of this
+//! very binary, and a watchdog outside kills it, with all that it started, when it takes too long.
 
 use std::env;
 use std::io::Write;
@@ -18,7 +18,8 @@ const PART: &str = "POLYPOOL_IPC_TEST_PART";
 const TEST: &str = "POLYPOOL_IPC_TEST";
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs the tests, each in its process, and prints what cargo's own harness prints. `parts` are what tests start by [`again`].
+/// Runs the tests, each in its process, and prints what cargo's own harness prints. `parts` are what tests start by
+/// [`again`].
 pub(crate) fn main(tests: &[Test], parts: &[Test]) -> ExitCode {
     for (variable, table) in [(PART, parts), (TEST, tests)] {
         if let Ok(name) = env::var(variable) {

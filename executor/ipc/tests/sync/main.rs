@@ -1,4 +1,5 @@
-//! The locks and their relatives: between threads, between tasks on one thread, and between processes that are killed in the middle.
+//! The locks and their relatives: between threads, between tasks on one thread, and between processes that are killed
+//! in the middle.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
@@ -8,11 +9,13 @@ mod family;
 mod barrier;
 mod condvar;
 mod event;
+mod forked;
 mod mutex;
 mod once;
 mod reentrant;
 mod rwlock;
 mod semaphore;
+mod stopped;
 mod tidiness;
 
 use std::future::Future;
@@ -34,11 +37,13 @@ fn roles() {
         barrier::ROLES,
         condvar::ROLES,
         event::ROLES,
+        forked::ROLES,
         mutex::ROLES,
         once::ROLES,
         reentrant::ROLES,
         rwlock::ROLES,
         semaphore::ROLES,
+        stopped::ROLES,
         tidiness::ROLES,
     ] {
         all.extend_from_slice(roles);

@@ -294,3 +294,19 @@ fn a_handle_is_opened_as_what_it_is_or_not_at_all() {
 fn a_timeout_beyond_the_clock_is_for_ever() {
     in_time(|| drop(Lock::new(()).unwrap().lock_timeout(Duration::MAX).unwrap()));
 }
+
+#[test]
+fn work_under_the_lock_has_all_forms() {
+    in_time(|| {
+        let lock = Mutex::new(1_u64).unwrap();
+        let guard = lock.lock().unwrap();
+        assert!(matches!(lock.try_with(|v| *v = 9), Err(LockError::WouldBlock)));
+        assert!(matches!(lock.with_timeout(MOMENT, |v| *v = 9), Err(LockError::TimedOut)));
+        assert!(poll_once(std::pin::pin!(lock.with_async(|v| *v = 9))).is_pending());
+        drop(guard);
+        assert_eq!(lock.try_with(|v| std::mem::replace(v, 2)).unwrap(), 1);
+        assert_eq!(lock.with_timeout(MOMENT, |v| std::mem::replace(v, 3)).unwrap(), 2);
+        assert_eq!(wait_for(lock.with_async(|v| std::mem::replace(v, 4))).unwrap(), 3);
+        assert_eq!(lock.with(|v| *v).unwrap(), 4);
+    });
+}

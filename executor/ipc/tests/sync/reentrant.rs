@@ -130,3 +130,53 @@ fn after_a_death_the_next_ones_are_told_until_the_repair() {
         std::thread::scope(|s| s.spawn(|| drop(lock.try_lock().unwrap())).join().unwrap());
     });
 }
+
+#[test]
+fn an_owner_that_is_no_thread_has_all_forms() {
+    in_time(|| {
+        let lock = ReentrantMutex::new(0_u64).unwrap();
+        let (me, other) = (LockOwner::new(), LockOwner::new());
+        let one = lock.lock_as(&me).unwrap();
+        let two = lock.try_lock_as(&me).unwrap();
+        let three = lock.lock_timeout_as(&me, MOMENT).unwrap();
+        for held in [one, two, three] {
+            assert!(matches!(lock.try_lock_as(&other), Err(LockError::WouldBlock)));
+            assert!(matches!(lock.lock_timeout_as(&other, MOMENT), Err(LockError::TimedOut)));
+            assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)), "the thread is another owner");
+            drop(held);
+        }
+        drop(lock.try_lock_as(&other).unwrap());
+        let held = lock.lock_as(&other).unwrap();
+        std::thread::scope(|s| {
+            let waits = s.spawn(|| lock.lock_as(&me).unwrap().get());
+            held.set(7);
+            drop(held);
+            assert_eq!(waits.join().unwrap(), 7);
+        });
+    });
+}
+
+#[test]
+fn an_update_is_one_step_for_threads_that_share_an_owner() {
+    in_time(|| {
+        let counter = ReentrantMutex::new(0_u64).unwrap();
+        let me = LockOwner::new();
+        // The other thread comes in just between the reading and the writing of this one.
+        let (mine, others) = (counter.lock_as(&me).unwrap(), counter.lock_as(&me).unwrap());
+        let mut asked = Vec::new();
+        std::thread::scope(|s| {
+            let others = &others;
+            mine.update(|value| {
+                asked.push(value);
+                if asked.len() == 1 {
+                    s.spawn(|| others.update(|value| value + 10)).join().unwrap();
+                }
+                value + 1
+            });
+        });
+        assert_eq!((mine.get(), asked), (11, vec![0, 10]));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| mine.update(|_| panic!("on purpose"))));
+        assert!(panicked.is_err());
+        assert_eq!(others.get(), 11);
+    });
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use polypool_ipc::{BoundedSemaphore, Mutex, Semaphore, SemaphoreError};
 
 use crate::family::{Peer, child};
-use crate::{MOMENT, in_time, on_one_thread, poll_once, wait_for};
+use crate::{MOMENT, in_time, on_one_thread, poll_once, until, wait_for};
 
 pub(crate) const ROLES: &[crate::Role] =
     &[("semaphore: enter", enter), ("semaphore: hold", hold), ("semaphore: want", want)];
@@ -121,6 +121,50 @@ fn nobody_overtakes_the_head_of_the_line_unless_it_gives_up_or_dies() {
         let large = semaphore.acquire_many_async(3);
         drop(one);
         assert_eq!(wait_for(large).unwrap().permits(), 3);
+    });
+}
+
+#[test]
+fn who_wants_more_than_there_is_holds_nobody_up() {
+    in_time(|| {
+        let semaphore = Semaphore::new(2).unwrap();
+        let mut large = Box::pin(semaphore.acquire_many_async(3));
+        assert!(poll_once(large.as_mut()).is_pending());
+        let one = semaphore.try_acquire().expect("the others go on");
+        // Now there will be as many, and it stands at the head of the line.
+        semaphore.release(1).unwrap();
+        let mut attempt = || {
+            assert!(poll_once(large.as_mut()).is_pending());
+            semaphore.try_acquire()
+        };
+        until(|| attempt().is_err());
+        // One is lost: it steps aside.
+        one.forget();
+        let mut two = None;
+        until(|| {
+            two = attempt().ok();
+            two.is_some()
+        });
+        semaphore.release(1).unwrap();
+        drop(two);
+        assert_eq!(wait_for(large).unwrap().permits(), 3);
+        // The same for a thread, which must be woken to step aside.
+        std::thread::scope(|s| {
+            let one = semaphore.acquire();
+            let large = s.spawn(|| semaphore.acquire_many(3).unwrap().permits());
+            until(|| semaphore.try_acquire().is_err());
+            one.forget();
+            until(|| semaphore.try_acquire().is_ok());
+            semaphore.release(1).unwrap();
+            assert_eq!(large.join().unwrap(), 3);
+        });
+        let bounded = BoundedSemaphore::new(2).unwrap();
+        assert_eq!(
+            bounded.acquire_many_timeout(3, MOMENT).unwrap_err(),
+            SemaphoreError::TooMany { wanted: 3, bound: 2 },
+            "it can never be"
+        );
+        assert!(wait_for(bounded.acquire_many_async(3)).is_err());
     });
 }
 

@@ -49,7 +49,8 @@ fn tidy(parent: &Peer) {
     for _ in 0..200 {
         use_all();
     }
-    // The thread that slept for the last futures may still hold on to what they waited for, until it looks around. The heap may take a mapping.
+    // The thread that slept for the last futures may still hold on to what they waited for, until it looks around. The
+    // heap may take a mapping.
     let given_up = Instant::now() + LIMIT / 2;
     loop {
         let after = (count("fd"), count("task"), count("map_files"));

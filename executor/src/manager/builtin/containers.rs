@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::proxy;
+use super::whole::{self, Place, Sortable, WholeDict, WholeList, WholeSet};
 use crate::manager::Data;
 use crate::manager::error::{Failure, ManagerError};
 use crate::manager::hosted::{Update, UpdateCall};
@@ -43,6 +44,8 @@ mod method {
     pub(super) const COUNT: u32 = 20;
     pub(super) const REMOVE_VALUE: u32 = 21;
     pub(super) const SWAP: u32 = 22;
+    pub(super) const UPDATE_ALL: u32 = 23;
+    pub(super) const SORT: u32 = 24;
 }
 
 fn done(body: Body) -> Answer {
@@ -98,6 +101,34 @@ impl Entries {
 
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.order.values().filter_map(|key| Some((&**key, self.get(key)?)))
+    }
+
+    /// Removes the key that came last.
+    fn pop(&mut self) -> Option<(Arc<[u8]>, Vec<u8>)> {
+        let (_, key) = self.order.last_key_value()?;
+        let key = key.clone();
+        let value = self.remove(&key)?;
+        Some((key, value))
+    }
+
+    /// Makes them what they are to be: keys that stay have the places they had.
+    fn become_all<'a>(&mut self, items: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
+        let mut old = std::mem::take(self);
+        let mut added = Vec::new();
+        self.next = old.next;
+        for (key, value) in items {
+            match old.by_key.remove(key) {
+                Some((place, _)) => {
+                    let key: Arc<[u8]> = key.into();
+                    self.by_key.insert(key.clone(), (place, value.to_vec()));
+                    self.order.insert(place, key);
+                }
+                None => added.push((key, value)),
+            }
+        }
+        for (key, value) in added {
+            self.insert(key, value.to_vec());
+        }
     }
 }
 
@@ -164,10 +195,15 @@ impl Object for Dict {
                 done(Body::new())
             }
             method::POP => {
-                let Some((_, key)) = entries.order.last_key_value() else { return done(Body::new().flag(false)) };
-                let key = key.clone();
-                let value = entries.remove(&key).unwrap_or_default();
+                let Some((key, value)) = entries.pop() else { return done(Body::new().flag(false)) };
                 done(Body::new().flag(true).sized(&key).sized(&value))
+            }
+            method::UPDATE_ALL => {
+                let update = read_update(&mut fields)?;
+                let applied = update.apply(cx, &whole::map(entries.by_key.len(), entries.iter()))?;
+                let parts = whole::split_map(&applied.value)?;
+                entries.become_all(parts.chunks_exact(2).map(|pair| (pair[0], pair[1])));
+                done(Body::new().rest(&applied.output))
             }
             method => Err(Failure::UnknownMethod(method)),
         }
@@ -274,6 +310,21 @@ impl Object for List {
                 items[at] = applied.value;
                 done(Body::new().rest(&applied.output))
             }
+            method::UPDATE_ALL => {
+                let update = read_update(&mut fields)?;
+                let applied = update.apply(cx, &whole::sequence(items.iter().map(Vec::as_slice)))?;
+                *items = whole::split_sequence(&applied.value)?.into_iter().map(<[u8]>::to_vec).collect();
+                done(Body::new().rest(&applied.output))
+            }
+            method::SORT => {
+                let descending = fields.flag()?;
+                // Before anything is moved, as there may be one without an order.
+                let places = items.iter().map(|item| Place::of(item)).collect::<Result<Vec<_>, _>>()?;
+                let mut sorted: Vec<_> = places.into_iter().zip(std::mem::take(&mut *items)).collect();
+                sorted.sort_by(|(a, _), (b, _)| if descending { b.compare(a) } else { a.compare(b) });
+                *items = sorted.into_iter().map(|(_, item)| item).collect();
+                done(Body::new())
+            }
             method => Err(Failure::UnknownMethod(method)),
         }
     }
@@ -286,10 +337,19 @@ pub(super) struct Set {
 }
 
 impl Object for Set {
-    fn call(&self, method: u32, arguments: &[u8], _cx: &Cx<'_>) -> Answer {
+    fn call(&self, method: u32, arguments: &[u8], cx: &Cx<'_>) -> Answer {
         let mut fields = Fields(arguments);
         let mut entries = self.entries.lock();
         match method {
+            method::POP => done(Body::new().optional(entries.pop().as_ref().map(|(value, _)| &**value))),
+            method::UPDATE_ALL => {
+                let update = read_update(&mut fields)?;
+                let values: Vec<&[u8]> = entries.iter().map(|(value, _)| value).collect();
+                let applied = update.apply(cx, &whole::sequence(values.into_iter()))?;
+                let parts = whole::split_sequence(&applied.value)?;
+                entries.become_all(parts.into_iter().map(|value| (value, &[][..])));
+                done(Body::new().rest(&applied.output))
+            }
             method::INSERT => done(Body::new().flag(entries.insert(fields.rest(), Vec::new()).is_none())),
             method::REMOVE => done(Body::new().flag(entries.remove(fields.rest()).is_some())),
             method::CONTAINS => done(Body::new().flag(entries.get(fields.rest()).is_some())),
@@ -486,6 +546,44 @@ impl<K: Data, V: Data> DictProxy<K, V> {
         self.remote.request(method::UPDATE, request, value)
     }
 
+    /// Changes the whole dict in the server, in one step that nobody can come between: `if` this key is there, then that one. The function
+    /// gets all keys and values, in a `HashMap` or a `BTreeMap`. If it panics, everything stays as it was. Keys that stay have the
+    /// places that they had, new ones follow.
+    ///
+    /// It decodes and encodes everything, under the dict's lock: for large dicts [`update`](Self::update), of one key, is quicker.
+    ///
+    /// ```
+    /// # polypool::worker_hook!();
+    /// use std::collections::BTreeMap;
+    /// use polypool::manager::Manager;
+    ///
+    /// /// Takes `n` from one account to another, if it is there.
+    /// #[polypool::update]
+    /// fn transfer(accounts: &mut BTreeMap<String, u64>, from: String, to: String, n: u64) -> bool {
+    ///     let Some(left) = accounts.get(&from).and_then(|money| money.checked_sub(n)) else { return false };
+    ///     accounts.insert(from, left);
+    ///     *accounts.entry(to).or_default() += n;
+    ///     true
+    /// }
+    ///
+    /// # fn main() -> Result<(), polypool::manager::ManagerError> {
+    /// let manager = Manager::in_thread()?;
+    /// let accounts = manager.dict::<String, u64>().wait()?;
+    /// accounts.insert(&"ann".to_owned(), &5).wait()?;
+    /// let step = |n| transfer { from: "ann".to_owned(), to: "bob".to_owned(), n };
+    /// assert!(accounts.update_all(step(3)).wait()?);
+    /// assert!(!accounts.update_all(step(3)).wait()?);
+    /// assert_eq!(accounts.values().wait()?, [2, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn update_all<U>(&self, update: U) -> Call<U::Output>
+    where
+        U: Update<Target: WholeDict<K, V>>,
+    {
+        self.remote.request(method::UPDATE_ALL, update_request(&update), value)
+    }
+
     /// Removes a key; the result is the value it had.
     pub fn remove(&self, key: &K) -> Call<Option<V>> {
         self.keyed(method::REMOVE, key, optional)
@@ -668,7 +766,7 @@ impl<T: Data> ListProxy<T> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let from = match range.start_bound() {
             Included(at) => *at as u64,
-            Excluded(at) => *at as u64 + 1,
+            Excluded(at) => (*at as u64).saturating_add(1),
             Unbounded => 0,
         };
         let to = match range.end_bound() {
@@ -729,6 +827,40 @@ impl<T: Data> ListProxy<T> {
         let request = update_request(&update).map(|request| request.number(index as u64));
         self.remote.request(method::UPDATE, request, value)
     }
+
+    /// Changes the whole list in the server, in one step: the function gets all elements, in a `Vec` or a `VecDeque`. See
+    /// [`DictProxy::update_all`].
+    pub fn update_all<U>(&self, update: U) -> Call<U::Output>
+    where
+        U: Update<Target: WholeList<T>>,
+    {
+        self.remote.request(method::UPDATE_ALL, update_request(&update), value)
+    }
+
+    /// Sorts the elements, in one step; equal ones stay in their order. Floating-point numbers have the order of
+    /// [`f64::total_cmp`].
+    ///
+    /// Types of one's own, and other orders, are sorted by an [update of the whole](Self::update_all).
+    pub fn sort(&self) -> Call<()>
+    where
+        T: Sortable,
+    {
+        self.remote.request(method::SORT, Ok(sort_request(false)), unit)
+    }
+
+    /// As [`sort`](Self::sort), from the largest to the smallest.
+    pub fn sort_descending(&self) -> Call<()>
+    where
+        T: Sortable,
+    {
+        self.remote.request(method::SORT, Ok(sort_request(true)), unit)
+    }
+}
+
+fn sort_request(descending: bool) -> Request {
+    let mut request = Request::new();
+    request.bytes().push(u8::from(descending));
+    request
 }
 
 /// A set in a manager; values are equal when their encodings are.
@@ -763,6 +895,20 @@ impl<T: Data> SetProxy<T> {
     /// Whether the value is there.
     pub fn contains(&self, item: &T) -> Call<bool> {
         self.one(method::CONTAINS, item)
+    }
+
+    /// Removes the value that was added last.
+    pub fn pop(&self) -> Call<Option<T>> {
+        self.remote.request(method::POP, Ok(Request::new()), optional)
+    }
+
+    /// Changes the whole set in the server, in one step: the function gets all values, in a `HashSet`, a `BTreeSet` or a `Vec`. Of values
+    /// that are equal one is kept. See [`DictProxy::update_all`].
+    pub fn update_all<U>(&self, update: U) -> Call<U::Output>
+    where
+        U: Update<Target: WholeSet<T>>,
+    {
+        self.remote.request(method::UPDATE_ALL, update_request(&update), value)
     }
 
     /// How many values there are.

@@ -1,4 +1,4 @@
-//! The types that every manager has: containers here in `containers.rs`, queues in `queue.rs`, and what processes wait at in
+//! The types that every manager has: containers in `containers.rs` (and `whole.rs`, for steps with all of one), queues in `queue.rs`, and what processes wait at in
 //! `sync.rs`; each with its server side and its proxy.
 //!
 //! Containers hold encoded values, so a server needs to know none of their types: it may be another program, and `get` and
@@ -7,6 +7,7 @@
 mod containers;
 mod queue;
 mod sync;
+mod whole;
 
 pub(super) use containers::initial;
 pub use containers::{DictProxy, ListProxy, NamespaceProxy, SetProxy, ValueProxy};
@@ -15,6 +16,8 @@ pub use sync::{
     BarrierProxy, BarrierState, ConditionGuard, ConditionProxy, EventProxy, LockGuard, LockProxy, Permit, RLockGuard,
     RLockProxy, SemaphoreProxy,
 };
+
+pub use whole::{Sortable, WholeDict, WholeList, WholeSet};
 
 use super::error::Failure;
 use super::object::Object;
@@ -40,6 +43,17 @@ pub(super) fn make(making: &Making<'_>) -> Result<Option<Box<dyn Object>>, Failu
         "barrier" => Box::new(sync::Barrier::new(fields.number()?)?),
         _ => return Ok(None),
     }))
+}
+
+/// Elements of containers, and containers as a whole, as peers and updates may have left them.
+#[cfg(any(fuzzing, test))]
+pub(super) fn fuzz_elements(data: &[u8]) {
+    if let Ok(place) = whole::Place::of(data) {
+        assert!(place.compare(&place).is_eq(), "an element is not in its own place");
+    }
+    for parts in [whole::split_sequence(data), whole::split_map(data)].into_iter().flatten() {
+        assert!(parts.iter().map(|part| part.len()).sum::<usize>() < data.len(), "more came out than there was");
+    }
 }
 
 /// Implements what all proxies have in common: cloning, travelling, `Debug`.

@@ -66,6 +66,14 @@ impl FrameReader {
         }
     }
 
+    /// Whether [`has_buffered`](Self::has_buffered) knows, without a system call, of all that has come.
+    pub(crate) fn is_cheap(&self) -> bool {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        return self.ring.is_some();
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        false
+    }
+
     /// Reads what there is to read, at least one byte and at most so many, or 0 at the end.
     fn fill(&mut self, deadline: Option<Instant>, most: usize) -> Result<usize, TransportError> {
         let room = self.decoder.room();

@@ -37,6 +37,8 @@ pub(super) use endpoint::Endpoint;
 #[cfg(any(fuzzing, test))]
 pub(super) use frame::FrameDecoder;
 pub(super) use frame::{Closer, FrameReader, FrameWriter};
+#[cfg(all(any(fuzzing, test), any(target_os = "linux", target_os = "android")))]
+pub(super) use ring::with_a_liar;
 
 use super::auth::{self, AuthKey, ClientSide, ClientStep};
 use link::{Link, Stream};

@@ -150,3 +150,17 @@ fn local(link: &Link) -> Result<&UnixStream, ConnectError> {
         Stream::Tcp(_) => Err(ConnectError::NotUnderstood),
     }
 }
+
+/// A connection through shared memory, of which this side is ours and the other one is whatever a fuzz target makes of it: the memory
+/// itself, and the ends of the two sockets.
+#[cfg(any(fuzzing, test))]
+pub(in crate::manager) fn with_a_liar(
+    limits: &super::Limits,
+) -> std::io::Result<(FrameReader, FrameWriter, std::fs::File, UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let link = std::sync::Arc::new(Link::new(Stream::Unix(ours), None));
+    let (mut reader, mut writer, _) = super::frame::split(&link, limits);
+    let (ring, [memory, room]) = RingSocket::create(limits.ring_len)?;
+    begin(ring, &mut reader, &mut writer).map_err(std::io::Error::from)?;
+    Ok((reader, writer, memory.into(), theirs, room.into()))
+}

@@ -1196,12 +1196,20 @@ mod with_tls {
         BindTo::Tcp { host: "localhost".to_owned(), port: 0, tls: true }
     }
 
+    /// Two certificates for `localhost` with their keys; for the next hundred years, and for nothing but tests.
+    const ONE: [&[u8]; 2] =
+        [include_bytes!("../../../tests/certificates/one.pem"), include_bytes!("../../../tests/certificates/one.key")];
+    const TWO: [&[u8]; 2] =
+        [include_bytes!("../../../tests/certificates/two.pem"), include_bytes!("../../../tests/certificates/two.key")];
+
     /// A server that shows a certificate for `localhost`, and a client that trusts it.
     fn trusting() -> (ServerSecurity, ClientSecurity) {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let certificate = made.cert.pem();
-        let server = ServerTls::from_pem(certificate.as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap();
-        let client = ClientTls::trusting_pem(certificate.as_bytes()).unwrap();
+        with(ONE)
+    }
+
+    fn with([certificate, key]: [&[u8]; 2]) -> (ServerSecurity, ClientSecurity) {
+        let server = ServerTls::from_pem(certificate, key).unwrap();
+        let client = ClientTls::trusting_pem(certificate).unwrap();
         (server_key(1).tls(server), client_key(1).tls(client))
     }
 
@@ -1215,7 +1223,7 @@ mod with_tls {
 
     #[test]
     fn a_certificate_that_is_not_trusted_is_refused() {
-        let ((server, _), (_, client)) = (trusting(), trusting());
+        let ((server, _), (_, client)) = (with(ONE), with(TWO));
         let endpoint = Arc::new(Endpoint::bind(&tls(), &server, &patient()).unwrap());
         let (client, server) = meet(&endpoint, &client, &patient());
         let (Err(ConnectError::Tls(client)), Err(server)) = (client, server) else { panic!("it was accepted") };
@@ -1306,13 +1314,10 @@ mod with_tls {
     #[test]
     fn certificates_and_keys_that_are_none_are_refused_with_the_reason() {
         use crate::manager::TlsConfigError::*;
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        let other = other.signing_key.serialize_pem();
-        assert!(matches!(ServerTls::from_pem(b"", key.as_bytes()), Err(NoCertificate)));
-        assert!(matches!(ServerTls::from_pem(certificate.as_bytes(), b"x"), Err(NoKey(_))));
-        assert!(matches!(ServerTls::from_pem(certificate.as_bytes(), other.as_bytes()), Err(Unusable(_))));
+        let ([certificate, key], [_, other]) = (ONE, TWO);
+        assert!(matches!(ServerTls::from_pem(b"", key), Err(NoCertificate)));
+        assert!(matches!(ServerTls::from_pem(certificate, b"x"), Err(NoKey(_))));
+        assert!(matches!(ServerTls::from_pem(certificate, other), Err(Unusable(_))));
         assert!(matches!(ClientTls::trusting_pem(b"nothing"), Err(NoCertificate)));
         assert!(matches!(ClientTls::trusting_pem_file("/none"), Err(File { .. })));
     }

@@ -1,8 +1,8 @@
-//! How the two sides of a ring tell each other what they did, and sleep and wake without losing a wake-up: functions over atomics, with nothing
-//! of memory, processes or the kernel.
+//! How the two sides of a ring tell each other what they did, and sleep and wake without losing a wake-up: functions
+//! over atomics, with nothing of memory, processes or the kernel.
 //!
-//! The atomics' types come from the parent module, so that the very same file runs over loom's atomics in `tests/loom_ring.rs`. Why no wake-up is lost stands
-//! at the head of `ring.rs`.
+//! The atomics' types come from the parent module, so that the very same file runs over loom's atomics in
+//! `tests/loom_ring.rs`. Why no wake-up is lost stands at the head of `ring.rs`.
 
 use super::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -35,8 +35,8 @@ pub(super) fn must_wake(word: &AtomicU32) -> bool {
     word.load(Ordering::Relaxed) & ASLEEP != 0
 }
 
-/// Says that the caller is about to sleep; the value on which to do so. **After this** the caller looks at the position once more, and sleeps only if
-/// there is still nothing for it.
+/// Says that the caller is about to sleep; the value on which to do so. **After this** the caller looks at the position
+/// once more, and sleeps only if there is still nothing for it.
 pub(super) fn announce(word: &AtomicU32, flags: u32) -> u32 {
     let value = word.fetch_or(flags, Ordering::AcqRel) | flags;
     fence(Ordering::SeqCst);
@@ -50,7 +50,8 @@ pub(super) fn wake(word: &AtomicU32, count: u32, futex: impl Fn(u32) -> usize) {
         if found & ASLEEP == 0 {
             return;
         }
-        // The flag stays as long as somebody may sleep. The value changes in any case, so that nobody falls asleep on what was before.
+        // The flag stays as long as somebody may sleep. The value changes in any case, so that nobody falls asleep on
+        // what was before.
         let next = if found & ALL == 0 { found.wrapping_add(STEP) } else { found.wrapping_add(STEP) & !FLAGS };
         match word.compare_exchange_weak(found, next, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => break next,
@@ -64,7 +65,8 @@ pub(super) fn wake(word: &AtomicU32, count: u32, futex: impl Fn(u32) -> usize) {
     if futex(count) >= count as usize {
         return;
     }
-    // All who slept are awake. If the word is still ours, the flag goes, and whoever fell asleep on it since then is woken to set it again.
+    // All who slept are awake. If the word is still ours, the flag goes, and whoever fell asleep on it since then is
+    // woken to set it again.
     let cleared = next.wrapping_add(STEP) & !FLAGS;
     if word.compare_exchange(next, cleared, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
         futex(u32::MAX);

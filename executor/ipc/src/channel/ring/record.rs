@@ -1,7 +1,8 @@
-//! What stands in a ring, as numbers: positions, and the heads of records. Pure functions, since a peer may have written anything, and so
-//! that a fuzzer can try.
+//! What stands in a ring, as numbers: positions, and the heads of records. Pure functions, since a peer may have
+//! written anything, and so that a fuzzer can try.
 
-/// A position: how many records were ever put (or taken), and how far that is in granules; both wrap. One word, so that one store publishes both.
+/// A position: how many records were ever put (or taken), and how far that is in granules; both wrap. One word, so that
+/// one store publishes both.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Position {
     pub(crate) count: u32,
@@ -86,8 +87,8 @@ pub(crate) fn parse(head: u64, content: Content) -> Result<(usize, u32), &'stati
     }
 }
 
-/// For the fuzz target: walks through the records that two positions and the bytes of a ring claim, as a reader would. Returns how many
-/// records make sense.
+/// For the fuzz target: walks through the records that two positions and the bytes of a ring claim, as a reader would.
+/// Returns how many records make sense.
 #[doc(hidden)]
 pub fn walk(head: u64, tail: u64, ring: &[u8]) -> Result<u32, &'static str> {
     let size = ring.len() / GRANULE;

@@ -100,7 +100,8 @@ fn agrees_with_a_queue_of_vectors() {
     }
 }
 
-/// Every length at every place of a small ring, so that it wraps round inside of the head's granule's neighbours, of the payload, and exactly at its end.
+/// Every length at every place of a small ring, so that it wraps round inside of the head's granule's neighbours, of
+/// the payload, and exactly at its end.
 #[test]
 fn wraps_at_every_offset() {
     let ring = ring(4 << 10, None);
@@ -219,4 +220,34 @@ fn walking_through_a_ring_ends_with_any_bytes() {
     let tail = Position::default().after(1, 2).word();
     assert_eq!(record::walk(0, tail, &one), Ok(1));
     assert!(record::walk(0, tail, &[0; 4096]).is_err(), "zeros are no record");
+}
+
+#[test]
+fn a_position_that_moves_without_end_holds_no_producer_for_ever() {
+    let ring = ring(64 << 10, Some(1));
+    put(&ring, b"the only one").unwrap().unwrap();
+    let head = ring.head();
+    let (start, over) =
+        (Position::from_word(head.head.0.load(Ordering::SeqCst)), std::sync::atomic::AtomicBool::new(false));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let refused = std::thread::scope(|scope| {
+        // A peer that moves the head by bytes, so that the producer finds it elsewhere each time, and still no room for
+        // a record.
+        scope.spawn(|| {
+            let mut bytes = 1;
+            while !over.load(Ordering::Relaxed) {
+                bytes = bytes % 4_000 + 1;
+                head.head.0.store(Position { at: start.at.wrapping_sub(bytes), ..start }.word(), Ordering::Relaxed);
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..100 {
+                sender.send(put(&ring, b"another").is_none()).unwrap();
+            }
+        });
+        let refused = (0..100).all(|_| receiver.recv_timeout(std::time::Duration::from_secs(30)) == Ok(true));
+        over.store(true, Ordering::Relaxed);
+        refused
+    });
+    assert!(refused);
 }

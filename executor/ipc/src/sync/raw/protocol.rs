@@ -1,10 +1,11 @@
 //! The transitions of a lock word: functions over one atomic, with nothing of memory, processes or sleeping.
 //!
-//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in `tests/loom_lock.rs`. What the bits and the transitions
-//! mean stands at the head of `raw.rs`.
+//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in
+//! `tests/loom_lock.rs`. What the bits and the transitions mean stands at the head of `raw.rs`.
 //!
-//! Orderings: taking acquires and giving back releases, so whoever holds the lock sees what the holders before it did. Marking the word before
-//! a sleep publishes nothing, and the kernel compares the word under a lock of its own, with full ordering.
+//! Orderings: taking acquires and giving back releases, so whoever holds the lock sees what the holders before it did.
+//! Marking the word before a sleep publishes nothing, and the kernel compares the word under a lock of its own, with
+//! full ordering.
 
 use super::{AtomicU32, Ordering};
 
@@ -31,8 +32,8 @@ pub(super) fn take(word: &AtomicU32, me: u32) -> Result<(), u32> {
     word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).map(drop)
 }
 
-/// Takes the lock if it is free or its holder is dead. With `mark`, a word that is held is marked, so that its unlock wakes; `slept` says whether
-/// this waiter has slept before, and so can't know whether others still do.
+/// Takes the lock if it is free or its holder is dead. With `mark`, a word that is held is marked, so that its unlock
+/// wakes; `slept` says whether this waiter has slept before, and so can't know whether others still do.
 pub(super) fn attempt(word: &AtomicU32, me: u32, mark: bool, slept: bool, is_dead: impl Fn(u32) -> bool) -> Attempt {
     let mut found = word.load(Ordering::Relaxed);
     loop {

@@ -1,0 +1,268 @@
+//! What frames go through between the supervisor and a worker: two rings in shared memory, or else the socket.
+//!
+//! The socket is always there. The supervisor's greeting is followed by one byte, which comes with the descriptors of the rings or
+//! says that there are none; the worker says in its [`Ready`](super::wire::Ready) whether it has joined them:
+//!
+//! ```text
+//! supervisor                                              worker
+//!                Hello, with claims, control, luggage  ──▶
+//!     RINGS, with memory and bell   or   NO_RINGS      ──▶   joins them, or can't
+//!                               ◀──  Ready { ring: true }   or   Ready { ring: false }
+//! ```
+//!
+//! Up to here everything goes through the socket. Nothing goes to a worker between the greeting and its `Ready`, and nothing comes
+//! from it behind that, so both sides change over at a point where the socket is empty. From then on it carries the bells of
+//! [`RingSocket`] and its end says what it always said. Who can't make the rings (no memory, no descriptors, limits, a filter of
+//! system calls, another system than Linux), can't send them, can't receive them or can't map them stays with the socket,
+//! which carries the same frames.
+//!
+//! **The supervisor's side never blocks**, and one thread looks after all workers. For each ring it is in one of three states:
+//!
+//! | state | how it gets there | what the worker does when it has written |
+//! | --- | --- | --- |
+//! | awake | it has just read something | nothing: the supervisor looks again before it sleeps |
+//! | looking | nothing was there, but an answer is due within microseconds and there is a core to spare | nothing |
+//! | resting | nothing came while it looked; [`Line::look`] has marked the ring, and looked once more after that | rings at the socket, once for each rest |
+//!
+//! The mark and the second look are what no wake-up gets lost between (`stream/protocol.rs` of `polypool-ipc`, with its loom
+//! model): either the worker sees the mark, or the supervisor sees the bytes. A wait that is dropped, because another branch of the select
+//! was first, leaves the mark, and the bell in the socket. After a bell that was heard the next rest has another mark, as a worker
+//! that was held up may have rung for something that was read before. For room to write it is the same with the marks the other way round and a
+//! bell of its own.
+//!
+//! What a lying worker can do to a ring: claim positions, which are checked against the ring's length; write any bytes, which are
+//! frames as much as those in a socket are; ring without reason, which costs a look; never ring, which is silence.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::net::UnixStream;
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) use super::no_ring::{RingReader, RingSocket, RingWriter};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) use polypool_ipc::{RingReader, RingSocket, RingWriter};
+
+/// Follows the greeting: the descriptors of the rings come with this byte.
+pub(super) const RINGS: u8 = 1;
+/// Follows the greeting: there are no rings.
+pub(super) const NO_RINGS: u8 = 0;
+
+/// For how long the supervisor looks before it rests: about as long as it takes to be woken.
+const LOOK: Duration = Duration::from_micros(40);
+
+/// Looks that were in vain cost credit, and without credit the next rests begin at once: so many.
+const SKIP: u32 = 64;
+
+/// How much is read at once, if so much is there.
+const PIECE: usize = 4 * 1024 * 1024;
+
+/// How much room for `have` bytes of a frame and `there` more in a ring, of a frame that lacks `missing`.
+pub(super) fn foresight(have: usize, there: usize, missing: usize) -> usize {
+    // Grows with what has arrived, and not with what a header says.
+    there.max(missing.min(have.clamp(4 * 1024, PIECE)))
+}
+
+/// What the supervisor finds in a worker's ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// There is something to read.
+    Something,
+    /// Nothing; but something is to come so soon that it is worth looking again.
+    Soon,
+    /// Nothing, and the worker will ring at the socket.
+    Nothing,
+}
+
+/// The supervisor's end of a worker's channel.
+pub(super) struct Line {
+    stream: Rc<UnixStream>,
+    /// Made, and not yet joined by the worker.
+    offered: Option<RingSocket>,
+    ring: Option<Ring>,
+}
+
+struct Ring {
+    reader: RingReader,
+    writer: RingWriter,
+    room: Rc<UnixStream>,
+    /// Whether a rest has begun since the bells were last heard.
+    rests: bool,
+    waits_for_room: bool,
+    /// Whether the socket has ended.
+    has_ended: bool,
+    looks: Looks,
+}
+
+impl Line {
+    /// Must be called on the supervisor's runtime.
+    pub(super) fn new(stream: std::os::unix::net::UnixStream, offered: Option<RingSocket>) -> io::Result<Self> {
+        Ok(Line { stream: Rc::new(UnixStream::from_std(stream)?), offered, ring: None })
+    }
+
+    /// The worker has said whether it has joined the rings.
+    ///
+    /// # Errors
+    /// Says what is wrong with that.
+    pub(super) fn agree(&mut self, joined: bool) -> Result<(), String> {
+        let offered = self.offered.take();
+        if !joined {
+            return Ok(());
+        }
+        let Some(socket) = offered else {
+            return Err("it has joined a ring that it was not given".to_owned());
+        };
+        let (reader, writer) = socket.split();
+        // The other end of this bell is a descriptor of its own, so the worker doesn't notice that ours doesn't block.
+        let bell = writer.bell().and_then(|bell| {
+            bell.set_nonblocking(true)?;
+            UnixStream::from_std(bell)
+        });
+        let room = Rc::new(bell.map_err(|error| format!("the bell of its ring can't be waited for: {error}"))?);
+        let looks = Looks::default();
+        self.ring = Some(Ring { reader, writer, room, rests: false, waits_for_room: false, has_ended: false, looks });
+        Ok(())
+    }
+
+    pub(super) fn stream(&self) -> Rc<UnixStream> {
+        self.stream.clone()
+    }
+
+    /// What rings when there is room in the ring, if there is one.
+    pub(super) fn room(&self) -> Option<Rc<UnixStream>> {
+        self.ring.as_ref().map(|ring| ring.room.clone())
+    }
+
+    /// Reads something of a frame that lacks `missing` bytes. 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock); [`InvalidData`](io::ErrorKind::InvalidData) for a worker that lies; what the system says.
+    pub(super) fn read(&mut self, to: &mut BytesMut, missing: usize) -> io::Result<usize> {
+        let Some(ring) = &mut self.ring else {
+            to.reserve(to.len().clamp(64 * 1024, PIECE));
+            return self.stream.try_read_buf(to);
+        };
+        if std::mem::take(&mut ring.rests) {
+            // Before the ring is looked at: what was written before the end is then seen.
+            ring.has_ended |= hear(&self.stream)?;
+        }
+        to.reserve(foresight(to.len(), ring.reader.buffered()?, missing));
+        match ring.reader.try_read(to)? {
+            0 if ring.has_ended => Ok(0),
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// Writes as much as there is room for.
+    ///
+    /// # Errors
+    /// As [`read`](Line::read).
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(ring) = &mut self.ring else { return self.stream.try_write(bytes) };
+        if std::mem::take(&mut ring.waits_for_room) && hear(&ring.room)? {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        match ring.writer.try_write(&*self.stream, bytes)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// Looks whether there is something to read, and rests if there is not and `may_look` says that nothing is to come at once. Through a socket,
+    /// there is nothing to look at.
+    pub(super) fn look(&mut self, may_look: bool) -> Look {
+        let Some(ring) = &mut self.ring else { return Look::Nothing };
+        // A position that can't be is something to read as well: the error.
+        if ring.reader.has_buffered() {
+            ring.looks.found();
+            return Look::Something;
+        }
+        if ring.rests {
+            return Look::Nothing;
+        }
+        if may_look && ring.looks.again() {
+            return Look::Soon;
+        }
+        ring.rests = true;
+        if ring.reader.rest() { Look::Nothing } else { Look::Something }
+    }
+
+    /// Before a wait for room: whether there is none, so that the worker will ring.
+    pub(super) fn rest_for_room(&mut self) -> bool {
+        let Some(ring) = &mut self.ring else { return true };
+        ring.waits_for_room = true;
+        ring.writer.rest()
+    }
+}
+
+/// Takes bells out of a socket. Whether it has ended.
+fn hear(socket: &UnixStream) -> io::Result<bool> {
+    let mut bells = [0; 256];
+    // Nobody rings as often, unless to annoy; the rest is heard the next time.
+    for _ in 0..4 {
+        match socket.try_read(&mut bells) {
+            Ok(0) => return Ok(true),
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => break,
+                io::ErrorKind::Interrupted => {}
+                // It has ended with bells in it that nobody has heard.
+                io::ErrorKind::ConnectionReset => return Ok(true),
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(false)
+}
+
+/// Whether looking pays.
+#[derive(Debug, Default)]
+struct Looks {
+    since: Option<Instant>,
+    credit: u32,
+    skip: u32,
+}
+
+impl Looks {
+    const MOST_CREDIT: u32 = 16;
+
+    fn found(&mut self) {
+        if self.since.take().is_some() {
+            self.credit = (self.credit + 1).min(Self::MOST_CREDIT);
+        }
+    }
+
+    /// Whether to look once more.
+    fn again(&mut self) -> bool {
+        let now = Instant::now();
+        match self.since {
+            None if self.skip > 0 => {
+                self.skip -= 1;
+                false
+            }
+            None => {
+                self.since = Some(now);
+                true
+            }
+            Some(since) if now.duration_since(since) < LOOK => true,
+            Some(_) => {
+                self.since = None;
+                self.credit = self.credit.saturating_sub(4);
+                if self.credit == 0 {
+                    self.skip = SKIP;
+                }
+                false
+            }
+        }
+    }
+}
+
+/// How many cores this process may use.
+pub(super) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}

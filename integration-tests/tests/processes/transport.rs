@@ -1,0 +1,193 @@
+//! What frames go through: rings in shared memory where there are any, otherwise the socket; the same tasks either way.
+
+use std::collections::VecDeque;
+
+use integration_tests::tasks::double;
+use integration_tests::{Board, Gate, Row, eventually, rows, seconds};
+use polypool::{Executor, ExecutorExt, Fd, ProcessPool, Shutdown, StartMethod};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+
+use crate::common::{builder, descriptors_and_threads, ends_clean, goes_on, pids, signal, soon};
+
+pub(crate) const ROWS: &[Row<fn()>] = crate::both![
+    frames_go_through_rings,
+    frames_go_through_the_socket_without_rings,
+    limits_of_the_system_leave_the_socket,
+    large_messages_fill_both_directions_at_once,
+    rings_go_with_their_workers,
+    rings_go_with_workers_that_are_killed,
+    workers_with_nothing_to_do_use_no_processor_time,
+];
+
+pub(crate) const ONCE: &[Row<fn()>] = rows![ring_sizes_are_any_number];
+
+#[polypool::task]
+fn reverse(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.reverse();
+    bytes
+}
+
+/// Stands still, so that its worker reads nothing, and gives back what it was given.
+#[polypool::task]
+fn keep(gate: Gate, bytes: Vec<u8>) -> Vec<u8> {
+    gate.pass();
+    bytes
+}
+
+#[polypool::task]
+fn give_back(handle: Fd) -> Fd {
+    handle
+}
+
+/// How many memories of rings this process has open: those of its workers.
+fn rings() -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").expect("the descriptors of this process");
+    let links = links.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter(|link| link.to_string_lossy().contains("memfd:polypool")).count()
+}
+
+fn some_bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect()
+}
+
+/// Small tasks, large ones and handles.
+fn everything_works(pool: &ProcessPool) {
+    let small: Vec<_> = (0..2_000).map(|n| pool.submit(double { n })).collect();
+    for (n, task) in (0..).zip(small) {
+        assert_eq!(soon(task).unwrap(), 2 * n);
+    }
+    for len in [0, 1, 4_000, 16_383, 16_384, 70_000, 300_000, 3_000_000] {
+        let bytes = some_bytes(len);
+        let mut back = soon(pool.submit(reverse { bytes: bytes.clone() })).unwrap();
+        back.reverse();
+        assert!(back == bytes, "{len} bytes");
+    }
+    let null = std::fs::File::open("/dev/null").expect("a file");
+    let back = soon(pool.submit(give_back { handle: Fd::new(null.into()) })).unwrap();
+    assert_eq!(rustix::fs::fstat(&back).unwrap().st_rdev, rustix::fs::stat("/dev/null").unwrap().st_rdev);
+    assert_eq!(pool.stats().workers_lost, 0);
+}
+
+fn frames_go_through_rings(method: StartMethod) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let pool = builder(method, 1).build().unwrap();
+    everything_works(&pool);
+    assert_eq!(rings(), 1, "one worker");
+    ends_clean(&pool, Shutdown::Drain);
+}
+
+fn frames_go_through_the_socket_without_rings(method: StartMethod) {
+    let pool = builder(method, 1).ring_size(0).build().unwrap();
+    everything_works(&pool);
+    if cfg!(target_os = "linux") {
+        assert_eq!(rings(), 0);
+    }
+    ends_clean(&pool, Shutdown::Drain);
+}
+
+fn limits_of_the_system_leave_the_socket(method: StartMethod) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    // Enough for the claim words, and not for a ring; without care, the system would end this process for trying.
+    let limit = 64 << 10;
+    setrlimit(Resource::Fsize, Rlimit { current: Some(limit), maximum: Some(limit) }).expect("a limit");
+    let pool = builder(method, 1).build().unwrap();
+    everything_works(&pool);
+    assert_eq!(rings(), 0);
+    ends_clean(&pool, Shutdown::Drain);
+}
+
+fn large_messages_fill_both_directions_at_once(method: StartMethod) {
+    const LEN: usize = 2 << 20;
+    for size in [0, 4 << 10, 256 << 10] {
+        let pool = builder(method, 2).ring_size(size).build().unwrap();
+        // While a worker writes an answer that does not fit, the next call, which does not fit either, is written to it.
+        let mut tasks: VecDeque<_> = (0..12).map(|n| pool.submit(reverse { bytes: vec![n; LEN] })).collect();
+        for n in 0..12 {
+            let task = tasks.pop_front().expect("as many as were submitted");
+            let back = task.wait().unwrap();
+            assert!(back.len() == LEN && back.iter().all(|byte| *byte == n), "{size}: {n}");
+        }
+        // A worker that does not read keeps nobody from anything.
+        let board = Board::new();
+        let gate = board.gate("gate");
+        let held: Vec<_> = (0..4).map(|n| pool.submit(keep { gate: gate.clone(), bytes: vec![n; LEN] })).collect();
+        gate.wait_for_arrivals(2);
+        gate.open();
+        for (n, task) in (0..).zip(held) {
+            assert!(task.wait().unwrap() == vec![n; LEN], "{size}");
+        }
+        ends_clean(&pool, Shutdown::Drain);
+    }
+}
+
+fn rings_go_with_their_workers(method: StartMethod) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let pool = builder(method, 1).max_tasks_per_worker(1).build().unwrap();
+    goes_on(&pool);
+    assert!(eventually(seconds(5), || rings() == pool.stats().workers.len()), "{} rings", rings());
+    for n in 0..20 {
+        assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+    }
+    assert!(eventually(seconds(5), || rings() == pool.stats().workers.len()), "{} rings", rings());
+    ends_clean(&pool, Shutdown::Drain);
+    drop(pool);
+    assert!(eventually(seconds(5), || rings() == 0), "{} rings", rings());
+}
+
+fn rings_go_with_workers_that_are_killed(method: StartMethod) {
+    let pool = builder(method, 1).build().unwrap();
+    goes_on(&pool);
+    let before = descriptors_and_threads();
+    for round in 1..=5 {
+        pids(&pool).into_iter().for_each(|pid| signal(pid, Signal::KILL));
+        assert!(eventually(seconds(5), || pool.stats().workers_lost == round), "it is noticed");
+        goes_on(&pool);
+    }
+    let same = eventually(seconds(5), || descriptors_and_threads().0 <= before.0);
+    assert!(same, "from {before:?} to {:?}", descriptors_and_threads());
+    ends_clean(&pool, Shutdown::Drain);
+}
+
+/// How often the threads of a process have been given a core so far, by themselves.
+fn wakes(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let status = threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
+    let counts = status.filter_map(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<u64>().ok()
+    });
+    counts.sum()
+}
+
+fn workers_with_nothing_to_do_use_no_processor_time(method: StartMethod) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let pool = builder(method, 1).build().unwrap();
+    everything_works(&pool);
+    let worker = pids(&pool)[0];
+    // Asleep as soon as it has nothing to do; from then on nothing wakes it.
+    let mut before = wakes(worker);
+    let rests = eventually(seconds(5), || {
+        let now = wakes(worker);
+        std::mem::replace(&mut before, now) == now
+    });
+    assert!(rests, "it never rests");
+    std::thread::sleep(integration_tests::millis(300));
+    assert!(wakes(worker) <= before + 1, "from {before} to {}", wakes(worker));
+    ends_clean(&pool, Shutdown::Drain);
+}
+
+fn ring_sizes_are_any_number() {
+    for size in [1, 5_000, 1 << 20] {
+        let pool = builder(StartMethod::Spawn, 1).ring_size(size).build().unwrap();
+        everything_works(&pool);
+        ends_clean(&pool, Shutdown::Drain);
+    }
+}
