@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use polypool_ipc::Fd;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builtin::{
@@ -19,6 +20,7 @@ use super::client::MAX_MESSAGE;
 use super::error::ManagerError;
 use super::hosted::{self, BY_VALUE, Implements, Managed, TYPE_PREFIX};
 use super::proxy::{Call, Proxy, Remote, Undo, forget, number, set_security};
+use super::secrets;
 use super::server::{ManagerStats, Server, Settings};
 use super::transport::{Address, BindTo, ClientSecurity, Limits, ServerSecurity};
 use super::wire::{Fields, Request, root};
@@ -190,8 +192,12 @@ impl ManagerBuilder {
     }
 
     /// The certificate for TLS. This process, as a client of its own manager, also needs to know what to trust:
-    /// [`client_security`](Self::client_security). A server in a process of its own is sent certificate and key over its private
-    /// channel.
+    /// [`client_security`](Self::client_security).
+    ///
+    /// A server in a process of its own is sent the private key through a socket that only the two have, and what is
+    /// copied on the way is wiped. In memory remains, of both processes: the PEM text, until the last clone of the
+    /// [`ServerTls`](super::ServerTls) is dropped, which wipes it; and what the TLS library has made of it, the decoded
+    /// key, which this library can't wipe.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: super::ServerTls) -> Self {
         self.security = self.security.tls(tls);
@@ -257,20 +263,13 @@ impl ManagerBuilder {
         self.check()?;
         let start = |error: BuildError| ManagerError::Start(Arc::new(error));
         let pool = ProcessPool::builder().workers(1).name_prefix("manager").build().map_err(start)?;
-        let setup = Setup {
-            bind: Bind::of(&self.bind),
-            #[cfg(feature = "tls")]
-            tls: self.security.tls.as_ref().map(|tls| {
-                let (certificates, key) = tls.pem();
-                (certificates.to_vec(), key.to_vec())
-            }),
-            key: self.security.key.as_ref().map(|key| key.expose().to_vec()),
-            max_message: self.max_message,
-            max_connections: self.max_connections as u64,
-            max_requests_per_second: self.max_requests_per_second,
-            transit: self.transit,
-        };
-        let served = pool.submit(ServeHere { setup }).wait();
+        let (setup, secrets) = Setup::of(&self)?;
+        let call = pool.submit(ServeHere { setup });
+        if let Some(secrets) = secrets {
+            // If that fails, so does the call, which says why.
+            let _ = secrets.send();
+        }
+        let served = call.wait();
         let failed = |why: String| start(BuildError::Io(io::Error::other(why)));
         match served {
             Ok(Ok(address)) => Ok(self.finish(address, Place::Process(pool))),
@@ -341,13 +340,39 @@ impl ManagerBuilder {
 #[derive(Serialize, Deserialize)]
 struct Setup {
     bind: Bind,
-    key: Option<Vec<u8>>,
+    /// Where the key of the server and that of its certificate come from.
+    secrets: Option<Fd>,
     #[cfg(feature = "tls")]
-    tls: Option<(Vec<u8>, Vec<u8>)>,
+    certificates: Option<Vec<u8>>,
     max_message: u64,
     max_connections: u64,
     max_requests_per_second: Option<u32>,
     transit: Duration,
+}
+
+impl Setup {
+    fn of(builder: &ManagerBuilder) -> io::Result<(Self, Option<secrets::Sender>)> {
+        let key = builder.security.key.as_ref().map(AuthKey::expose);
+        #[cfg(feature = "tls")]
+        let (certificates, tls_key) = builder.security.tls.as_ref().map(super::ServerTls::pem).unzip();
+        #[cfg(not(feature = "tls"))]
+        let tls_key = None;
+        let (fd, secrets) = match (key, tls_key) {
+            (None, None) => (None, None),
+            (key, tls_key) => secrets::channel([key, tls_key]).map(|(fd, secrets)| (Some(fd), Some(secrets)))?,
+        };
+        let setup = Setup {
+            bind: Bind::of(&builder.bind),
+            secrets: fd,
+            #[cfg(feature = "tls")]
+            certificates: certificates.map(<[u8]>::to_vec),
+            max_message: builder.max_message,
+            max_connections: builder.max_connections as u64,
+            max_requests_per_second: builder.max_requests_per_second,
+            transit: builder.transit,
+        };
+        Ok((setup, secrets))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -400,14 +425,19 @@ fn serve_here(setup: Setup) -> Result<Address, String> {
         .max_connections(usize::try_from(setup.max_connections).unwrap_or(usize::MAX))
         .transit(setup.transit);
     builder.max_requests_per_second = setup.max_requests_per_second;
-    if let Some(key) = setup.key {
-        builder = builder.auth_key(AuthKey::new(key).map_err(|error| error.to_string())?);
+    let [key, tls_key] = match setup.secrets {
+        Some(fd) => secrets::receive(fd).map_err(|error| format!("the keys did not come: {error}"))?,
+        None => [None, None],
+    };
+    if let Some(mut key) = key {
+        // Not a copy: the key wipes these bytes.
+        builder = builder.auth_key(AuthKey::new(std::mem::take(&mut *key)).map_err(|error| error.to_string())?);
     }
     #[cfg(feature = "tls")]
-    if let Some((certificates, key)) = setup.tls {
-        let key = zeroize::Zeroizing::new(key);
-        builder = builder.tls(super::ServerTls::from_pem(&certificates, &key).map_err(|error| error.to_string())?);
+    if let (Some(certificates), Some(key)) = (setup.certificates, &tls_key) {
+        builder = builder.tls(super::ServerTls::from_pem(&certificates, key).map_err(|error| error.to_string())?);
     }
+    drop(tls_key);
     let server =
         Server::start(&builder.bind, &builder.security, builder.settings()).map_err(|error| error.to_string())?;
     let address = server.address();
@@ -686,5 +716,37 @@ impl<'de> Deserialize<'de> for ManagerProxy {
             return Err(serde::de::Error::custom("the proxy is one of an object, not of its manager"));
         }
         Ok(ManagerProxy::new(remote))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_no_message_to_the_process_of_the_server() {
+        let mut wanted = vec![(0..32).map(|at| at * 7 + 1).collect::<Vec<u8>>()];
+        let builder = Manager::builder().auth_key(AuthKey::new(wanted[0].clone()).unwrap());
+        #[cfg(feature = "tls")]
+        let builder = {
+            wanted.push(include_bytes!("../../tests/certificates/one.key").to_vec());
+            let tls = super::super::ServerTls::from_pem(include_bytes!("../../tests/certificates/one.pem"), &wanted[1]);
+            builder.tls(tls.unwrap())
+        };
+        let (setup, secrets) = Setup::of(&builder).unwrap();
+        let (bytes, luggage) = polypool_ipc::pack(|| rmp_serde::to_vec(&setup).unwrap());
+        for secret in &wanted {
+            // Not even a piece of it, or of its text.
+            let piece = &secret[secret.len() / 2..][..16];
+            assert!(!bytes.windows(piece.len()).any(|window| window == piece));
+        }
+        secrets.unwrap().send().unwrap();
+        let setup: Setup = polypool_ipc::unpack(&luggage, || rmp_serde::from_slice(&bytes).unwrap());
+        let got: [_; 2] = secrets::receive(setup.secrets.unwrap()).unwrap();
+        let got: Vec<_> = got.into_iter().flatten().map(|secret| secret.to_vec()).collect();
+        assert_eq!(got, wanted);
+
+        let (setup, secrets) = Setup::of(&Manager::builder()).unwrap();
+        assert!(setup.secrets.is_none() && secrets.is_none(), "without a key nothing is needed");
     }
 }

@@ -107,6 +107,7 @@ mod hosted;
 mod lead;
 mod object;
 mod proxy;
+mod secrets;
 mod server;
 mod timers;
 #[cfg(feature = "tls")]
