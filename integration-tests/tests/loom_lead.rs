@@ -372,6 +372,14 @@ fn without_credit_the_background_thread_listens() {
     assert!(lead.sent(false), "futures don't look");
     assert_eq!(lead.background(1), Background::Listen);
 
+    // What takes too long for a future is for the background thread, whatever the credit; which stays.
+    let mut lead = Lead::new(16);
+    lead.polled(1);
+    assert!(lead.looks(1, false));
+    assert_eq!(lead.passed(), Next { background: true, future: None });
+    assert_eq!(lead.background(1), Background::Listen);
+    assert!(lead.rest(1).future.is_some());
+
     let mut lead = Lead::new(16);
     lead.polled(1);
     let in_vain = (0..100).take_while(|_| lead.rest(1).future.is_some() && !lead.looked(1, true).background).count();

@@ -9,6 +9,7 @@
 //! * A future **looks** when it is polled: it reads the replies that have come, all of them, and hands them out.
 //! * If its own is not among them, it **comes back**: it wakes itself, so its runtime runs what else is to be run and polls it
 //!   again. One future does so, for all. It has *promised* to look.
+//! * It reads little at a time, and nothing that is long: that is left to the background thread.
 //! * If nothing comes for a while, it breaks off, and the background thread **listens**: it sleeps at the connection. When it
 //!   has read what came, it wakes the future that was polled last, which is to look and promise again.
 //! * A promise may not be kept: the task is busy, or was forgotten. So as long as there is one, the background thread **watches**: if
@@ -130,6 +131,14 @@ impl Lead {
         self.promised = Some(id).filter(|_| !late && self.credit.allows());
         self.turn = if self.promised.is_some() { Turn::Looked } else { Turn::Listen };
         Next { background: self.idle || self.turn == Turn::Listen, future: self.promised }
+    }
+
+    /// The future has looked and put the reader back, and what comes next takes too long for it: the background thread
+    /// is to read that.
+    pub(crate) fn passed(&mut self) -> Next {
+        self.watched = false;
+        self.turn = Turn::Listen;
+        Next { background: true, future: None }
     }
 
     /// The reader was put back: who is next? `pending` says how many calls of futures have no reply yet.

@@ -11,6 +11,20 @@ use crate::manager::auth;
 #[cfg(feature = "tls")]
 use crate::manager::tls;
 
+/// What [`FrameReader::peek`] has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    /// The next [`recv`](FrameReader::recv) has its message or its error, so that it doesn't wait.
+    Message,
+    /// No message is there, or none that is whole.
+    Nothing,
+    /// A message of more than [`LONG_LEN`] bytes has begun, or is there: only to read or to copy it takes its time.
+    Long,
+}
+
+/// From here on a message is long: no other process has it ready, since the memory of a connection holds less.
+const LONG_LEN: usize = 64 << 10;
+
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
@@ -64,6 +78,39 @@ impl FrameReader {
             }
             return false;
         }
+    }
+
+    /// As [`has_buffered`](Self::has_buffered), for somebody who has little time: it fetches `most` bytes at most, which it
+    /// counts down, and nothing of a message that is [long](Peek::Long).
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(unused_variables, clippy::never_loop))]
+    pub(crate) fn peek(&mut self, most: &mut usize) -> Peek {
+        loop {
+            if self.has_long() {
+                return Peek::Long;
+            }
+            if self.decoder.has_frame() {
+                return Peek::Message;
+            }
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            if let Some(ring) = &self.ring
+                && ring.has_buffered()
+                && *most > 0
+            {
+                match self.fill(Some(Instant::now()), *most) {
+                    Ok(count) => *most -= count,
+                    // So will `recv`, at once.
+                    Err(_) => return Peek::Message,
+                }
+                continue;
+            }
+            return Peek::Nothing;
+        }
+    }
+
+    /// Whether the next message is a [long](Peek::Long) one, of which some may be still to come.
+    pub(crate) fn has_long(&self) -> bool {
+        // What is refused isn't waited for.
+        self.decoder.announced().is_some_and(|len| len > LONG_LEN && len <= self.decoder.max_message)
     }
 
     /// Whether [`has_buffered`](Self::has_buffered) knows, without a system call, of all that has come.

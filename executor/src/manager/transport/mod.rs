@@ -36,7 +36,7 @@ pub use address::{Address, BindTo, ParseAddressError};
 pub(super) use endpoint::Endpoint;
 #[cfg(any(fuzzing, test))]
 pub(super) use frame::FrameDecoder;
-pub(super) use frame::{Closer, FrameReader, FrameWriter};
+pub(super) use frame::{Closer, FrameReader, FrameWriter, Peek};
 #[cfg(all(any(fuzzing, test), any(target_os = "linux", target_os = "android")))]
 pub(super) use ring::with_a_liar;
 
