@@ -1,8 +1,9 @@
-//! `#[managed]` on the `impl` of a type: the `impl` as written, and beside it a proxy with the same methods and the dispatcher that a
-//! manager calls. (On a trait, and on an `impl` of one: `managed_trait.rs`, which takes much from here.)
+//! `#[managed]` on the `impl` of a type: the `impl` as written, and beside it a proxy with the same methods and the
+//! dispatcher that a manager calls. (On a trait, and on an `impl` of one: `managed_trait.rs`, which takes much from
+//! here.)
 //!
-//! Of the methods, the public ones are the object's; private ones are its own business. A function without `self` that returns
-//! the type is a constructor: on the proxy it takes the manager first, and runs there.
+//! Of the methods, the public ones are the object's; private ones are its own business. A function without `self` that
+//! returns the type is a constructor: on the proxy it takes the manager first, and runs there.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -284,8 +285,8 @@ fn makes(result: &Type, name: &Ident) -> Option<bool> {
     }
 }
 
-/// A name for a local variable of what the macro writes, which is not that of an argument of the user's that is spelt the
-/// same.
+/// A name for a local variable of what the macro writes, which is not that of an argument of the user's that is spelt
+/// the same.
 pub(crate) fn private_name(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
 }
@@ -456,7 +457,8 @@ impl Exported {
         constructors.collect()
     }
 
-    /// The functions of `Managed` that call the methods: `function` says how one is called, `shared` and `exclusive` on what.
+    /// The functions of `Managed` that call the methods: `function` says how one is called, `shared` and `exclusive` on
+    /// what.
     pub(crate) fn dispatch(
         &self,
         polypool: &Path,

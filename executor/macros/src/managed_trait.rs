@@ -132,7 +132,9 @@ fn write(item: &ItemTrait, exported: &Exported, options: &Options) -> TokenStrea
             /// A value of some type, as an object.
             struct __PolypoolObject<__T>(__T);
 
-            impl<__T: #name + ::core::marker::Send + ::core::marker::Sync + 'static> #polypool::manager::Managed for __PolypoolObject<__T> {
+            impl<__T: #name + ::core::marker::Send + ::core::marker::Sync + 'static> #polypool::manager::Managed
+                for __PolypoolObject<__T>
+            {
                 type Proxy = #proxy;
                 const NAME: &'static ::core::primitive::str = #label;
                 const SCHEMA: &'static ::core::primitive::str = #schema;

@@ -1,19 +1,20 @@
 //! The client's end of a connection: many calls in flight, from threads that block and from futures that must not.
 //!
 //! **Who reads.** There is no thread for replies until a future needs one. A thread that blocks for its reply takes the
-//! reader if it is free (it *leads*) and reads until its own reply has come, handing the others to whom they belong; then it
-//! puts the reader back and wakes one of those who wait (a *follower*), which leads next. So a thread alone pays one write
-//! and one read for a call, and no hop between threads. Futures read for themselves when they are polled, if the connection goes
-//! through shared memory, where looking costs nothing; when they sleep, a background thread reads, which is started with the first of
-//! them. Who it is at a time, and why that is quick, stands in `lead.rs`.
+//! reader if it is free (it *leads*) and reads until its own reply has come, handing the others to whom they belong;
+//! then it puts the reader back and wakes one of those who wait (a *follower*), which leads next. So a thread alone
+//! pays one write and one read for a call, and no hop between threads. Futures read for themselves when they are
+//! polled, if the connection goes through shared memory, where looking costs nothing; when they sleep, a background
+//! thread reads, which is started with the first of them. Who it is at a time, and why that is quick, stands in
+//! `lead.rs`.
 //!
-//! No wake-up is lost: whoever finds the reader taken enters the followers under the lock under which the leader puts it back
-//! and looks for its successor; and under the same lock futures and the background thread agree.
+//! No wake-up is lost: whoever finds the reader taken enters the followers under the lock under which the leader puts
+//! it back and looks for its successor; and under the same lock futures and the background thread agree.
 //!
-//! **Who writes.** A frame goes into a queue, and whoever gets the writer writes all that is there: while one thread is in
-//! the system call, others add to the next one. A future writes by itself only when the frame is small and little is unread,
-//! so that it does not block, and nothing else is in flight or the connection goes through shared memory, where a write alone is
-//! cheap; otherwise a background thread does, and takes along what has come by then.
+//! **Who writes.** A frame goes into a queue, and whoever gets the writer writes all that is there: while one thread is
+//! in the system call, others add to the next one. A future writes by itself only when the frame is small and little is
+//! unread, so that it does not block, and nothing else is in flight or the connection goes through shared memory, where
+//! a write alone is cheap; otherwise a background thread does, and takes along what has come by then.
 //!
 //! **Locks**: state, queue and writer are never held together, but for the queue under the writer. Tickets are leaves.
 
@@ -172,9 +173,9 @@ impl Ticket {
         self.state.lock().abandoned
     }
 
-    /// Nobody waits for the outcome any more. If the call may wait at an object of the server, `waits_at`, that ends; `undo`, an
-    /// object and its method, takes back what a result gives, also one that has come already: then over the connection
-    /// `over`, because the ticket has left its own.
+    /// Nobody waits for the outcome any more. If the call may wait at an object of the server, `waits_at`, that ends;
+    /// `undo`, an object and its method, takes back what a result gives, also one that has come already: then over the
+    /// connection `over`, because the ticket has left its own.
     pub(super) fn abandon(&self, waits_at: Option<u64>, undo: Option<(u64, u32)>, over: Option<&Arc<Connection>>) {
         let (outcome, sent, waker) = {
             let mut state = self.state.lock();
@@ -403,8 +404,8 @@ impl Connection {
         self.inner.state.lock().dead.is_some()
     }
 
-    /// Sends a request; the outcome comes to the ticket, whatever happens. `Err` hands the request back, because it certainly
-    /// was not sent.
+    /// Sends a request; the outcome comes to the ticket, whatever happens. `Err` hands the request back, because it
+    /// certainly was not sent.
     pub(super) fn send(
         self: &Arc<Self>,
         object: u64,
@@ -454,8 +455,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a request that nobody waits for, without blocking. On a connection that is gone it is dropped: what it would give
-    /// back has been given back by the server.
+    /// Sends a request that nobody waits for, without blocking. On a connection that is gone it is dropped: what it
+    /// would give back has been given back by the server.
     pub(super) fn post(&self, object: u64, method: u32, request: Request) {
         self.inner.post_aside(request.into_frame(0, object, method), true);
     }
@@ -493,7 +494,7 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Inner {
-    // ---- Reading -------------------------------------------------------------------------------------------------------
+    // ---- Reading ----------------------------------------------------------------------------------------------------
 
     /// Blocks until the ticket is done, leading if nobody else does. May return earlier when the deadline has passed.
     fn wait(self: &Arc<Self>, ticket: &Arc<Ticket>, deadline: Option<Instant>) {
@@ -751,7 +752,7 @@ impl Inner {
         self.hand_on(self.state.lock(), reader);
     }
 
-    // ---- Writing -------------------------------------------------------------------------------------------------------
+    // ---- Writing ----------------------------------------------------------------------------------------------------
 
     /// Queues a frame and writes whatever is queued, unless somebody else is doing so.
     fn post_and_drain(&self, frame: Vec<u8>) {
@@ -863,7 +864,7 @@ impl Inner {
         self.die(self.gone(&explain(error)));
     }
 
-    // ---- The end -------------------------------------------------------------------------------------------------------
+    // ---- The end ----------------------------------------------------------------------------------------------------
 
     fn gone(&self, why: &str) -> ManagerError {
         ManagerError::ServerGone { address: self.address.clone(), why: why.into() }

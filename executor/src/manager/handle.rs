@@ -48,8 +48,8 @@ enum Place {
 impl Manager {
     /// Starts a server in a process of its own, for processes of this user on this machine.
     ///
-    /// The process is this program started again, as the workers of a [`ProcessPool`] are; see [`init`](crate::init). It ends
-    /// with this process, however that ends.
+    /// The process is this program started again, as the workers of a [`ProcessPool`] are; see [`init`](crate::init).
+    /// It ends with this process, however that ends.
     ///
     /// # Errors
     /// See [`ManagerBuilder::start`].
@@ -82,8 +82,8 @@ impl Manager {
     /// [`set_security`].
     ///
     /// # Errors
-    /// [`ManagerError::ServerGone`] if nobody answers; [`ManagerError::NoKey`] or [`ManagerError::Connect`] if the server is not
-    /// satisfied.
+    /// [`ManagerError::ServerGone`] if nobody answers; [`ManagerError::NoKey`] or [`ManagerError::Connect`] if the
+    /// server is not satisfied.
     pub fn connect(address: &Address) -> Result<ManagerProxy, ManagerError> {
         let proxy = ManagerProxy::new(Remote::root(address.clone()));
         proxy.ping().wait()?;
@@ -101,11 +101,12 @@ impl Manager {
         self.proxy.clone()
     }
 
-    /// Puts a value into a server that runs in this process; see [`in_thread`](Self::in_thread). The value need not be data.
+    /// Puts a value into a server that runs in this process; see [`in_thread`](Self::in_thread). The value need not be
+    /// data.
     ///
     /// # Errors
-    /// [`ManagerError::InvalidOption`] if the server is a process of its own, which can be given only what is data, with
-    /// [`create`](ManagerProxy::create), or what a constructor of the type makes there.
+    /// [`ManagerError::InvalidOption`] if the server is a process of its own, which can be given only what is data,
+    /// with [`create`](ManagerProxy::create), or what a constructor of the type makes there.
     pub fn host<T: Managed>(&self, value: T) -> Result<T::Proxy, ManagerError> {
         let Place::Here(server) = &self.place else {
             return Err(ManagerError::InvalidOption(
@@ -128,8 +129,8 @@ impl Manager {
         }
     }
 
-    /// Ends the server: its objects are dropped, connections are closed, whoever waits for something gets an error. Methods
-    /// that run are waited for, for 5 seconds at most. Called again, it does nothing.
+    /// Ends the server: its objects are dropped, connections are closed, whoever waits for something gets an error.
+    /// Methods that run are waited for, for 5 seconds at most. Called again, it does nothing.
     pub fn shutdown(&self) {
         forget(&self.address);
         match &self.place {
@@ -219,24 +220,24 @@ impl ManagerBuilder {
 
     /// How many processes may be connected at a time, at least 1; by default 4096.
     ///
-    /// On Linux the first 128 of those that come by a Unix socket exchange their messages through shared memory: 132 KiB each, and
-    /// two descriptors on either side besides the socket. Further ones, and those for which the system has no more to give,
-    /// use the socket, which is slower.
+    /// On Linux the first 128 of those that come by a Unix socket exchange their messages through shared memory: 132
+    /// KiB each, and two descriptors on either side besides the socket. Further ones, and those for which the system
+    /// has no more to give, use the socket, which is slower.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// How many requests a connection may make in a second, and at once, at least 1; by default any number. What is more is
-    /// refused with [`ManagerError::Throttled`]; what gives something back, such as a lock, waits instead, and with it what comes
-    /// after it over the same connection.
+    /// How many requests a connection may make in a second, and at once, at least 1; by default any number. What is
+    /// more is refused with [`ManagerError::Throttled`]; what gives something back, such as a lock, waits instead, and
+    /// with it what comes after it over the same connection.
     pub fn max_requests_per_second(mut self, requests: u32) -> Self {
         self.max_requests_per_second = Some(requests);
         self
     }
 
-    /// How long an object without a name is kept for a proxy that is on its way, while no process refers to it; by default 10
-    /// minutes. See "How long objects live" at [the module](crate::manager).
+    /// How long an object without a name is kept for a proxy that is on its way, while no process refers to it; by
+    /// default 10 minutes. See "How long objects live" at [the module](crate::manager).
     pub fn transit(mut self, transit: Duration) -> Self {
         self.transit = transit;
         self
@@ -257,8 +258,8 @@ impl ManagerBuilder {
     /// Starts the server in a process of its own, which is this program started again.
     ///
     /// # Errors
-    /// Those of [`in_thread`](Self::in_thread); [`ManagerError::Start`] if the process can't be started, such as in a program
-    /// that has no [`init`](crate::init).
+    /// Those of [`in_thread`](Self::in_thread); [`ManagerError::Start`] if the process can't be started, such as in a
+    /// program that has no [`init`](crate::init).
     pub fn start(self) -> Result<Manager, ManagerError> {
         self.check()?;
         let start = |error: BuildError| ManagerError::Start(Arc::new(error));
@@ -279,9 +280,9 @@ impl ManagerBuilder {
         }
     }
 
-    /// For a program that is nothing but a server: starts it on threads of this process, calls `ready` with the manager, which
-    /// is where objects are made and named, and then serves until the process ends or `ready` has given away what
-    /// [shuts it down](Manager::shutdown).
+    /// For a program that is nothing but a server: starts it on threads of this process, calls `ready` with the
+    /// manager, which is where objects are made and named, and then serves until the process ends or `ready` has given
+    /// away what [shuts it down](Manager::shutdown).
     ///
     /// # Errors
     /// Those of [`in_thread`](Self::in_thread), and that of `ready`.
@@ -460,8 +461,8 @@ impl ManagerProxy {
         ManagerProxy { remote, name: None }
     }
 
-    /// The same manager, whose objects have a name: what is made by the result is found by the name if it is there, and made
-    /// under it if it is not, in one step. So several processes can begin with the same line.
+    /// The same manager, whose objects have a name: what is made by the result is found by the name if it is there, and
+    /// made under it if it is not, in one step. So several processes can begin with the same line.
     ///
     /// ```
     /// # polypool::worker_hook!();
@@ -587,8 +588,8 @@ impl ManagerProxy {
     /// Puts a copy of a value of one's own type into the manager; see [`#[managed]`](macro@crate::managed).
     ///
     /// # Errors
-    /// [`ManagerError::UnknownType`] or [`ManagerError::SchemaMismatch`] if the server is another program, which has no such
-    /// type.
+    /// [`ManagerError::UnknownType`] or [`ManagerError::SchemaMismatch`] if the server is another program, which has no
+    /// such type.
     pub fn create<T: Managed + Data>(&self, value: &T) -> Call<T::Proxy> {
         self.make(&format!("{TYPE_PREFIX}{}", T::NAME), BY_VALUE, Request::new().last(value))
     }
@@ -656,8 +657,8 @@ impl ManagerProxy {
         self.remote.request(root::NAMES, Ok(Request::new()), |result, _| super::wire::decode_result(result))
     }
 
-    /// Ends an object, whoever refers to it. Calls of it fail with [`ManagerError::ObjectGone`] from now on, also those that
-    /// wait.
+    /// Ends an object, whoever refers to it. Calls of it fail with [`ManagerError::ObjectGone`] from now on, also those
+    /// that wait.
     pub fn remove<P: Proxy>(&self, proxy: &P) -> Call<()> {
         self.about(root::REMOVE, proxy, |request| request)
     }

@@ -7,13 +7,14 @@
 //! can't stay, and when the last one has gone to sleep somebody must wait for the next reply. Hence:
 //!
 //! * A future **looks** when it is polled: it reads the replies that have come, all of them, and hands them out.
-//! * If its own is not among them, it **comes back**: it wakes itself, so its runtime runs what else is to be run and polls it
-//!   again. One future does so, for all. It has *promised* to look.
+//! * If its own is not among them, it **comes back**: it wakes itself, so its runtime runs what else is to be run and
+//!   polls it again. One future does so, for all. It has *promised* to look.
 //! * It reads little at a time, and nothing that is long: that is left to the background thread.
-//! * If nothing comes for a while, it breaks off, and the background thread **listens**: it sleeps at the connection. When it
-//!   has read what came, it wakes the future that was polled last, which is to look and promise again.
-//! * A promise may not be kept: the task is busy, or was forgotten. So as long as there is one, the background thread **watches**: if
-//!   nobody has looked for a while, it listens. That calls are sent meanwhile is no sign that anybody looks.
+//! * If nothing comes for a while, it breaks off, and the background thread **listens**: it sleeps at the connection.
+//!   When it has read what came, it wakes the future that was polled last, which is to look and promise again.
+//! * A promise may not be kept: the task is busy, or was forgotten. So as long as there is one, the background thread
+//!   **watches**: if nobody has looked for a while, it listens. That calls are sent meanwhile is no sign that anybody
+//!   looks.
 //!
 //! Coming back is spinning, and pays only when replies come quickly: [`Credit`] sees to it that where they don't, the
 //! background thread listens at once, as if all this did not exist.

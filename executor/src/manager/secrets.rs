@@ -1,8 +1,8 @@
 //! How keys get into the process of a server: through a socket of their own, whose end travels with the setup.
 //!
 //! What is an argument of a task is copied into buffers and, on Linux, into memory that two processes share, and nobody
-//! wipes it there. Bytes in a socket are in the kernel alone, and gone when they were read; those before and after it are
-//! wiped here when they are dropped. What a key is, and when it may be dropped, is known to others.
+//! wipes it there. Bytes in a socket are in the kernel alone, and gone when they were read; those before and after it
+//! are wiped here when they are dropped. What a key is, and when it may be dropped, is known to others.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;

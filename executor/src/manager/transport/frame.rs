@@ -41,8 +41,8 @@ pub(crate) struct FrameReader {
 impl FrameReader {
     /// Waits for a message and lends its payload; `None` when the peer has ended the connection between two messages.
     ///
-    /// With a deadline that has passed it takes what is there and doesn't wait. After [`TransportError::TimedOut`] it can
-    /// be called again and goes on where it was.
+    /// With a deadline that has passed it takes what is there and doesn't wait. After [`TransportError::TimedOut`] it
+    /// can be called again and goes on where it was.
     pub(crate) fn recv(&mut self, deadline: Option<Instant>) -> Result<Option<&[u8]>, TransportError> {
         let mut read = false;
         loop {
@@ -80,8 +80,8 @@ impl FrameReader {
         }
     }
 
-    /// As [`has_buffered`](Self::has_buffered), for somebody who has little time: it fetches `most` bytes at most, which it
-    /// counts down, and nothing of a message that is [long](Peek::Long).
+    /// As [`has_buffered`](Self::has_buffered), for somebody who has little time: it fetches `most` bytes at most,
+    /// which it counts down, and nothing of a message that is [long](Peek::Long).
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(unused_variables, clippy::never_loop))]
     pub(crate) fn peek(&mut self, most: &mut usize) -> Peek {
         loop {
@@ -143,8 +143,8 @@ impl FrameReader {
         Ok(count)
     }
 
-    /// A message of the handshake. What can't become one is refused before it is complete. What follows it is left in the
-    /// socket, as it may come with descriptors.
+    /// A message of the handshake. What can't become one is refused before it is complete. What follows it is left in
+    /// the socket, as it may come with descriptors.
     pub(super) fn exact<const N: usize>(
         &mut self,
         deadline: Instant,
@@ -275,7 +275,8 @@ impl FrameWriter {
         sent
     }
 
-    /// Whether a small message alone costs no system call as long as the peer is awake, so that gathering several gains little.
+    /// Whether a small message alone costs no system call as long as the peer is awake, so that gathering several gains
+    /// little.
     pub(crate) fn is_cheap(&self) -> bool {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         return self.ring.is_some();
@@ -283,8 +284,8 @@ impl FrameWriter {
         false
     }
 
-    /// How long one send may take from now on, whatever its length; for ever if `None`, as in the beginning. A peer that
-    /// doesn't read fills the buffers of the system, and then the sender waits for it.
+    /// How long one send may take from now on, whatever its length; for ever if `None`, as in the beginning. A peer
+    /// that doesn't read fills the buffers of the system, and then the sender waits for it.
     pub(crate) fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.timeout = timeout;
     }
@@ -403,8 +404,8 @@ pub(crate) fn split(link: &Arc<Link>, limits: &Limits) -> (FrameReader, FrameWri
 
 /// Cuts a stream of bytes into frames; does no input or output.
 ///
-/// `buffer[start..end]` has come and is not yet handed out. The buffer grows when it is full, by doubling, so it is never
-/// larger than twice what a peer has really sent and a small beginning, whatever length it has announced.
+/// `buffer[start..end]` has come and is not yet handed out. The buffer grows when it is full, by doubling, so it is
+/// never larger than twice what a peer has really sent and a small beginning, whatever length it has announced.
 pub(crate) struct FrameDecoder {
     buffer: Vec<u8>,
     start: usize,
