@@ -153,8 +153,8 @@ pub fn run_until_cancelled(gate: Gate, traces: Traces) {
     traces.leave("saw it");
 }
 
-/// Waits at a gate, and would leave the trace "went on"; leaves the trace "dropped" when its future is dropped, which is
-/// how an asynchronous task stops.
+/// Waits at a gate, and would leave the trace "went on"; leaves the trace "dropped" when its future is dropped, which
+/// is how an asynchronous task stops.
 #[polypool::task]
 pub async fn wait_until_dropped(gate: Gate, traces: Traces) {
     struct OnDrop(Traces);

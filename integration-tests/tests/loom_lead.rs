@@ -3,7 +3,7 @@
 //!
 //! The file with the protocol is included here as it is. Around it stands what `client.rs` does with it, in small: two
 //! futures of one executor, the background thread, and a server that answers. The background thread's watch never ends
-//! by itself here, so that a wake-up that is lost is a deadlock, which loom reports; except in the model of a broken
+//! by itself here, so that a wake-up that is lost is a deadlock, which loom reports; except in the models of a broken
 //! promise, which is what the watch is for.
 
 use std::collections::BTreeMap;
@@ -26,8 +26,18 @@ struct World {
     /// Which futures are to be polled, and who waits for one.
     ready: Mutex<[bool; 2]>,
     executor: Condvar,
-    /// Whether the background thread watches for a while only.
-    clock: bool,
+    watch: Watch,
+}
+
+/// For how long the background thread watches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// Until it is woken.
+    Always,
+    /// For a while.
+    Awhile,
+    /// For a while, in which a call of another task is sent.
+    AmidCalls,
 }
 
 struct State {
@@ -42,7 +52,7 @@ struct State {
 }
 
 impl World {
-    fn new(credit: i32, clock: bool) -> Arc<Self> {
+    fn new(credit: i32, watch: Watch) -> Arc<Self> {
         let state =
             State { reader: Some(0), pending: BTreeMap::new(), lead: Lead::new(credit), waited: false, closed: false };
         Arc::new(World {
@@ -52,7 +62,7 @@ impl World {
             reading: Condvar::new(),
             ready: Mutex::new([true; 2]),
             executor: Condvar::new(),
-            clock,
+            watch,
         })
     }
 
@@ -176,10 +186,14 @@ impl World {
             state.lead.awake();
             let pending = if state.reader.is_some() { state.pending.len() } else { 0 };
             match state.lead.background(pending) {
-                Background::Watch if self.clock => {
+                Background::Watch if self.watch != Watch::Always => {
                     drop(state);
                     thread::yield_now();
                     state = self.state();
+                    if self.watch == Watch::AmidCalls {
+                        // It has its reply at once, or none ever; nobody here waits for it.
+                        let _ = state.lead.sent(true);
+                    }
                 }
                 Background::Watch | Background::Sleep => state = self.reading.wait(state).unwrap(),
                 Background::Listen => {
@@ -213,11 +227,11 @@ impl World {
 }
 
 /// Runs two calls. `play` is the executor's part.
-fn model(credit: i32, clock: bool, play: fn(&World)) {
+fn model(credit: i32, watch: Watch, play: fn(&World)) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
     builder.check(move || {
-        let world = World::new(credit, clock);
+        let world = World::new(credit, watch);
         let background = {
             let world = world.clone();
             thread::spawn(move || world.background())
@@ -240,24 +254,24 @@ fn model(credit: i32, clock: bool, play: fn(&World)) {
 
 #[test]
 fn futures_that_come_back_get_their_replies() {
-    model(16, false, |world| world.run(vec![1, 2]));
+    model(16, Watch::Always, |world| world.run(vec![1, 2]));
 }
 
 #[test]
 fn futures_that_are_polled_in_any_order_get_their_replies() {
     // The first one to be answered is the last one to be polled, and finds its reply while the other one sleeps.
-    model(16, false, |world| world.run(vec![2, 1]));
-    model(0, false, |world| world.run(vec![2, 1]));
+    model(16, Watch::Always, |world| world.run(vec![2, 1]));
+    model(0, Watch::Always, |world| world.run(vec![2, 1]));
 }
 
 #[test]
 fn futures_that_never_come_back_get_their_replies() {
-    model(0, false, |world| world.run(vec![1, 2]));
+    model(0, Watch::Always, |world| world.run(vec![1, 2]));
 }
 
 #[test]
 fn a_future_that_is_dropped_hands_its_promise_on() {
-    model(16, false, |world| {
+    model(16, Watch::Always, |world| {
         // Both are polled once; the first one promises, if nothing has come.
         let (one, two) = (world.poll(1), world.poll(2));
         if !one {
@@ -271,12 +285,14 @@ fn a_future_that_is_dropped_hands_its_promise_on() {
 
 #[test]
 fn a_promise_that_is_not_kept_is_noticed() {
-    model(16, true, |world| {
-        let (_, two) = (world.poll(1), world.poll(2));
-        if !two {
-            world.run(vec![2]);
-        }
-    });
+    for watch in [Watch::Awhile, Watch::AmidCalls] {
+        model(16, watch, |world| {
+            let (_, two) = (world.poll(1), world.poll(2));
+            if !two {
+                world.run(vec![2]);
+            }
+        });
+    }
 }
 
 // What takes no interleaving.
@@ -295,6 +311,58 @@ fn a_background_thread_that_sleeps_is_woken_by_whatever_is_to_be_read() {
     assert_eq!((lead.background(1), lead.background(1)), (Background::Watch, Background::Listen));
 }
 
+/// What the background thread does while calls are sent and polled in each of its watches, until it listens.
+fn watches_amid_calls(lead: &mut Lead, polled: bool) -> usize {
+    let mut watches = 0;
+    for id in 2..1_000 {
+        lead.awake();
+        match lead.background(1) {
+            Background::Watch => watches += 1,
+            Background::Listen => break,
+            Background::Sleep => panic!("it sleeps, and a call is pending"),
+        }
+        let _ = lead.sent(true);
+        if polled {
+            lead.polled(id);
+            assert!(!lead.looks(id, false), "another one has promised");
+        }
+    }
+    watches
+}
+
+#[test]
+fn calls_that_keep_coming_do_not_put_off_what_others_wait_for() {
+    // One that was nudged, and whose task is busy.
+    let mut lead = Lead::new(16);
+    lead.polled(1);
+    assert_eq!(lead.rest(1).future, Some(1));
+    assert_eq!(watches_amid_calls(&mut lead, true), 1);
+
+    // One that has promised by itself.
+    let mut lead = Lead::new(16);
+    assert!(!lead.sent(true));
+    lead.polled(1);
+    assert!(lead.looks(1, false));
+    assert_eq!(lead.looked(1, false).future, Some(1));
+    assert_eq!(watches_amid_calls(&mut lead, true), 1);
+
+    // No future was polled at all, and what they have asked for fills the connection.
+    let mut lead = Lead::new(16);
+    assert!(!lead.sent(true));
+    assert_eq!(watches_amid_calls(&mut lead, false), 1);
+
+    // But where somebody looks, the background thread stays away.
+    let mut lead = Lead::new(16);
+    for id in 1..100 {
+        assert!(!lead.sent(true));
+        lead.polled(id);
+        assert!(lead.looks(id, false));
+        lead.found();
+        lead.settled(id);
+        assert_eq!(lead.background(1), Background::Watch);
+    }
+}
+
 #[test]
 fn without_credit_the_background_thread_listens() {
     let mut lead = Lead::new(0);
@@ -303,6 +371,14 @@ fn without_credit_the_background_thread_listens() {
     assert_eq!(lead.background(1), Background::Listen);
     assert!(lead.sent(false), "futures don't look");
     assert_eq!(lead.background(1), Background::Listen);
+
+    // What takes too long for a future is for the background thread, whatever the credit; which stays.
+    let mut lead = Lead::new(16);
+    lead.polled(1);
+    assert!(lead.looks(1, false));
+    assert_eq!(lead.passed(), Next { background: true, future: None });
+    assert_eq!(lead.background(1), Background::Listen);
+    assert!(lead.rest(1).future.is_some());
 
     let mut lead = Lead::new(16);
     lead.polled(1);

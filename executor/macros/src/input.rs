@@ -1,7 +1,7 @@
 //! Reading: the function a macro is put on, and the options in the macro's parentheses.
 //!
-//! The function's body stays a heap of tokens. That is quicker than parsing it, and an editor keeps its completions while
-//! the body is half written.
+//! The function's body stays a heap of tokens. That is quicker than parsing it, and an editor keeps its completions
+//! while the body is half written.
 
 use proc_macro2::{Group, Span, TokenStream, TokenTree};
 use quote::ToTokens;

@@ -29,8 +29,8 @@ use proc_macro::TokenStream;
 /// Makes a function a task: a call of it can be written as a value, and any executor can run that value, in another
 /// thread, process or machine.
 ///
-/// The function stays as it is. Beside it appears a struct of the same name, with the function's arguments as fields and
-/// with its visibility:
+/// The function stays as it is. Beside it appears a struct of the same name, with the function's arguments as fields
+/// and with its visibility:
 ///
 /// ```
 /// use polypool::Task;
@@ -53,8 +53,8 @@ use proc_macro::TokenStream;
 /// # What can be a task
 ///
 /// A free `fn` or `async fn` that owns its arguments and its result. All of their types are serialisable with serde and
-/// `Send`; the future of an `async fn` is `Send` as well. What is not like that is refused at compile time, with what to
-/// write instead:
+/// `Send`; the future of an `async fn` is `Send` as well. What is not like that is refused at compile time, with what
+/// to write instead:
 ///
 /// - `String` for `&str`, `Vec<T>` for `&[T]`, `T` for `&T`: arguments may travel to another process;
 /// - one task for each type instead of a generic one, which calls the generic function: a task is found by its name;
@@ -186,8 +186,8 @@ pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// # When not to use it
 ///
 /// If `main` must build its runtime in another way, call `polypool::init()` yourself, as the first statement of a plain
-/// `fn main` and before any thread is started. Together with `#[tokio::main]` on the same function the macro is refused,
-/// because the runtime would be running before `init()` is called.
+/// `fn main` and before any thread is started. Together with `#[tokio::main]` on the same function the macro is
+/// refused, because the runtime would be running before `init()` is called.
 ///
 /// # Panics
 ///
@@ -199,8 +199,8 @@ pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Lets a manager hold values of a type, and other processes call their methods.
 ///
-/// Put it on the type's own `impl`. The public methods with `&self` or `&mut self` are those that can be called; beside the
-/// type appears a proxy, `CounterProxy` for `Counter`, with the same methods, each of which returns a
+/// Put it on the type's own `impl`. The public methods with `&self` or `&mut self` are those that can be called; beside
+/// the type appears a proxy, `CounterProxy` for `Counter`, with the same methods, each of which returns a
 /// `polypool::manager::Call`: to be awaited, or waited for.
 ///
 /// ```
@@ -235,19 +235,19 @@ pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
 /// # }
 /// ```
 ///
-/// Calls of `&self` methods run side by side, one of a `&mut self` method runs alone. A panic is the error of its call; the
-/// value lives on as the panic left it. Arguments and results own what they hold and are data (serde); the type itself is
-/// `Send` and `Sync`, and need not be data.
+/// Calls of `&self` methods run side by side, one of a `&mut self` method runs alone. A panic is the error of its call;
+/// the value lives on as the panic left it. Arguments and results own what they hold and are data (serde); the type
+/// itself is `Send` and `Sync`, and need not be data.
 ///
 /// How a value gets into a manager:
 ///
-/// - by a constructor: a public function without `self` that returns `Self` or `Result<Self, E>`, as `new` above. It runs in
-///   the manager's process;
+/// - by a constructor: a public function without `self` that returns `Self` or `Result<Self, E>`, as `new` above. It
+///   runs in the manager's process;
 /// - by `manager.create(&value)`, a copy, if the type is data;
 /// - by `manager.host(value)`, if the manager is in this process.
 ///
-/// What can't be: generic types and methods, `async` methods (the calls can be awaited all the same), methods that take `self`
-/// by value. `#[managed(skip)]` leaves a public method out.
+/// What can't be: generic types and methods, `async` methods (the calls can be awaited all the same), methods that take
+/// `self` by value. `#[managed(skip)]` leaves a public method out.
 ///
 /// # Traits
 ///
@@ -301,17 +301,19 @@ pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
 /// # }
 /// ```
 ///
-/// All methods of the trait are the object's, those with a body too; `#[managed(skip)]` leaves one out. A function without `self`
-/// that returns `Self` or `Result<Self, E>` is a constructor, to which the proxy is told the type: with `fn new(start: u64) -> Self` in
-/// the trait, `CounterProxy::new::<Doubling>(&manager, 40)` makes one in the manager's process.
+/// All methods of the trait are the object's, those with a body too; `#[managed(skip)]` leaves one out. A function
+/// without `self` that returns `Self` or `Result<Self, E>` is a constructor, to which the proxy is told the type: with
+/// `fn new(start: u64) -> Self` in the trait, `CounterProxy::new::<Doubling>(&manager, 40)` makes one in the manager's
+/// process.
 ///
-/// On an `impl` of such a trait it registers the type, for `create` and constructors. The proxy must be where the trait is: who writes
-/// `use shop::Counter;` also writes `use shop::CounterProxy;`. A trait is not generic and has no associated types, since its proxy
-/// stands for all who implement it.
+/// On an `impl` of such a trait it registers the type, for `create` and constructors. The proxy must be where the trait
+/// is: who writes `use shop::Counter;` also writes `use shop::CounterProxy;`. A trait is not generic and has no
+/// associated types, since its proxy stands for all who implement it.
 ///
 /// # Options
 ///
-/// - `#[managed(name = "…")]`: the name under which the manager's program finds the type; by default its path. Not on a trait.
+/// - `#[managed(name = "…")]`: the name under which the manager's program finds the type; by default its path. Not on a
+///   trait.
 /// - `#[managed(proxy = Name)]`: the name of the proxy; on an `impl` of a trait the name that the trait has given it.
 /// - `#[managed(crate = path)]`: where polypool is, for a crate that re-exports it. By default `::polypool`.
 #[proc_macro_attribute]
@@ -319,10 +321,12 @@ pub fn managed(options: TokenStream, item: TokenStream) -> TokenStream {
     managed::expand(options.into(), item.into()).into()
 }
 
-/// Makes a function a step that a manager can make with a value it holds, so that nobody comes between reading and writing.
+/// Makes a function a step that a manager can make with a value it holds, so that nobody comes between reading and
+/// writing.
 ///
-/// The first argument is the value, `&mut T`; in a dict `&mut Option<T>`, which is `None` for an absent key and removes the key
-/// if it is left `None`. The other arguments become the fields of a struct of the function's name, as with `#[task]`.
+/// The first argument is the value, `&mut T`; in a dict `&mut Option<T>`, which is `None` for an absent key and removes
+/// the key if it is left `None`. The other arguments become the fields of a struct of the function's name, as with
+/// `#[task]`.
 ///
 /// ```
 /// use polypool::manager::Manager;

@@ -1,10 +1,11 @@
-//! `#[managed]` on the `impl` of a type: the `impl` as written, and beside it a proxy with the same methods and the dispatcher that a
-//! manager calls. (On a trait, and on an `impl` of one: `managed_trait.rs`, which takes much from here.)
+//! `#[managed]` on the `impl` of a type: the `impl` as written, and beside it a proxy with the same methods and the
+//! dispatcher that a manager calls. (On a trait, and on an `impl` of one: `managed_trait.rs`, which takes much from
+//! here.)
 //!
-//! Of the methods, the public ones are the object's; private ones are its own business. A function without `self` that returns
-//! the type is a constructor: on the proxy it takes the manager first, and runs there.
+//! Of the methods, the public ones are the object's; private ones are its own business. A function without `self` that
+//! returns the type is a constructor: on the proxy it takes the manager first, and runs there.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt as _;
 use syn::{
@@ -284,6 +285,12 @@ fn makes(result: &Type, name: &Ident) -> Option<bool> {
     }
 }
 
+/// A name for a local variable of what the macro writes, which is not that of an argument of the user's that is spelt
+/// the same.
+pub(crate) fn private_name(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
 fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options) -> TokenStream {
     let polypool = &options.polypool;
     let private = quote!(#polypool::__private);
@@ -295,6 +302,7 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
     let schema = exported.schema(&label);
 
     let remote = exported.methods_of_proxy(&label, polypool);
+    let at = private_name("manager");
     let constructors = exported.numbered_constructors().map(|(number, constructor)| {
         let Callable { name, visibility, documentation, .. } = &constructor.function;
         let (names, types) = constructor.function.parts();
@@ -304,10 +312,10 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
             #[doc = ""]
             #[doc = #note]
             #visibility fn #name(
-                manager: &#polypool::manager::ManagerProxy,
+                #at: &#polypool::manager::ManagerProxy,
                 #(#names: #types),*
             ) -> #polypool::manager::Call<Self> {
-                manager.construct::<#ty, _>(#number, &(#(#names,)*))
+                #at.construct::<#ty, _>(#number, &(#(#names,)*))
             }
         }
     });
@@ -320,6 +328,7 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
         &quote!(<#ty as #polypool::manager::Managed>::SCHEMA),
         polypool,
     );
+    let (constructor, arguments) = (private_name("constructor"), private_name("arguments"));
     quote! {
         #item
 
@@ -339,12 +348,12 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
                 #dispatch
 
                 fn construct(
-                    constructor: ::core::primitive::u32,
-                    arguments: &[::core::primitive::u8],
+                    #constructor: ::core::primitive::u32,
+                    #arguments: &[::core::primitive::u8],
                 ) -> ::core::result::Result<Self, #manager::Failed> {
-                    match constructor {
+                    match #constructor {
                         #(#made)*
-                        _ => ::core::result::Result::Err(#manager::Failed::unknown(constructor)),
+                        _ => ::core::result::Result::Err(#manager::Failed::unknown(#constructor)),
                     }
                 }
 
@@ -359,7 +368,7 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
 
             #[#private::linkme::distributed_slice(#manager::MANAGED)]
             #[linkme(crate = #private::linkme)]
-            static REGISTRATION: #manager::ManagedRegistration = #manager::ManagedRegistration::of::<#ty>();
+            static __POLYPOOL_REGISTRATION: #manager::ManagedRegistration = #manager::ManagedRegistration::of::<#ty>();
         };
     }
 }
@@ -428,6 +437,7 @@ impl Exported {
 
     /// The constructors of a trait's implementors as the proxy has them: by type.
     pub(crate) fn constructors_by_type(&self, of: &Ident, polypool: &Path) -> Vec<TokenStream> {
+        let at = private_name("manager");
         let constructors = self.numbered_constructors().map(|(number, constructor)| {
             let Callable { name, visibility, documentation, .. } = &constructor.function;
             let (names, types) = constructor.function.parts();
@@ -436,18 +446,19 @@ impl Exported {
                 #(#documentation)*
                 #[doc = ""]
                 #[doc = #note]
-                #visibility fn #name<T: #of + #polypool::manager::Implements<Self>>(
-                    manager: &#polypool::manager::ManagerProxy,
+                #visibility fn #name<__T: #of + #polypool::manager::Implements<Self>>(
+                    #at: &#polypool::manager::ManagerProxy,
                     #(#names: #types),*
                 ) -> #polypool::manager::Call<Self> {
-                    manager.construct_as::<T, Self, _>(#number, &(#(#names,)*))
+                    #at.construct_as::<__T, Self, _>(#number, &(#(#names,)*))
                 }
             }
         });
         constructors.collect()
     }
 
-    /// The functions of `Managed` that call the methods: `function` says how one is called, `shared` and `exclusive` on what.
+    /// The functions of `Managed` that call the methods: `function` says how one is called, `shared` and `exclusive` on
+    /// what.
     pub(crate) fn dispatch(
         &self,
         polypool: &Path,
@@ -456,24 +467,25 @@ impl Exported {
         function: impl Fn(&Ident) -> TokenStream,
     ) -> TokenStream {
         let manager = quote!(#polypool::__private::manager);
+        let [method, arguments, result] = ["method", "arguments", "result"].map(private_name);
         let (mut kinds, mut shared_arms, mut exclusive_arms) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, method) in self.numbered_methods() {
-            let (names, types) = method.function.parts();
-            let is_exclusive = method.exclusive;
+        for (number, exported) in self.numbered_methods() {
+            let (names, types) = exported.function.parts();
+            let is_exclusive = exported.exclusive;
             let on = if is_exclusive { exclusive } else { shared };
-            let function = function(&method.function.name);
+            let function = function(&exported.function.name);
             kinds.push(quote!(#number => ::core::option::Option::Some(#is_exclusive)));
             let arm = quote! {
                 #number => {
-                    let (#(#names,)*): (#(#types,)*) = #manager::arguments(arguments)?;
-                    #manager::result(&#function(#on, #(#names),*), result)
+                    let (#(#names,)*): (#(#types,)*) = #manager::arguments(#arguments)?;
+                    #manager::result(&#function(#on, #(#names),*), #result)
                 }
             };
             if is_exclusive { exclusive_arms.push(arm) } else { shared_arms.push(arm) }
         }
         quote! {
-            fn is_exclusive(method: ::core::primitive::u32) -> ::core::option::Option<::core::primitive::bool> {
-                match method {
+            fn is_exclusive(#method: ::core::primitive::u32) -> ::core::option::Option<::core::primitive::bool> {
+                match #method {
                     #(#kinds,)*
                     _ => ::core::option::Option::None,
                 }
@@ -481,25 +493,25 @@ impl Exported {
 
             fn call(
                 &self,
-                method: ::core::primitive::u32,
-                arguments: &[::core::primitive::u8],
-                result: &mut ::std::vec::Vec<::core::primitive::u8>,
+                #method: ::core::primitive::u32,
+                #arguments: &[::core::primitive::u8],
+                #result: &mut ::std::vec::Vec<::core::primitive::u8>,
             ) -> ::core::result::Result<(), #manager::Failed> {
-                match method {
+                match #method {
                     #(#shared_arms)*
-                    _ => ::core::result::Result::Err(#manager::Failed::unknown(method)),
+                    _ => ::core::result::Result::Err(#manager::Failed::unknown(#method)),
                 }
             }
 
             fn call_mut(
                 &mut self,
-                method: ::core::primitive::u32,
-                arguments: &[::core::primitive::u8],
-                result: &mut ::std::vec::Vec<::core::primitive::u8>,
+                #method: ::core::primitive::u32,
+                #arguments: &[::core::primitive::u8],
+                #result: &mut ::std::vec::Vec<::core::primitive::u8>,
             ) -> ::core::result::Result<(), #manager::Failed> {
-                match method {
+                match #method {
                     #(#exclusive_arms)*
-                    _ => ::core::result::Result::Err(#manager::Failed::unknown(method)),
+                    _ => ::core::result::Result::Err(#manager::Failed::unknown(#method)),
                 }
             }
         }
@@ -507,6 +519,7 @@ impl Exported {
 
     /// What makes a value, by the number of the constructor.
     pub(crate) fn make(&self, manager: &TokenStream, function: impl Fn(&Ident) -> TokenStream) -> Vec<TokenStream> {
+        let arguments = private_name("arguments");
         let made = self.numbered_constructors().map(|(number, constructor)| {
             let (names, types) = constructor.function.parts();
             let function = function(&constructor.function.name);
@@ -518,7 +531,7 @@ impl Exported {
             };
             quote! {
                 #number => {
-                    let (#(#names,)*): (#(#types,)*) = #manager::arguments(arguments)?;
+                    let (#(#names,)*): (#(#types,)*) = #manager::arguments(#arguments)?;
                     #call
                 }
             }
@@ -568,18 +581,18 @@ pub(crate) fn proxy_item(
             }
 
             impl #private::serde::Serialize for #proxy {
-                fn serialize<S: #private::serde::Serializer>(
+                fn serialize<__S: #private::serde::Serializer>(
                     &self,
-                    serializer: S,
-                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    serializer: __S,
+                ) -> ::core::result::Result<__S::Ok, __S::Error> {
                     self.0.serialize(serializer)
                 }
             }
 
             impl<'de> #private::serde::Deserialize<'de> for #proxy {
-                fn deserialize<D: #private::serde::Deserializer<'de>>(
-                    deserializer: D,
-                ) -> ::core::result::Result<Self, D::Error> {
+                fn deserialize<__D: #private::serde::Deserializer<'de>>(
+                    deserializer: __D,
+                ) -> ::core::result::Result<Self, __D::Error> {
                     #manager::Remote::deserialize(deserializer, <Self as #polypool::manager::Proxy>::schema()).map(#proxy)
                 }
             }

@@ -9,7 +9,7 @@ use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt as _;
 use syn::{Ident, ImplItemFn, ItemImpl, ItemTrait, Path, PathArguments, TraitItem, TraitItemFn};
 
-use crate::managed::{Exported, Options, proxy_item, skip, type_name};
+use crate::managed::{Exported, Options, private_name, proxy_item, skip, type_name};
 use crate::refuse::{self, Refusals, text};
 
 /// Functions that the proxy of a trait has of its own.
@@ -106,10 +106,15 @@ fn write(item: &ItemTrait, exported: &Exported, options: &Options) -> TokenStrea
     let schema = exported.schema(&format!("trait {label}"));
     let remote = exported.methods_of_proxy(&label, polypool);
     let constructors = exported.constructors_by_type(name, polypool);
-    let dispatch =
-        exported.dispatch(polypool, &quote!(&self.0), &quote!(&mut self.0), |function| quote!(<T as #name>::#function));
-    let made = exported.make(&manager, |function| quote!(<T as #name>::#function));
+    let dispatch = exported.dispatch(
+        polypool,
+        &quote!(&self.0),
+        &quote!(&mut self.0),
+        |function| quote!(<__T as #name>::#function),
+    );
+    let made = exported.make(&manager, |function| quote!(<__T as #name>::#function));
     let item = proxy_item(&proxy, visibility, &label, &quote!(<#proxy as #manager::OfTrait>::SCHEMA), polypool);
+    let (constructor, arguments) = (private_name("constructor"), private_name("arguments"));
     quote! {
         #item
 
@@ -123,10 +128,13 @@ fn write(item: &ItemTrait, exported: &Exported, options: &Options) -> TokenStrea
         #[allow(private_interfaces, private_bounds, unreachable_pub, dead_code, unused_variables)]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         const _: () = {
+            // The names of the user are resolved in here, so that what is defined has names that are nobody's.
             /// A value of some type, as an object.
-            struct Object<T>(T);
+            struct __PolypoolObject<__T>(__T);
 
-            impl<T: #name + ::core::marker::Send + ::core::marker::Sync + 'static> #polypool::manager::Managed for Object<T> {
+            impl<__T: #name + ::core::marker::Send + ::core::marker::Sync + 'static> #polypool::manager::Managed
+                for __PolypoolObject<__T>
+            {
                 type Proxy = #proxy;
                 const NAME: &'static ::core::primitive::str = #label;
                 const SCHEMA: &'static ::core::primitive::str = #schema;
@@ -134,14 +142,14 @@ fn write(item: &ItemTrait, exported: &Exported, options: &Options) -> TokenStrea
                 #dispatch
 
                 fn construct(
-                    constructor: ::core::primitive::u32,
-                    arguments: &[::core::primitive::u8],
+                    #constructor: ::core::primitive::u32,
+                    #arguments: &[::core::primitive::u8],
                 ) -> ::core::result::Result<Self, #manager::Failed> {
-                    let made: ::core::result::Result<T, #manager::Failed> = match constructor {
+                    let made: ::core::result::Result<__T, #manager::Failed> = match #constructor {
                         #(#made)*
-                        _ => ::core::result::Result::Err(#manager::Failed::unknown(constructor)),
+                        _ => ::core::result::Result::Err(#manager::Failed::unknown(#constructor)),
                     };
-                    made.map(Object)
+                    made.map(__PolypoolObject)
                 }
 
                 fn decode(
@@ -160,35 +168,35 @@ fn write(item: &ItemTrait, exported: &Exported, options: &Options) -> TokenStrea
                 ///
                 /// # Errors
                 /// `InvalidOption` if the server is a process of its own.
-                #visibility fn host<T: #name + ::core::marker::Send + ::core::marker::Sync + 'static>(
+                #visibility fn host<__T: #name + ::core::marker::Send + ::core::marker::Sync + 'static>(
                     manager: &#polypool::manager::Manager,
-                    value: T,
+                    value: __T,
                 ) -> ::core::result::Result<Self, #polypool::manager::ManagerError> {
-                    manager.host(Object(value))
+                    manager.host(__PolypoolObject(value))
                 }
 
                 /// Puts a copy of a value into a manager.
                 ///
                 /// # Errors
                 /// `UnknownType` or `SchemaMismatch` if the server is another program, which has no such type.
-                #visibility fn create<T: #name + #polypool::manager::Implements<Self> + #polypool::manager::Data>(
+                #visibility fn create<__T: #name + #polypool::manager::Implements<Self> + #polypool::manager::Data>(
                     manager: &#polypool::manager::ManagerProxy,
-                    value: &T,
+                    value: &__T,
                 ) -> #polypool::manager::Call<Self> {
-                    manager.create_as::<T, Self>(value)
+                    manager.create_as::<__T, Self>(value)
                 }
 
                 #[doc(hidden)]
-                #visibility fn __make<T: #name + #polypool::manager::Implements<Self>>(
+                #visibility fn __make<__T: #name + #polypool::manager::Implements<Self>>(
                     constructor: ::core::primitive::u64,
                     arguments: &[::core::primitive::u8],
                 ) -> ::core::result::Result<#manager::Made, #manager::Failed> {
                     #manager::made(match <::core::primitive::u32 as ::core::convert::TryFrom<_>>::try_from(constructor) {
                         ::core::result::Result::Ok(constructor) => {
-                            <Object<T> as #polypool::manager::Managed>::construct(constructor, arguments)
+                            <__PolypoolObject<__T> as #polypool::manager::Managed>::construct(constructor, arguments)
                         }
                         ::core::result::Result::Err(_) => {
-                            <T as #polypool::manager::Implements<Self>>::decode(arguments).map(Object)
+                            <__T as #polypool::manager::Implements<Self>>::decode(arguments).map(__PolypoolObject)
                         }
                     })
                 }
@@ -273,7 +281,7 @@ fn write_impl(block: &ItemImpl, path: &Path, options: &Options) -> TokenStream {
 
             #[#private::linkme::distributed_slice(#manager::MANAGED)]
             #[linkme(crate = #private::linkme)]
-            static REGISTRATION: #manager::ManagedRegistration =
+            static __POLYPOOL_REGISTRATION: #manager::ManagedRegistration =
                 #manager::ManagedRegistration::of_implementor::<#ty, #proxy>(#proxy::__make::<#ty>);
         };
     }

@@ -1,8 +1,8 @@
 //! What a task can't be, and what to write instead.
 //!
-//! A refusal names the offending tokens, and all refusals of a function are reported at once. What only the compiler can
-//! know, such as whether a type is serialisable, is left to it; the expansion sees to it that it points at the user's
-//! code.
+//! A refusal names the offending tokens, and all refusals of a function are reported at once. What only the compiler
+//! can know, such as whether a type is serialisable, is left to it; the expansion sees to it that it points at the
+//! user's code.
 
 use std::collections::HashSet;
 
@@ -76,8 +76,8 @@ pub(crate) fn task(function: &Function, refusals: &mut Refusals) {
     }
 }
 
-/// Checks what crosses the border of a method or function called `what`: its arguments without `self`, and its result if it has
-/// one that is to be checked.
+/// Checks what crosses the border of a method or function called `what`: its arguments without `self`, and its result
+/// if it has one that is to be checked.
 pub(crate) fn border<'a>(
     what: &'static str,
     arguments: impl IntoIterator<Item = &'a PatType>,

@@ -151,7 +151,7 @@ fn write(function: &Function, target: &Type, arguments: &[Argument], options: &O
 
             #[#private::linkme::distributed_slice(#private::manager::UPDATES)]
             #[linkme(crate = #private::linkme)]
-            static REGISTRATION: #private::manager::UpdateRegistration =
+            static __POLYPOOL_REGISTRATION: #private::manager::UpdateRegistration =
                 #private::manager::UpdateRegistration::of::<#name>();
         };
     }

@@ -13,19 +13,19 @@
 //!                                               ◀───   verdict: HMAC(key, server ‖ transcript)  (only with a key)
 //! ```
 //!
-//! Extras are bits for what is not needed: the client says what it could do, the server which of that is done. Who doesn't
-//! know one leaves it at zero.
+//! Extras are bits for what is not needed: the client says what it could do, the server which of that is done. Who
+//! doesn't know one leaves it at zero.
 //!
-//! The transcript is both hellos, whole, and 32 bytes that are bound to the TLS session (zeros without TLS). HMAC is that
-//! of RFC 2104 over SHA-256, compared in constant time. That both challenge each other is the idea of the pair
+//! The transcript is both hellos, whole, and 32 bytes that are bound to the TLS session (zeros without TLS). HMAC is
+//! that of RFC 2104 over SHA-256, compared in constant time. That both challenge each other is the idea of the pair
 //! `deliver_challenge` and `answer_challenge` of Python's multiprocessing. What makes it hold here:
 //!
-//! * **Reflection** fails, because each role puts its own label under the MAC: what a server says is never what a client
-//!   has to say.
+//! * **Reflection** fails, because each role puts its own label under the MAC: what a server says is never what a
+//!   client has to say.
 //! * **Replay** fails, because both sides add 32 fresh random bytes.
 //! * **Downgrading** fails, because version and flags of both hellos are under the MAC.
-//! * **Relaying** through a middle man who ends one TLS session and begins another fails, because the two sessions export
-//!   different bindings.
+//! * **Relaying** through a middle man who ends one TLS session and begins another fails, because the two sessions
+//!   export different bindings.
 //! * The client proves itself first, so a stranger who connects learns nothing that depends on the key. One who makes a
 //!   client connect to *him* does get a MAC to try keys against, as in every scheme of this kind: a key must be random
 //!   (see [`AuthKey::random`]), not a word that people remember.

@@ -1,19 +1,20 @@
 //! The client's end of a connection: many calls in flight, from threads that block and from futures that must not.
 //!
 //! **Who reads.** There is no thread for replies until a future needs one. A thread that blocks for its reply takes the
-//! reader if it is free (it *leads*) and reads until its own reply has come, handing the others to whom they belong; then it
-//! puts the reader back and wakes one of those who wait (a *follower*), which leads next. So a thread alone pays one write
-//! and one read for a call, and no hop between threads. Futures read for themselves when they are polled, if the connection goes
-//! through shared memory, where looking costs nothing; when they sleep, a background thread reads, which is started with the first of
-//! them. Who it is at a time, and why that is quick, stands in `lead.rs`.
+//! reader if it is free (it *leads*) and reads until its own reply has come, handing the others to whom they belong;
+//! then it puts the reader back and wakes one of those who wait (a *follower*), which leads next. So a thread alone
+//! pays one write and one read for a call, and no hop between threads. Futures read for themselves when they are
+//! polled, if the connection goes through shared memory, where looking costs nothing; when they sleep, a background
+//! thread reads, which is started with the first of them. Who it is at a time, and why that is quick, stands in
+//! `lead.rs`.
 //!
-//! No wake-up is lost: whoever finds the reader taken enters the followers under the lock under which the leader puts it back
-//! and looks for its successor; and under the same lock futures and the background thread agree.
+//! No wake-up is lost: whoever finds the reader taken enters the followers under the lock under which the leader puts
+//! it back and looks for its successor; and under the same lock futures and the background thread agree.
 //!
-//! **Who writes.** A frame goes into a queue, and whoever gets the writer writes all that is there: while one thread is in
-//! the system call, others add to the next one. A future writes by itself only when the frame is small and little is unread,
-//! so that it does not block, and nothing else is in flight or the connection goes through shared memory, where a write alone is
-//! cheap; otherwise a background thread does, and takes along what has come by then.
+//! **Who writes.** A frame goes into a queue, and whoever gets the writer writes all that is there: while one thread is
+//! in the system call, others add to the next one. A future writes by itself only when the frame is small and little is
+//! unread, so that it does not block, and nothing else is in flight or the connection goes through shared memory, where
+//! a write alone is cheap; otherwise a background thread does, and takes along what has come by then.
 //!
 //! **Locks**: state, queue and writer are never held together, but for the queue under the writer. Tickets are leaves.
 
@@ -30,7 +31,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::error::{Failure, ManagerError};
 use super::lead::{Background, Lead, Next};
-use super::transport::{Address, ClientSecurity, Closer, FrameReader, FrameWriter, Limits, TransportError};
+use super::transport::{Address, ClientSecurity, Closer, FrameReader, FrameWriter, Limits, Peek, TransportError};
 use super::wire::{self, ClientHello, PROTOCOL, ROOT, Request, ServerHello, root};
 
 /// How long a connection may take.
@@ -52,8 +53,9 @@ const CREDIT: i32 = 16;
 /// How long the background thread waits for a future that has promised to look.
 const WATCH: Duration = Duration::from_micros(100);
 
-/// So many replies are read by one poll at most.
+/// So many replies are read by one poll at most, and so many bytes: it has its thread only for a moment.
 const MOST_READ: usize = 256;
+const MOST_READ_BYTES: usize = 256 << 10;
 
 /// What a call ended with.
 pub(super) type Outcome = Result<Vec<u8>, Ended>;
@@ -114,25 +116,35 @@ impl Ticket {
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let sent = {
+        let (old, sent) = {
             let mut state = self.state.lock();
             if let Some(outcome) = state.outcome.take() {
                 return Poll::Ready(outcome);
             }
             // Not to be woken by itself, if it finds its own reply.
-            state.waker = None;
-            state.sent.clone()
+            (state.waker.take(), state.sent.clone())
         };
         if let Some((connection, id)) = sent {
             connection.inner.look(id, cx.waker());
         }
-        let mut state = self.state.lock();
-        if let Some(outcome) = state.outcome.take() {
-            return Poll::Ready(outcome);
-        }
-        state.waker = Some(cx.waker().clone());
-        if std::mem::take(&mut state.nudged) {
-            drop(state);
+        // Cloning and dropping a waker is the executor's code, which may come back here: never under the lock.
+        let waker = match old {
+            Some(old) if old.will_wake(cx.waker()) => old,
+            old => {
+                drop(old);
+                cx.waker().clone()
+            }
+        };
+        let (unused, nudged) = {
+            let mut state = self.state.lock();
+            if let Some(outcome) = state.outcome.take() {
+                drop(state);
+                return Poll::Ready(outcome);
+            }
+            (state.waker.replace(waker), std::mem::take(&mut state.nudged))
+        };
+        drop(unused);
+        if nudged {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -161,17 +173,18 @@ impl Ticket {
         self.state.lock().abandoned
     }
 
-    /// Nobody waits for the outcome any more. If the call may wait at an object of the server, `waits_at`, that ends; `undo`, an
-    /// object and its method, takes back what a result gives, also one that has come already: then over the connection
-    /// `over`, because the ticket has left its own.
+    /// Nobody waits for the outcome any more. If the call may wait at an object of the server, `waits_at`, that ends;
+    /// `undo`, an object and its method, takes back what a result gives, also one that has come already: then over the
+    /// connection `over`, because the ticket has left its own.
     pub(super) fn abandon(&self, waits_at: Option<u64>, undo: Option<(u64, u32)>, over: Option<&Arc<Connection>>) {
-        let (outcome, sent) = {
+        let (outcome, sent, waker) = {
             let mut state = self.state.lock();
             state.abandoned = true;
             state.undo = undo;
-            state.waker = None;
-            (state.outcome.take(), state.sent.clone())
+            (state.outcome.take(), state.sent.clone(), state.waker.take())
         };
+        // The executor's code, which may come back here.
+        drop(waker);
         match (outcome, sent, waits_at) {
             (Some(Ok(result)), ..) => {
                 if let (Some((object, method)), Some(connection)) = (undo, over) {
@@ -391,8 +404,8 @@ impl Connection {
         self.inner.state.lock().dead.is_some()
     }
 
-    /// Sends a request; the outcome comes to the ticket, whatever happens. `Err` hands the request back, because it certainly
-    /// was not sent.
+    /// Sends a request; the outcome comes to the ticket, whatever happens. `Err` hands the request back, because it
+    /// certainly was not sent.
     pub(super) fn send(
         self: &Arc<Self>,
         object: u64,
@@ -442,8 +455,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a request that nobody waits for, without blocking. On a connection that is gone it is dropped: what it would give
-    /// back has been given back by the server.
+    /// Sends a request that nobody waits for, without blocking. On a connection that is gone it is dropped: what it
+    /// would give back has been given back by the server.
     pub(super) fn post(&self, object: u64, method: u32, request: Request) {
         self.inner.post_aside(request.into_frame(0, object, method), true);
     }
@@ -481,7 +494,7 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Inner {
-    // ---- Reading -------------------------------------------------------------------------------------------------------
+    // ---- Reading ----------------------------------------------------------------------------------------------------
 
     /// Blocks until the ticket is done, leading if nobody else does. May return earlier when the deadline has passed.
     fn wait(self: &Arc<Self>, ticket: &Arc<Ticket>, deadline: Option<Instant>) {
@@ -611,11 +624,18 @@ impl Inner {
         let Some(mut reader) = reader.take() else { return };
         drop(state);
         let now = Instant::now();
-        let mut found = 0;
-        while found < MOST_READ && reader.has_buffered() {
+        let (mut found, mut bytes, mut long) = (0, MOST_READ_BYTES, false);
+        while found < MOST_READ {
+            match reader.peek(&mut bytes) {
+                Peek::Message => {}
+                Peek::Nothing => break,
+                Peek::Long => {
+                    long = true;
+                    break;
+                }
+            }
             match self.read_one(&mut reader, Some(now)) {
                 Read::One(_) => found += 1,
-                // A piece of a large one.
                 Read::TimedOut => break,
                 Read::Dead => return,
             }
@@ -633,7 +653,7 @@ impl Inner {
         }
         state.reader = Some(reader);
         let late = now.saturating_duration_since(state.found) >= COMING_BACK;
-        let next = state.lead.looked(id, late);
+        let next = if long { state.lead.passed() } else { state.lead.looked(id, late) };
         drop(state);
         if next.background {
             self.reading.notify_one();
@@ -723,7 +743,8 @@ impl Inner {
         loop {
             match self.read_one(&mut reader, None) {
                 Read::One(0) => break,
-                Read::One(_) if self.looks && !reader.has_buffered() => break,
+                // What is too long for futures would only come back to this thread.
+                Read::One(_) if self.looks && !reader.has_buffered() && !reader.has_long() => break,
                 Read::One(_) | Read::TimedOut => {}
                 Read::Dead => return,
             }
@@ -731,7 +752,7 @@ impl Inner {
         self.hand_on(self.state.lock(), reader);
     }
 
-    // ---- Writing -------------------------------------------------------------------------------------------------------
+    // ---- Writing ----------------------------------------------------------------------------------------------------
 
     /// Queues a frame and writes whatever is queued, unless somebody else is doing so.
     fn post_and_drain(&self, frame: Vec<u8>) {
@@ -843,7 +864,7 @@ impl Inner {
         self.die(self.gone(&explain(error)));
     }
 
-    // ---- The end -------------------------------------------------------------------------------------------------------
+    // ---- The end ----------------------------------------------------------------------------------------------------
 
     fn gone(&self, why: &str) -> ManagerError {
         ManagerError::ServerGone { address: self.address.clone(), why: why.into() }
@@ -919,5 +940,46 @@ impl Hasher for IdHasher {
     fn write_u64(&mut self, id: u64) {
         // hashbrown takes its control bytes from the top.
         self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{OnceLock, mpsc};
+    use std::task::Wake;
+
+    use super::*;
+
+    /// Looks at the ticket when it is dropped, as an executor may that polls a task again from there.
+    struct Curious(Arc<OnceLock<Arc<Ticket>>>, mpsc::Sender<bool>);
+
+    impl Wake for Curious {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Curious {
+        fn drop(&mut self) {
+            if let Some(ticket) = self.0.get() {
+                let _ = self.1.send(ticket.is_abandoned());
+            }
+        }
+    }
+
+    #[test]
+    fn a_waker_is_dropped_when_no_lock_is_held() {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let shared = Arc::new(OnceLock::new());
+            let ticket = Arc::new(Ticket::default());
+            let _ = shared.set(ticket.clone());
+            for _ in 0..2 {
+                // Of two that are put in one after the other the first is dropped.
+                let waker = Arc::new(Curious(shared.clone(), tell.clone())).into();
+                assert!(ticket.poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            ticket.abandon(None, None, None);
+        });
+        let dropped = [false, true].map(|_| told.recv_timeout(Duration::from_secs(60)).expect("it hangs"));
+        assert_eq!(dropped, [false, true], "one while it is polled, one when nobody waits for it any more");
     }
 }

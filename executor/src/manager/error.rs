@@ -1,4 +1,5 @@
-//! What can go wrong with a manager, as a type: [`ManagerError`], and [`Failure`], the part of it that crosses the border.
+//! What can go wrong with a manager, as a type: [`ManagerError`], and [`Failure`], the part of it that crosses the
+//! border.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,8 +85,8 @@ pub enum ManagerError {
     /// A constructor of the user's returned an error; this is its text.
     #[error("the object could not be made: {0}")]
     Constructor(Arc<str>),
-    /// The method, constructor or update panicked in the server. The object lives on: as the panic left it after a method, as
-    /// it was before after an update.
+    /// The method, constructor or update panicked in the server. The object lives on: as the panic left it after a
+    /// method, as it was before after an update.
     #[error("the manager's object panicked{0}")]
     Panicked(Arc<PanicReport>),
     /// An argument or a result could not be encoded or decoded; the text says which and why.
@@ -110,8 +111,8 @@ pub enum ManagerError {
     /// The time of the wait is up.
     #[error("the time is up")]
     TimedOut,
-    /// A process ended while it held the lock. What the lock guards may be half changed: `repair()` takes the lock and says
-    /// that it is in order again.
+    /// A process ended while it held the lock. What the lock guards may be half changed: `repair()` takes the lock and
+    /// says that it is in order again.
     #[error("process {pid} ended while it held the lock; take it with repair() once what it guards is in order")]
     Poisoned {
         /// The process that held it.

@@ -1,4 +1,5 @@
-//! What reads bytes of a peer, for fuzz targets: compiled with `--cfg fuzzing`, as cargo-fuzz does, and for the test below.
+//! What reads bytes of a peer, for fuzz targets: compiled with `--cfg fuzzing`, as cargo-fuzz does, and for the test
+//! below.
 //!
 //! Each function takes any bytes, and is right when it returns.
 
@@ -60,8 +61,8 @@ pub fn handshake(data: &[u8]) {
     }
 }
 
-/// A connection through shared memory whose peer writes into the memory what it likes, also where only we write: for each step what is
-/// done, and for a lie where and what.
+/// A connection through shared memory whose peer writes into the memory what it likes, also where only we write: for
+/// each step what is done, and for a lie where and what.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn ring(mut data: &[u8]) {
     use std::io::Write as _;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use polypool_ipc::Fd;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builtin::{
@@ -19,6 +20,7 @@ use super::client::MAX_MESSAGE;
 use super::error::ManagerError;
 use super::hosted::{self, BY_VALUE, Implements, Managed, TYPE_PREFIX};
 use super::proxy::{Call, Proxy, Remote, Undo, forget, number, set_security};
+use super::secrets;
 use super::server::{ManagerStats, Server, Settings};
 use super::transport::{Address, BindTo, ClientSecurity, Limits, ServerSecurity};
 use super::wire::{Fields, Request, root};
@@ -46,8 +48,8 @@ enum Place {
 impl Manager {
     /// Starts a server in a process of its own, for processes of this user on this machine.
     ///
-    /// The process is this program started again, as the workers of a [`ProcessPool`] are; see [`init`](crate::init). It ends
-    /// with this process, however that ends.
+    /// The process is this program started again, as the workers of a [`ProcessPool`] are; see [`init`](crate::init).
+    /// It ends with this process, however that ends.
     ///
     /// # Errors
     /// See [`ManagerBuilder::start`].
@@ -80,8 +82,8 @@ impl Manager {
     /// [`set_security`].
     ///
     /// # Errors
-    /// [`ManagerError::ServerGone`] if nobody answers; [`ManagerError::NoKey`] or [`ManagerError::Connect`] if the server is not
-    /// satisfied.
+    /// [`ManagerError::ServerGone`] if nobody answers; [`ManagerError::NoKey`] or [`ManagerError::Connect`] if the
+    /// server is not satisfied.
     pub fn connect(address: &Address) -> Result<ManagerProxy, ManagerError> {
         let proxy = ManagerProxy::new(Remote::root(address.clone()));
         proxy.ping().wait()?;
@@ -99,11 +101,12 @@ impl Manager {
         self.proxy.clone()
     }
 
-    /// Puts a value into a server that runs in this process; see [`in_thread`](Self::in_thread). The value need not be data.
+    /// Puts a value into a server that runs in this process; see [`in_thread`](Self::in_thread). The value need not be
+    /// data.
     ///
     /// # Errors
-    /// [`ManagerError::InvalidOption`] if the server is a process of its own, which can be given only what is data, with
-    /// [`create`](ManagerProxy::create), or what a constructor of the type makes there.
+    /// [`ManagerError::InvalidOption`] if the server is a process of its own, which can be given only what is data,
+    /// with [`create`](ManagerProxy::create), or what a constructor of the type makes there.
     pub fn host<T: Managed>(&self, value: T) -> Result<T::Proxy, ManagerError> {
         let Place::Here(server) = &self.place else {
             return Err(ManagerError::InvalidOption(
@@ -126,8 +129,8 @@ impl Manager {
         }
     }
 
-    /// Ends the server: its objects are dropped, connections are closed, whoever waits for something gets an error. Methods
-    /// that run are waited for, for 5 seconds at most. Called again, it does nothing.
+    /// Ends the server: its objects are dropped, connections are closed, whoever waits for something gets an error.
+    /// Methods that run are waited for, for 5 seconds at most. Called again, it does nothing.
     pub fn shutdown(&self) {
         forget(&self.address);
         match &self.place {
@@ -190,8 +193,12 @@ impl ManagerBuilder {
     }
 
     /// The certificate for TLS. This process, as a client of its own manager, also needs to know what to trust:
-    /// [`client_security`](Self::client_security). A server in a process of its own is sent certificate and key over its private
-    /// channel.
+    /// [`client_security`](Self::client_security).
+    ///
+    /// A server in a process of its own is sent the private key through a socket that only the two have, and what is
+    /// copied on the way is wiped. In memory remains, of both processes: the PEM text, until the last clone of the
+    /// [`ServerTls`](super::ServerTls) is dropped, which wipes it; and what the TLS library has made of it, the decoded
+    /// key, which this library can't wipe.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: super::ServerTls) -> Self {
         self.security = self.security.tls(tls);
@@ -213,24 +220,24 @@ impl ManagerBuilder {
 
     /// How many processes may be connected at a time, at least 1; by default 4096.
     ///
-    /// On Linux the first 128 of those that come by a Unix socket exchange their messages through shared memory: 132 KiB each, and
-    /// two descriptors on either side besides the socket. Further ones, and those for which the system has no more to give,
-    /// use the socket, which is slower.
+    /// On Linux the first 128 of those that come by a Unix socket exchange their messages through shared memory: 132
+    /// KiB each, and two descriptors on either side besides the socket. Further ones, and those for which the system
+    /// has no more to give, use the socket, which is slower.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// How many requests a connection may make in a second, and at once, at least 1; by default any number. What is more is
-    /// refused with [`ManagerError::Throttled`]; what gives something back, such as a lock, waits instead, and with it what comes
-    /// after it over the same connection.
+    /// How many requests a connection may make in a second, and at once, at least 1; by default any number. What is
+    /// more is refused with [`ManagerError::Throttled`]; what gives something back, such as a lock, waits instead, and
+    /// with it what comes after it over the same connection.
     pub fn max_requests_per_second(mut self, requests: u32) -> Self {
         self.max_requests_per_second = Some(requests);
         self
     }
 
-    /// How long an object without a name is kept for a proxy that is on its way, while no process refers to it; by default 10
-    /// minutes. See "How long objects live" at [the module](crate::manager).
+    /// How long an object without a name is kept for a proxy that is on its way, while no process refers to it; by
+    /// default 10 minutes. See "How long objects live" at [the module](crate::manager).
     pub fn transit(mut self, transit: Duration) -> Self {
         self.transit = transit;
         self
@@ -251,26 +258,19 @@ impl ManagerBuilder {
     /// Starts the server in a process of its own, which is this program started again.
     ///
     /// # Errors
-    /// Those of [`in_thread`](Self::in_thread); [`ManagerError::Start`] if the process can't be started, such as in a program
-    /// that has no [`init`](crate::init).
+    /// Those of [`in_thread`](Self::in_thread); [`ManagerError::Start`] if the process can't be started, such as in a
+    /// program that has no [`init`](crate::init).
     pub fn start(self) -> Result<Manager, ManagerError> {
         self.check()?;
         let start = |error: BuildError| ManagerError::Start(Arc::new(error));
         let pool = ProcessPool::builder().workers(1).name_prefix("manager").build().map_err(start)?;
-        let setup = Setup {
-            bind: Bind::of(&self.bind),
-            #[cfg(feature = "tls")]
-            tls: self.security.tls.as_ref().map(|tls| {
-                let (certificates, key) = tls.pem();
-                (certificates.to_vec(), key.to_vec())
-            }),
-            key: self.security.key.as_ref().map(|key| key.expose().to_vec()),
-            max_message: self.max_message,
-            max_connections: self.max_connections as u64,
-            max_requests_per_second: self.max_requests_per_second,
-            transit: self.transit,
-        };
-        let served = pool.submit(ServeHere { setup }).wait();
+        let (setup, secrets) = Setup::of(&self)?;
+        let call = pool.submit(ServeHere { setup });
+        if let Some(secrets) = secrets {
+            // If that fails, so does the call, which says why.
+            let _ = secrets.send();
+        }
+        let served = call.wait();
         let failed = |why: String| start(BuildError::Io(io::Error::other(why)));
         match served {
             Ok(Ok(address)) => Ok(self.finish(address, Place::Process(pool))),
@@ -280,9 +280,9 @@ impl ManagerBuilder {
         }
     }
 
-    /// For a program that is nothing but a server: starts it on threads of this process, calls `ready` with the manager, which
-    /// is where objects are made and named, and then serves until the process ends or `ready` has given away what
-    /// [shuts it down](Manager::shutdown).
+    /// For a program that is nothing but a server: starts it on threads of this process, calls `ready` with the
+    /// manager, which is where objects are made and named, and then serves until the process ends or `ready` has given
+    /// away what [shuts it down](Manager::shutdown).
     ///
     /// # Errors
     /// Those of [`in_thread`](Self::in_thread), and that of `ready`.
@@ -341,13 +341,39 @@ impl ManagerBuilder {
 #[derive(Serialize, Deserialize)]
 struct Setup {
     bind: Bind,
-    key: Option<Vec<u8>>,
+    /// Where the key of the server and that of its certificate come from.
+    secrets: Option<Fd>,
     #[cfg(feature = "tls")]
-    tls: Option<(Vec<u8>, Vec<u8>)>,
+    certificates: Option<Vec<u8>>,
     max_message: u64,
     max_connections: u64,
     max_requests_per_second: Option<u32>,
     transit: Duration,
+}
+
+impl Setup {
+    fn of(builder: &ManagerBuilder) -> io::Result<(Self, Option<secrets::Sender>)> {
+        let key = builder.security.key.as_ref().map(AuthKey::expose);
+        #[cfg(feature = "tls")]
+        let (certificates, tls_key) = builder.security.tls.as_ref().map(super::ServerTls::pem).unzip();
+        #[cfg(not(feature = "tls"))]
+        let tls_key = None;
+        let (fd, secrets) = match (key, tls_key) {
+            (None, None) => (None, None),
+            (key, tls_key) => secrets::channel([key, tls_key]).map(|(fd, secrets)| (Some(fd), Some(secrets)))?,
+        };
+        let setup = Setup {
+            bind: Bind::of(&builder.bind),
+            secrets: fd,
+            #[cfg(feature = "tls")]
+            certificates: certificates.map(<[u8]>::to_vec),
+            max_message: builder.max_message,
+            max_connections: builder.max_connections as u64,
+            max_requests_per_second: builder.max_requests_per_second,
+            transit: builder.transit,
+        };
+        Ok((setup, secrets))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -400,14 +426,19 @@ fn serve_here(setup: Setup) -> Result<Address, String> {
         .max_connections(usize::try_from(setup.max_connections).unwrap_or(usize::MAX))
         .transit(setup.transit);
     builder.max_requests_per_second = setup.max_requests_per_second;
-    if let Some(key) = setup.key {
-        builder = builder.auth_key(AuthKey::new(key).map_err(|error| error.to_string())?);
+    let [key, tls_key] = match setup.secrets {
+        Some(fd) => secrets::receive(fd).map_err(|error| format!("the keys did not come: {error}"))?,
+        None => [None, None],
+    };
+    if let Some(mut key) = key {
+        // Not a copy: the key wipes these bytes.
+        builder = builder.auth_key(AuthKey::new(std::mem::take(&mut *key)).map_err(|error| error.to_string())?);
     }
     #[cfg(feature = "tls")]
-    if let Some((certificates, key)) = setup.tls {
-        let key = zeroize::Zeroizing::new(key);
-        builder = builder.tls(super::ServerTls::from_pem(&certificates, &key).map_err(|error| error.to_string())?);
+    if let (Some(certificates), Some(key)) = (setup.certificates, &tls_key) {
+        builder = builder.tls(super::ServerTls::from_pem(&certificates, key).map_err(|error| error.to_string())?);
     }
+    drop(tls_key);
     let server =
         Server::start(&builder.bind, &builder.security, builder.settings()).map_err(|error| error.to_string())?;
     let address = server.address();
@@ -430,8 +461,8 @@ impl ManagerProxy {
         ManagerProxy { remote, name: None }
     }
 
-    /// The same manager, whose objects have a name: what is made by the result is found by the name if it is there, and made
-    /// under it if it is not, in one step. So several processes can begin with the same line.
+    /// The same manager, whose objects have a name: what is made by the result is found by the name if it is there, and
+    /// made under it if it is not, in one step. So several processes can begin with the same line.
     ///
     /// ```
     /// # polypool::worker_hook!();
@@ -557,8 +588,8 @@ impl ManagerProxy {
     /// Puts a copy of a value of one's own type into the manager; see [`#[managed]`](macro@crate::managed).
     ///
     /// # Errors
-    /// [`ManagerError::UnknownType`] or [`ManagerError::SchemaMismatch`] if the server is another program, which has no such
-    /// type.
+    /// [`ManagerError::UnknownType`] or [`ManagerError::SchemaMismatch`] if the server is another program, which has no
+    /// such type.
     pub fn create<T: Managed + Data>(&self, value: &T) -> Call<T::Proxy> {
         self.make(&format!("{TYPE_PREFIX}{}", T::NAME), BY_VALUE, Request::new().last(value))
     }
@@ -626,8 +657,8 @@ impl ManagerProxy {
         self.remote.request(root::NAMES, Ok(Request::new()), |result, _| super::wire::decode_result(result))
     }
 
-    /// Ends an object, whoever refers to it. Calls of it fail with [`ManagerError::ObjectGone`] from now on, also those that
-    /// wait.
+    /// Ends an object, whoever refers to it. Calls of it fail with [`ManagerError::ObjectGone`] from now on, also those
+    /// that wait.
     pub fn remove<P: Proxy>(&self, proxy: &P) -> Call<()> {
         self.about(root::REMOVE, proxy, |request| request)
     }
@@ -686,5 +717,37 @@ impl<'de> Deserialize<'de> for ManagerProxy {
             return Err(serde::de::Error::custom("the proxy is one of an object, not of its manager"));
         }
         Ok(ManagerProxy::new(remote))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_no_message_to_the_process_of_the_server() {
+        let mut wanted = vec![(0..32).map(|at| at * 7 + 1).collect::<Vec<u8>>()];
+        let builder = Manager::builder().auth_key(AuthKey::new(wanted[0].clone()).unwrap());
+        #[cfg(feature = "tls")]
+        let builder = {
+            wanted.push(include_bytes!("../../tests/certificates/one.key").to_vec());
+            let tls = super::super::ServerTls::from_pem(include_bytes!("../../tests/certificates/one.pem"), &wanted[1]);
+            builder.tls(tls.unwrap())
+        };
+        let (setup, secrets) = Setup::of(&builder).unwrap();
+        let (bytes, luggage) = polypool_ipc::pack(|| rmp_serde::to_vec(&setup).unwrap());
+        for secret in &wanted {
+            // Not even a piece of it, or of its text.
+            let piece = &secret[secret.len() / 2..][..16];
+            assert!(!bytes.windows(piece.len()).any(|window| window == piece));
+        }
+        secrets.unwrap().send().unwrap();
+        let setup: Setup = polypool_ipc::unpack(&luggage, || rmp_serde::from_slice(&bytes).unwrap());
+        let got: [_; 2] = secrets::receive(setup.secrets.unwrap()).unwrap();
+        let got: Vec<_> = got.into_iter().flatten().map(|secret| secret.to_vec()).collect();
+        assert_eq!(got, wanted);
+
+        let (setup, secrets) = Setup::of(&Manager::builder()).unwrap();
+        assert!(setup.secrets.is_none() && secrets.is_none(), "without a key nothing is needed");
     }
 }

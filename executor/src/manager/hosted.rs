@@ -1,7 +1,7 @@
 //! Values of the user's own types as objects, and update functions: all of the user's code that runs in a server.
 //!
-//! `#[managed]` and `#[update]` register what they write at link time, as `#[task]` does, so that the server may be another
-//! process of the same program. A panic of any of it is caught and becomes the error of that call.
+//! `#[managed]` and `#[update]` register what they write at link time, as `#[task]` does, so that the server may be
+//! another process of the same program. A panic of any of it is caught and becomes the error of that call.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -229,7 +229,7 @@ impl<T: Managed> Object for Hosted<T> {
     }
 }
 
-// ---- Updates -----------------------------------------------------------------------------------------------------------
+// ---- Updates --------------------------------------------------------------------------------------------------------
 
 /// A step that a server makes with a value, whole or not at all: written by [`#[update]`](macro@crate::update).
 ///
@@ -314,7 +314,7 @@ impl UpdateCall<'_> {
     }
 }
 
-// ---- Calls from the inside ---------------------------------------------------------------------------------------------
+// ---- Calls from the inside ------------------------------------------------------------------------------------------
 
 thread_local! {
     /// The objects in whose methods this thread is, by server and number.

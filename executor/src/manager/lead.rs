@@ -7,12 +7,14 @@
 //! can't stay, and when the last one has gone to sleep somebody must wait for the next reply. Hence:
 //!
 //! * A future **looks** when it is polled: it reads the replies that have come, all of them, and hands them out.
-//! * If its own is not among them, it **comes back**: it wakes itself, so its runtime runs what else is to be run and polls it
-//!   again. One future does so, for all. It has *promised* to look.
-//! * If nothing comes for a while, it breaks off, and the background thread **listens**: it sleeps at the connection. When it
-//!   has read what came, it wakes the future that was polled last, which is to look and promise again.
-//! * A promise may not be kept: the task is busy, or was forgotten. So as long as there is one, the background thread **watches**: if
-//!   nobody has looked for a while, it listens.
+//! * If its own is not among them, it **comes back**: it wakes itself, so its runtime runs what else is to be run and
+//!   polls it again. One future does so, for all. It has *promised* to look.
+//! * It reads little at a time, and nothing that is long: that is left to the background thread.
+//! * If nothing comes for a while, it breaks off, and the background thread **listens**: it sleeps at the connection.
+//!   When it has read what came, it wakes the future that was polled last, which is to look and promise again.
+//! * A promise may not be kept: the task is busy, or was forgotten. So as long as there is one, the background thread
+//!   **watches**: if nobody has looked for a while, it listens. That calls are sent meanwhile is no sign that anybody
+//!   looks.
 //!
 //! Coming back is spinning, and pays only when replies come quickly: [`Credit`] sees to it that where they don't, the
 //! background thread listens at once, as if all this did not exist.
@@ -30,6 +32,8 @@ pub(crate) struct Lead {
     /// The call whose future comes back.
     promised: Option<u64>,
     turn: Turn,
+    /// It has watched once for calls that were sent, and nobody has looked since.
+    watched: bool,
     /// The background thread sleeps until it is told that there is something to do.
     idle: bool,
     credit: Credit,
@@ -40,7 +44,9 @@ pub(crate) struct Lead {
 enum Turn {
     /// Nothing has happened since it last looked.
     Quiet,
-    /// Somebody has looked, or is about to.
+    /// A call was sent, whose future is about to be polled.
+    Sent,
+    /// Somebody has looked, or has just been woken to do so.
     Looked,
     /// It is to listen.
     Listen,
@@ -64,6 +70,7 @@ impl Lead {
             newest: None,
             promised: None,
             turn: Turn::Quiet,
+            watched: false,
             idle: false,
             credit: Credit { most: most_credit, left: most_credit / 2, skip: 0, skipped: 0 },
         }
@@ -71,11 +78,14 @@ impl Lead {
 
     /// A call of a future was sent. If futures don't look, the background thread is to listen; otherwise nobody sleeps
     /// for this one before it is polled. Whether the background thread is to be woken.
+    ///
+    /// It buys no time for a promise, nor a second while when nobody has looked in the first: calls that keep coming
+    /// would put off for ever what others wait for.
     pub(crate) fn sent(&mut self, looks: bool) -> bool {
-        match self.turn {
-            _ if !looks => self.turn = Turn::Listen,
-            Turn::Quiet => self.turn = Turn::Looked,
-            Turn::Looked | Turn::Listen => {}
+        if !looks {
+            self.turn = Turn::Listen;
+        } else if self.turn == Turn::Quiet && self.promised.is_none() && !self.watched {
+            self.turn = Turn::Sent;
         }
         self.idle || !looks
     }
@@ -105,6 +115,10 @@ impl Lead {
 
     /// Replies were found by looking.
     pub(crate) fn found(&mut self) {
+        self.watched = false;
+        if matches!(self.turn, Turn::Quiet | Turn::Sent) {
+            self.turn = Turn::Looked;
+        }
         self.credit.gain();
     }
 
@@ -114,13 +128,23 @@ impl Lead {
         if late {
             self.credit.lose();
         }
+        self.watched = false;
         self.promised = Some(id).filter(|_| !late && self.credit.allows());
         self.turn = if self.promised.is_some() { Turn::Looked } else { Turn::Listen };
         Next { background: self.idle || self.turn == Turn::Listen, future: self.promised }
     }
 
+    /// The future has looked and put the reader back, and what comes next takes too long for it: the background thread
+    /// is to read that.
+    pub(crate) fn passed(&mut self) -> Next {
+        self.watched = false;
+        self.turn = Turn::Listen;
+        Next { background: true, future: None }
+    }
+
     /// The reader was put back: who is next? `pending` says how many calls of futures have no reply yet.
     pub(crate) fn rest(&mut self, pending: usize) -> Next {
+        self.watched = false;
         if pending == 0 {
             return Next { background: false, future: None };
         }
@@ -141,12 +165,17 @@ impl Lead {
     /// What the background thread does now. `pending` is the number of calls of futures without a reply, or 0 when
     /// somebody else has the reader.
     pub(crate) fn background(&mut self, pending: usize) -> Background {
-        let turn = std::mem::replace(&mut self.turn, Turn::Quiet);
-        if turn == Turn::Looked {
-            return Background::Watch;
+        match std::mem::replace(&mut self.turn, Turn::Quiet) {
+            Turn::Sent => {
+                self.watched = true;
+                return Background::Watch;
+            }
+            Turn::Looked => return Background::Watch,
+            Turn::Quiet | Turn::Listen => {}
         }
         if pending == 0 {
             self.idle = true;
+            self.watched = false;
             return Background::Sleep;
         }
         if self.promised.take().is_some() {

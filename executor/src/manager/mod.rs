@@ -4,8 +4,8 @@
 //!
 //! * A [`Manager`] is a server and its owner: [`start`](Manager::start) puts it into a process of its own,
 //!   [`in_thread`](Manager::in_thread) onto threads of this one. Dropping it ends it.
-//! * An **object** is a value that it holds: one of the types that every manager has (dict, list, set, namespace, value, queue,
-//!   lock, re-entrant lock, condition, event, semaphore, barrier), or one of a type of yours
+//! * An **object** is a value that it holds: one of the types that every manager has (dict, list, set, namespace,
+//!   value, queue, lock, re-entrant lock, condition, event, semaphore, barrier), or one of a type of yours
 //!   ([`#[managed]`](macro@crate::managed)).
 //! * A [`Proxy`] stands for an object, in any process. It travels as data, such as an argument or result of a task, and
 //!   connects by itself where it is used first.
@@ -46,54 +46,57 @@
 //!
 //! # Consistency
 //!
-//! Each call is one step: nobody sees it half done, and all processes see the steps of one object in one order. The calls that a
-//! process makes of one manager, through all its proxies, go over one connection and are begun in the order in which they were
-//! sent. Two calls are two steps. What has to read and write in one is an
-//! [`update`](DictProxy::update) of an element or of [the whole](DictProxy::update_all), which runs a function of the program
-//! in the server; a [`compare_and_swap`](DictProxy::compare_and_swap); or it is done under a lock. What is read is a copy.
+//! Each call is one step: nobody sees it half done, and all processes see the steps of one object in one order. The
+//! calls that a process makes of one manager, through all its proxies, go over one connection and are begun in the
+//! order in which they were sent. Two calls are two steps. What has to read and write in one is an
+//! [`update`](DictProxy::update) of an element or of [the whole](DictProxy::update_all), which runs a function of the
+//! program in the server; a [`compare_and_swap`](DictProxy::compare_and_swap); or it is done under a lock. What is read
+//! is a copy.
 //!
 //! # Blocking
 //!
-//! [`wait`](Call::wait) blocks its thread, an await never does. What waits in the server, for a lock or an item, keeps no thread
-//! there and holds up no other call. A method of a type of yours, and an update, does hold up the other calls of the process
-//! that made it, for as long as it runs: give a proxy whose methods take long
-//! [a connection of its own](Proxy::with_own_connection). A method must not wait for something that a later call over the same
-//! connection would bring about. One that calls its own object gets [`ManagerError::WouldDeadlock`].
+//! [`wait`](Call::wait) blocks its thread, an await never does. What waits in the server, for a lock or an item, keeps
+//! no thread there and holds up no other call. A method of a type of yours, and an update, does hold up the other calls
+//! of the process that made it, for as long as it runs: give a proxy whose methods take long [a connection of its
+//! own](Proxy::with_own_connection). A method must not wait for something that a later call over the same connection
+//! would bring about. One that calls its own object gets [`ManagerError::WouldDeadlock`].
 //!
 //! # Cancellation
 //!
-//! Dropping a call that was sent gives up its result; the server may still run it. Calls that wait are taken back, and what they
-//! are granted meanwhile is given back: no item of a queue, no lock and no permit is lost by that.
+//! Dropping a call that was sent gives up its result; the server may still run it. Calls that wait are taken back, and
+//! what they are granted meanwhile is given back: no item of a queue, no lock and no permit is lost by that.
 //!
 //! # How long objects live
 //!
-//! An object lives while a process has a proxy that it has used, or that it has made or was given by the manager; while it has a
-//! [name](ManagerProxy::publish); and, for a proxy that was written into bytes, for 10 minutes
-//! ([`transit`](ManagerBuilder::transit)) after that was done, so that whoever receives it finds the object. Whichever is
-//! longest counts. So a server that runs for long collects nothing that nobody can reach, and what is to outlive all who use
-//! it is given a name. [`remove`](ManagerProxy::remove) ends an object at once.
+//! An object lives while a process has a proxy that it has used, or that it has made or was given by the manager; while
+//! it has a [name](ManagerProxy::publish); and, for a proxy that was written into bytes, for 10 minutes
+//! ([`transit`](ManagerBuilder::transit)) after that was done, so that whoever receives it finds the object. Whichever
+//! is longest counts. So a server that runs for long collects nothing that nobody can reach, and what is to outlive all
+//! who use it is given a name. [`remove`](ManagerProxy::remove) ends an object at once.
 //!
 //! # When somebody ends
 //!
-//! * A **process** that ends, however it does, gives up its references, permits, seats at barriers and waits. Its locks are
-//!   poisoned: the next one gets [`ManagerError::Poisoned`] until somebody [repairs](LockProxy::repair) them. Items it has taken
-//!   from a queue are lost, and said to be by [`join`](QueueProxy::join).
-//! * When the **server** ends, all calls that are under way and all later ones get [`ManagerError::ServerGone`] at once. If another
-//!   one is started at the address, the next call connects by itself and gets [`ManagerError::Stale`], for the object has gone
-//!   with its server; [`reconnect`](Proxy::reconnect) finds the new object if the old one had been found by a name.
-//! * A server of [`start`](Manager::start) ends with the process that started it, even when that is killed. It leaves nothing in
-//!   the system.
+//! * A **process** that ends, however it does, gives up its references, permits, seats at barriers and waits. Its locks
+//!   are poisoned: the next one gets [`ManagerError::Poisoned`] until somebody [repairs](LockProxy::repair) them. Items
+//!   it has taken from a queue are lost, and said to be by [`join`](QueueProxy::join).
+//! * When the **server** ends, all calls that are under way and all later ones get [`ManagerError::ServerGone`] at
+//!   once. If another one is started at the address, the next call connects by itself and gets [`ManagerError::Stale`],
+//!   for the object has gone with its server; [`reconnect`](Proxy::reconnect) finds the new object if the old one had
+//!   been found by a name.
+//! * A server of [`start`](Manager::start) ends with the process that started it, even when that is killed. It leaves
+//!   nothing in the system.
 //!
 //! # Who may connect
 //!
-//! By default the server listens at a Unix socket without a file and takes processes of the same user only. By TCP it demands
-//! an [`AuthKey`]. Keys never travel with proxies: each process that needs one is told it with [`set_security`], a pool's workers
-//! by its initializer; without it they get [`ManagerError::NoKey`]. Whoever has the key may do everything with all objects.
+//! By default the server listens at a Unix socket without a file and takes processes of the same user only. By TCP it
+//! demands an [`AuthKey`]. Keys never travel with proxies: each process that needs one is told it with
+//! [`set_security`], a pool's workers by its initializer; without it they get [`ManagerError::NoKey`]. Whoever has the
+//! key may do everything with all objects.
 //!
 //! # When not to use it
 //!
-//! A call costs a way to another thread or process and back, tens of microseconds when nobody is awake. For numbers and arrays
-//! that processes on one machine share, and for locks around them, shared memory is a hundred times quicker.
+//! A call costs a way to another thread or process and back, tens of microseconds when nobody is awake. For numbers and
+//! arrays that processes on one machine share, and for locks around them, shared memory is a hundred times quicker.
 
 mod auth;
 mod builtin;
@@ -107,6 +110,7 @@ mod hosted;
 mod lead;
 mod object;
 mod proxy;
+mod secrets;
 mod server;
 mod timers;
 #[cfg(feature = "tls")]

@@ -1,5 +1,5 @@
-//! What an object of a server is, seen from the server: it takes calls, answers them now or later, and hears when one of its
-//! clients has gone.
+//! What an object of a server is, seen from the server: it takes calls, answers them now or later, and hears when one
+//! of its clients has gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

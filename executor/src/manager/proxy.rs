@@ -1,5 +1,5 @@
-//! What all proxies are made of: [`Remote`], which knows where an object is and how to get there, and [`Call`], a call of one
-//! of its methods.
+//! What all proxies are made of: [`Remote`], which knows where an object is and how to get there, and [`Call`], a call
+//! of one of its methods.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,11 +26,11 @@ const IDLE_CONNECTIONS: usize = 16;
 
 /// A proxy: stands for an object of a manager, in any process.
 ///
-/// Its clones stand for the same object. It travels as data, as an argument or result of a task or in a file, and connects by
-/// itself where it is used first.
+/// Its clones stand for the same object. It travels as data, as an argument or result of a task or in a file, and
+/// connects by itself where it is used first.
 pub trait Proxy: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What the object must be: its type, or for one of the user's types all its methods. Two programs that differ in it
-    /// refuse to work together, at the first call.
+    /// What the object must be: its type, or for one of the user's types all its methods. Two programs that differ in
+    /// it refuse to work together, at the first call.
     fn schema() -> String;
 
     #[doc(hidden)]
@@ -54,13 +54,13 @@ pub trait Proxy: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
         Self::from_remote(self.remote().with_own_connection())
     }
 
-    /// Connects again after [`ManagerError::ServerGone`], or finds the object again by the name under which it was got, after
-    /// [`ManagerError::Stale`]. A call after the loss of a connection connects by itself; this also takes another object
-    /// for the old one, and so has to be asked for.
+    /// Connects again after [`ManagerError::ServerGone`], or finds the object again by the name under which it was got,
+    /// after [`ManagerError::Stale`]. A call after the loss of a connection connects by itself; this also takes another
+    /// object for the old one, and so has to be asked for.
     ///
     /// # Errors
-    /// [`ManagerError::ServerGone`] if nobody answers; [`ManagerError::Stale`] if the object had no name and its server has
-    /// ended; [`ManagerError::UnknownName`] if the new server has no object of the name.
+    /// [`ManagerError::ServerGone`] if nobody answers; [`ManagerError::Stale`] if the object had no name and its server
+    /// has ended; [`ManagerError::UnknownName`] if the new server has no object of the name.
     fn reconnect(&self) -> Result<(), ManagerError> {
         self.remote().0.reconnect()
     }
@@ -354,22 +354,22 @@ pub(super) fn number(result: &[u8]) -> Result<u64, ManagerError> {
     Fields(result).number().map_err(|failure| failure.explain("manager"))
 }
 
-// ---- Calls -------------------------------------------------------------------------------------------------------------
+// ---- Calls ----------------------------------------------------------------------------------------------------------
 
 /// A call of an object of a manager: block for its result with [`wait`](Call::wait), or await it under any runtime.
 ///
-/// It is sent when it is waited for or polled first, or at once with [`start`](Call::start), so that several are on their way
-/// together. Awaiting it never blocks the thread: connecting, writing and reading are done by threads of this library where
-/// they might take time.
+/// It is sent when it is waited for or polled first, or at once with [`start`](Call::start), so that several are on
+/// their way together. Awaiting it never blocks the thread: connecting, writing and reading are done by threads of this
+/// library where they might take time.
 ///
 /// # Cancellation safety
 /// Dropping a call that was sent gives up its result; the server may still run it. Those that wait in the server (for a
-/// lock, for an item of a queue, at a barrier and so on) are taken back: what is granted nevertheless, because it was on its way
-/// already, is given back.
+/// lock, for an item of a queue, at a barrier and so on) are taken back: what is granted nevertheless, because it was
+/// on its way already, is given back.
 ///
 /// # Errors
-/// Each method says its own. All of them can end with [`ManagerError::ServerGone`], [`ManagerError::ObjectGone`] and what else
-/// has to do with connections.
+/// Each method says its own. All of them can end with [`ManagerError::ServerGone`], [`ManagerError::ObjectGone`] and
+/// what else has to do with connections.
 #[must_use = "a call does nothing until it is awaited, waited for or started"]
 pub struct Call<R> {
     core: Arc<Core>,
@@ -427,8 +427,8 @@ impl<R> Call<R> {
         }
     }
 
-    /// Blocks this thread until the result is there or the time is up. A timeout ends the wait, not the call: it can be waited
-    /// for again. Connecting has a timeout of its own, of 10 seconds.
+    /// Blocks this thread until the result is there or the time is up. A timeout ends the wait, not the call: it can be
+    /// waited for again. Connecting has a timeout of its own, of 10 seconds.
     ///
     /// # Errors
     /// [`Elapsed`] when the time is up. The inner result is that of the call.
@@ -585,7 +585,7 @@ impl<R> fmt::Debug for Call<R> {
     }
 }
 
-// ---- The connections of this process -----------------------------------------------------------------------------------
+// ---- The connections of this process --------------------------------------------------------------------------------
 
 /// Where the connection to one address is kept.
 #[derive(Default)]
@@ -659,12 +659,12 @@ fn is_idle(place: &Arc<Place>) -> bool {
         && place.connection.try_lock().is_some_and(|kept| kept.as_ref().is_none_or(|kept| Arc::strong_count(kept) == 1))
 }
 
-/// Says by what key, and with which certificates, this process reaches the manager at `address`; by default by none, which is
-/// enough for the Unix sockets of one user.
+/// Says by what key, and with which certificates, this process reaches the manager at `address`; by default by none,
+/// which is enough for the Unix sockets of one user.
 ///
 /// Keys do not travel with proxies. A worker process that is to use a manager by TCP is told by the pool's
-/// [`initializer`](crate::ProcessPoolBuilder::initializer), which calls this. The process that has started a manager knows its
-/// key already.
+/// [`initializer`](crate::ProcessPoolBuilder::initializer), which calls this. The process that has started a manager
+/// knows its key already.
 pub fn set_security(address: &Address, security: ClientSecurity) {
     let place = {
         let mut registry = REGISTRY.lock();

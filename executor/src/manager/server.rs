@@ -11,12 +11,12 @@
 //!   clock thread ──► waits whose time is up; objects that were sent somewhere and not received
 //! ```
 //!
-//! **References.** An object lives while a connection refers to it, while it has a name, or for a while (`transit`) after a
-//! proxy of it was written into bytes. A connection that ends, however that came about, gives up its references, locks,
-//! permits, seats and waits.
+//! **References.** An object lives while a connection refers to it, while it has a name, or for a while (`transit`)
+//! after a proxy of it was written into bytes. A connection that ends, however that came about, gives up its
+//! references, locks, permits, seats and waits.
 //!
-//! **Locks**: the server's state, then nothing; an object's own lock, then a session's queue or the timers. No user code runs
-//! under the server's state: objects are dropped after it was released.
+//! **Locks**: the server's state, then nothing; an object's own lock, then a session's queue or the timers. No user
+//! code runs under the server's state: objects are dropped after it was released.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -105,8 +105,8 @@ pub struct ManagerStats {
     pub names: u64,
     /// The processes that are connected.
     pub connections: u64,
-    /// How many of those who came were not let in since the start: with a wrong key or none, for not speaking the protocol, for
-    /// taking too long. (Those who found the server full are not counted.)
+    /// How many of those who came were not let in since the start: with a wrong key or none, for not speaking the
+    /// protocol, for taking too long. (Those who found the server full are not counted.)
     pub failed_handshakes: u64,
 }
 
@@ -300,7 +300,8 @@ impl Server {
             let Ok(Some(frame)) = reader.recv(None) else { return };
             let Some(request) = Received::read(frame) else { return };
             let throttled = match &mut bucket {
-                // Nobody would learn that it was refused, and mostly it gives something back, such as a lock: it has to wait.
+                // Nobody would learn that it was refused, and mostly it gives something back, such as a lock: it has to
+                // wait.
                 Some(bucket) if request.id == 0 => {
                     while let Err(wait) = bucket.take() {
                         std::thread::sleep(wait);
@@ -656,8 +657,8 @@ fn new_generation() -> u64 {
 #[derive(Default)]
 struct Attached {
     slots: HashMap<u64, (Arc<Slot>, u64)>,
-    /// Objects that may keep something for this client, also after its last proxy of them was dropped. Weak, and swept, so
-    /// that a connection that lives for long does not collect the objects it has seen.
+    /// Objects that may keep something for this client, also after its last proxy of them was dropped. Weak, and swept,
+    /// so that a connection that lives for long does not collect the objects it has seen.
     keepers: HashMap<u64, Weak<Slot>>,
     sweep_at: usize,
 }

@@ -1,20 +1,20 @@
 //! TLS under the connections of a manager: certificates, the TLS handshake, and one session shared by two threads.
 //!
-//! It is TLS 1.3 and nothing older, by rustls; both ends are this library, so there is nobody to be lenient to. The server
-//! shows a certificate, the client says which it trusts, and that the *client* may connect is proved afterwards with the
-//! key (the `auth` module), bound to this session by 32 bytes that both ends derive from it (RFC 8446, 7.5). Sessions
-//! aren't resumed: connections live long, and a ticket is a secret to lose.
+//! It is TLS 1.3 and nothing older, by rustls; both ends are this library, so there is nobody to be lenient to. The
+//! server shows a certificate, the client says which it trusts, and that the *client* may connect is proved afterwards
+//! with the key (the `auth` module), bound to this session by 32 bytes that both ends derive from it (RFC 8446, 7.5).
+//! Sessions aren't resumed: connections live long, and a ticket is a secret to lose.
 //!
 //! # Two threads, one session
 //!
-//! A rustls connection is one object for both directions, and here one thread waits for bytes while another sends. So the
-//! object is in a mutex that is only held while bytes are turned into other bytes, **never during a system call**; a reader
-//! that waits for its peer, or a writer whose peer doesn't read, keeps nobody from going on. It is the only lock here and
-//! nothing else is locked under it.
+//! A rustls connection is one object for both directions, and here one thread waits for bytes while another sends. So
+//! the object is in a mutex that is only held while bytes are turned into other bytes, **never during a system call**;
+//! a reader that waits for its peer, or a writer whose peer doesn't read, keeps nobody from going on. It is the only
+//! lock here and nothing else is locked under it.
 //!
 //! That records reach the socket in the order in which they were encrypted needs no lock: the one `FrameWriter` is the
-//! only one who writes. What reading leaves to be sent (the answer to a change of keys, an alert) goes out with its next
-//! message, which is when RFC 8446 (4.6.3) wants the answer at the latest.
+//! only one who writes. What reading leaves to be sent (the answer to a change of keys, an alert) goes out with its
+//! next message, which is when RFC 8446 (4.6.3) wants the answer at the latest.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -164,8 +164,8 @@ pub(super) struct Session(Mutex<Connection>);
 const BATCH_LEN: usize = 256 << 10;
 
 impl Session {
-    /// Takes out of `cipher` what `room`, which is not empty, has room for: `Some(0)` when the peer has said that nothing
-    /// more comes, `None` when more has to be read from the socket.
+    /// Takes out of `cipher` what `room`, which is not empty, has room for: `Some(0)` when the peer has said that
+    /// nothing more comes, `None` when more has to be read from the socket.
     pub(super) fn decrypt(&self, cipher: &mut Cipher, room: &mut [u8]) -> Result<Option<usize>, TransportError> {
         let mut connection = self.0.lock();
         loop {

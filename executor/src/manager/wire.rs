@@ -5,9 +5,9 @@
 //!   reply     id u64 | status u8  | result, or the failure
 //! ```
 //!
-//! Numbers are little-endian. The length of a frame and all that has to do with sockets, keys and encryption is the business
-//! of `transport.rs`. The values of users are MessagePack, as in the rest of the crate; where a call has several, each is
-//! preceded by its length, so that the server can take them apart without knowing their types.
+//! Numbers are little-endian. The length of a frame and all that has to do with sockets, keys and encryption is the
+//! business of `transport.rs`. The values of users are MessagePack, as in the rest of the crate; where a call has
+//! several, each is preceded by its length, so that the server can take them apart without knowing their types.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -91,7 +91,8 @@ fn handles(fd: Fd, counter: Option<AtomicValue<u64>>, more: Vec<Fd>) -> (Fd, Opt
     (fd, counter, more)
 }
 
-/// Descriptors of memory of the wrong kind or size, sealed or not, empty, of a file or a pipe, as the first bytes say; and the rest of them.
+/// Descriptors of memory of the wrong kind or size, sealed or not, empty, of a file or a pipe, as the first bytes say;
+/// and the rest of them.
 fn with_luggage(data: &[u8], run: impl FnOnce(&Luggage, &[u8])) {
     let Some((&count, mut data)) = data.split_first() else { return };
     let mut fds = Vec::new();

@@ -1,6 +1,7 @@
 //! A worker that speaks the protocol by hand, and wrongly. How is in the variable `HOSTILE`.
 //!
-//! With `RINGS` it speaks through the rings in shared memory, otherwise through the socket, as if it could not map them.
+//! With `RINGS` it speaks through the rings in shared memory, otherwise through the socket, as if it could not map
+//! them.
 //!
 //! If `MARKER` names a file, it is hostile once, makes that file, and is an honest worker from then on.
 #![forbid(unsafe_code)]
@@ -75,8 +76,8 @@ struct Rings {
     memory: OwnedFd,
 }
 
-/// Where the words of each direction stand in the memory of rings, first that to the worker: the writer's position, the reader's, and 128 bytes
-/// apart their marks.
+/// Where the words of each direction stand in the memory of rings, first that to the worker: the writer's position, the
+/// reader's, and 128 bytes apart their marks.
 const WORDS: [u64; 2] = [128, 640];
 
 /// A call that came.
@@ -206,7 +207,8 @@ impl Worker {
                 }
                 "tail far ahead" => self.position(0, 128, 1 << 40),
                 "marks" => {
-                    // Asleep and awake at random, for other numbers each time, and waiting for any room; and the answer all the same.
+                    // Asleep and awake at random, for other numbers each time, and waiting for any room; and the answer
+                    // all the same.
                     for round in 0..100_000_u64 {
                         for words in WORDS {
                             self.write(words + 256, &(round as u32).wrapping_mul(0x9E37_79B9).to_le_bytes());

@@ -1,7 +1,9 @@
-//! The manager's side of `cargo bench -p polypool-ipc`: a dict in a server process, used by this process. The bench builds this program, starts it for the
-//! rows that are the manager's, and compares them with Python's (`executor/ipc/benches/shared_state`). By itself it does nothing.
+//! The manager's side of `cargo bench -p polypool-ipc`: a dict in a server process, used by this process. The bench
+//! builds this program, starts it for the rows that are the manager's, and compares them with Python's
+//! (`executor/ipc/benches/shared_state`). By itself it does nothing.
 //!
-//! It stands here because the manager stands above `polypool-ipc`, whose bench has the table, and this package depends on both.
+//! It stands here because the manager stands above `polypool-ipc`, whose bench has the table, and this package depends
+//! on both.
 
 #[path = "../../../executor/ipc/benches/shared_state/part.rs"]
 mod part;

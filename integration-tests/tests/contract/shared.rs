@@ -1,4 +1,5 @@
-//! State shared between processes, as arguments, fields of arguments and results of tasks: whatever runs the task, a handle arrives, not a copy.
+//! State shared between processes, as arguments, fields of arguments and results of tasks: whatever runs the task, a
+//! handle arrives, not a copy.
 
 use std::sync::atomic::Ordering::SeqCst;
 

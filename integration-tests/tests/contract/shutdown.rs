@@ -276,8 +276,8 @@ fn shutdown_in_a_callback_does_not_hang(executor: &'static dyn Fixture) {
 }
 
 fn shutdown_in_the_callback_of_a_timeout_does_not_hang(executor: &'static dyn Fixture) {
-    // The callback runs on the clock of the pool, which other tasks need to come to their end: waiting there for the end
-    // of the pool would be waiting for itself.
+    // The callback runs on the clock of the pool, which other tasks need to come to their end: waiting there for the
+    // end of the pool would be waiting for itself.
     let board = Board::new();
     let pool = executor.pool(2);
     let (gate, traces) = (board.gate("started"), board.traces());

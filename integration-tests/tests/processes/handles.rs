@@ -1,5 +1,5 @@
-//! Handles travel: descriptors in arguments and results of tasks, to worker processes and back, as often as their call is sent;
-//! and none of them stays open anywhere.
+//! Handles travel: descriptors in arguments and results of tasks, to worker processes and back, as often as their call
+//! is sent; and none of them stays open anywhere.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -667,8 +667,8 @@ fn limit_own_descriptors(to: u64) {
     limit_descriptors(to);
 }
 
-/// A user may have no more descriptors on their way, in all processes together, than one process may have open; unless that is
-/// a privileged user, of whom nothing is refused and nothing to be seen here.
+/// A user may have no more descriptors on their way, in all processes together, than one process may have open; unless
+/// that is a privileged user, of whom nothing is refused and nothing to be seen here.
 fn handles_that_the_system_refuses_fail_that_call_only() {
     let pool = pool(StartMethod::Spawn, 1);
     soon(pool.submit(limit_own_descriptors { to: 200 })).unwrap();
@@ -698,8 +698,8 @@ fn handles_that_the_system_refuses_fail_that_call_only() {
     }
     goes_on(&pool);
     drop(stuffed);
-    // When there is room again while it waits, it arrives, and what is behind it too. Other tests of the same user may have
-    // something on its way just then.
+    // When there is room again while it waits, it arrives, and what is behind it too. Other tests of the same user may
+    // have something on its way just then.
     let arrived = eventually(seconds(30), || {
         let stuffed = stuff();
         let waits = pool.submit(read { handle: memory("in the end") });

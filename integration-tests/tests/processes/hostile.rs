@@ -80,8 +80,8 @@ fn hostile(mode: &str, marker: Option<&Path>) -> ProcessPoolBuilder {
     }
 }
 
-/// A pool whose first worker is hostile; then `test`; then the parent must be as well as before. Once with a worker that speaks through the socket,
-/// and once through rings.
+/// A pool whose first worker is hostile; then `test`; then the parent must be as well as before. Once with a worker
+/// that speaks through the socket, and once through rings.
 fn first(mode: &str, test: impl Fn(&ProcessPool)) {
     first_through(false, mode, &test);
     first_through_rings(mode, test);

@@ -104,7 +104,8 @@ fn large_messages_fill_both_directions_at_once(method: StartMethod) {
     const LEN: usize = 2 << 20;
     for size in [0, 4 << 10, 256 << 10] {
         let pool = builder(method, 2).ring_size(size).build().unwrap();
-        // While a worker writes an answer that does not fit, the next call, which does not fit either, is written to it.
+        // While a worker writes an answer that does not fit, the next call, which does not fit either, is written to
+        // it.
         let mut tasks: VecDeque<_> = (0..12).map(|n| pool.submit(reverse { bytes: vec![n; LEN] })).collect();
         for n in 0..12 {
             let task = tasks.pop_front().expect("as many as were submitted");

@@ -62,7 +62,7 @@ fn read_optional<'a>(fields: &mut Fields<'a>) -> Result<Option<&'a [u8]>, Failur
     if fields.flag()? { fields.sized().map(Some) } else { Ok(None) }
 }
 
-// ---- The server's side -------------------------------------------------------------------------------------------------
+// ---- The server's side ----------------------------------------------------------------------------------------------
 
 /// Keys and values, in the order in which the keys came.
 #[derive(Default)]
@@ -414,7 +414,7 @@ impl Object for Value {
     }
 }
 
-// ---- The client's side -------------------------------------------------------------------------------------------------
+// ---- The client's side ----------------------------------------------------------------------------------------------
 
 type Decoded<R> = Result<R, ManagerError>;
 
@@ -484,8 +484,8 @@ fn put_all<'a, T: Serialize + 'a>(values: impl IntoIterator<Item = &'a T>) -> De
 
 /// A map in a manager, as Python's `Manager().dict()`; its keys stay in the order in which they were inserted.
 ///
-/// Values are copies: changing what [`get`](Self::get) returned changes nothing in the manager. For a step that reads and writes
-/// there are [`update`](Self::update), [`compare_and_swap`](Self::compare_and_swap) and
+/// Values are copies: changing what [`get`](Self::get) returned changes nothing in the manager. For a step that reads
+/// and writes there are [`update`](Self::update), [`compare_and_swap`](Self::compare_and_swap) and
 /// [`insert_if_absent`](Self::insert_if_absent); between `get` and [`insert`](Self::insert) others may do anything.
 ///
 /// Keys are equal when their encodings are; so a key should not hold a `HashMap`, whose order is not the same twice.
@@ -517,14 +517,15 @@ impl<K: Data, V: Data> DictProxy<K, V> {
         self.remote.request(method::INSERT, request, optional)
     }
 
-    /// Sets the value of a key that has none. The result is `None` if it was set, and otherwise the value that is there.
+    /// Sets the value of a key that has none. The result is `None` if it was set, and otherwise the value that is
+    /// there.
     pub fn insert_if_absent(&self, key: &K, value: &V) -> Call<Option<V>> {
         let request = Request::new().value(key).and_then(|request| request.last(value));
         self.remote.request(method::INSERT_IF_ABSENT, request, optional)
     }
 
-    /// Sets the value of a key, or with `None` removes it, if it is what is expected, where `None` means that it is absent.
-    /// Otherwise the result is an `Err` of what is there.
+    /// Sets the value of a key, or with `None` removes it, if it is what is expected, where `None` means that it is
+    /// absent. Otherwise the result is an `Err` of what is there.
     pub fn compare_and_swap(&self, key: &K, expected: Option<&V>, new: Option<&V>) -> Call<Result<(), Option<V>>> {
         let request = Request::new()
             .value(key)
@@ -536,9 +537,9 @@ impl<K: Data, V: Data> DictProxy<K, V> {
         })
     }
 
-    /// Changes the value of a key in the server, in one step that nobody can come between. The function gets `None` for an
-    /// absent key, and may leave `None` in order to remove it. If it panics, everything stays as it was. (A value that is
-    /// itself an `Option` that is `None`, or `()`, counts as absent here.)
+    /// Changes the value of a key in the server, in one step that nobody can come between. The function gets `None` for
+    /// an absent key, and may leave `None` in order to remove it. If it panics, everything stays as it was. (A value
+    /// that is itself an `Option` that is `None`, or `()`, counts as absent here.)
     ///
     /// The function runs under the dict's lock: it should be short.
     pub fn update<U: Update<Target = Option<V>>>(&self, key: &K, update: U) -> Call<U::Output> {
@@ -546,11 +547,12 @@ impl<K: Data, V: Data> DictProxy<K, V> {
         self.remote.request(method::UPDATE, request, value)
     }
 
-    /// Changes the whole dict in the server, in one step that nobody can come between: `if` this key is there, then that one. The function
-    /// gets all keys and values, in a `HashMap` or a `BTreeMap`. If it panics, everything stays as it was. Keys that stay have the
-    /// places that they had, new ones follow.
+    /// Changes the whole dict in the server, in one step that nobody can come between: `if` this key is there, then
+    /// that one. The function gets all keys and values, in a `HashMap` or a `BTreeMap`. If it panics, everything stays
+    /// as it was. Keys that stay have the places that they had, new ones follow.
     ///
-    /// It decodes and encodes everything, under the dict's lock: for large dicts [`update`](Self::update), of one key, is quicker.
+    /// It decodes and encodes everything, under the dict's lock: for large dicts [`update`](Self::update), of one key,
+    /// is quicker.
     ///
     /// ```
     /// # polypool::worker_hook!();
@@ -828,8 +830,8 @@ impl<T: Data> ListProxy<T> {
         self.remote.request(method::UPDATE, request, value)
     }
 
-    /// Changes the whole list in the server, in one step: the function gets all elements, in a `Vec` or a `VecDeque`. See
-    /// [`DictProxy::update_all`].
+    /// Changes the whole list in the server, in one step: the function gets all elements, in a `Vec` or a `VecDeque`.
+    /// See [`DictProxy::update_all`].
     pub fn update_all<U>(&self, update: U) -> Call<U::Output>
     where
         U: Update<Target: WholeList<T>>,
@@ -902,8 +904,8 @@ impl<T: Data> SetProxy<T> {
         self.remote.request(method::POP, Ok(Request::new()), optional)
     }
 
-    /// Changes the whole set in the server, in one step: the function gets all values, in a `HashSet`, a `BTreeSet` or a `Vec`. Of values
-    /// that are equal one is kept. See [`DictProxy::update_all`].
+    /// Changes the whole set in the server, in one step: the function gets all values, in a `HashSet`, a `BTreeSet` or
+    /// a `Vec`. Of values that are equal one is kept. See [`DictProxy::update_all`].
     pub fn update_all<U>(&self, update: U) -> Call<U::Output>
     where
         U: Update<Target: WholeSet<T>>,

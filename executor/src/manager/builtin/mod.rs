@@ -1,8 +1,8 @@
-//! The types that every manager has: containers in `containers.rs` (and `whole.rs`, for steps with all of one), queues in `queue.rs`, and what processes wait at in
-//! `sync.rs`; each with its server side and its proxy.
+//! The types that every manager has: containers in `containers.rs` (and `whole.rs`, for steps with all of one), queues
+//! in `queue.rs`, and what processes wait at in `sync.rs`; each with its server side and its proxy.
 //!
-//! Containers hold encoded values, so a server needs to know none of their types: it may be another program, and `get` and
-//! `insert` copy bytes. Two keys are equal when their encodings are.
+//! Containers hold encoded values, so a server needs to know none of their types: it may be another program, and `get`
+//! and `insert` copy bytes. Two keys are equal when their encodings are.
 
 mod containers;
 mod queue;

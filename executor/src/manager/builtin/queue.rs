@@ -28,7 +28,7 @@ mod method {
     pub(super) const CAPACITY: u32 = 10;
 }
 
-// ---- The server's side -------------------------------------------------------------------------------------------------
+// ---- The server's side ----------------------------------------------------------------------------------------------
 
 /// Items in the order in which they were put.
 pub(super) struct Queue {
@@ -245,12 +245,12 @@ impl Object for Queue {
     }
 }
 
-// ---- The client's side -------------------------------------------------------------------------------------------------
+// ---- The client's side ----------------------------------------------------------------------------------------------
 
 /// A queue in a manager, for any number of producers and consumers in any processes; bounded or not.
 ///
-/// Items are given to consumers in the order in which these asked. A consumer that is killed loses the items it has taken and
-/// nothing else; [`join`](Self::join) does not wait for those.
+/// Items are given to consumers in the order in which these asked. A consumer that is killed loses the items it has
+/// taken and nothing else; [`join`](Self::join) does not wait for those.
 #[must_use = "a proxy does nothing by itself"]
 pub struct QueueProxy<T> {
     remote: Remote,
@@ -358,8 +358,8 @@ impl<T: Data> QueueProxy<T> {
         })
     }
 
-    /// Lets nobody put anything any more. What is in the queue can still be taken; after that, and for those who wait now,
-    /// the queue is closed.
+    /// Lets nobody put anything any more. What is in the queue can still be taken; after that, and for those who wait
+    /// now, the queue is closed.
     pub fn close(&self) -> Call<()> {
         self.remote.request(method::CLOSE, Ok(Request::new()), unit)
     }
@@ -372,8 +372,8 @@ impl<T: Data> QueueProxy<T> {
         self.remote.request(method::TASK_DONE, Ok(Request::new()), unit)
     }
 
-    /// Waits until all items were dealt with. The result is how many were not, ever: they had been taken by processes that
-    /// ended before [`task_done`](Self::task_done).
+    /// Waits until all items were dealt with. The result is how many were not, ever: they had been taken by processes
+    /// that ended before [`task_done`](Self::task_done).
     pub fn join(&self) -> Call<u64> {
         self.waiting_join(None)
     }

@@ -1,7 +1,7 @@
 //! What processes wait at: locks, conditions, events, semaphores and barriers.
 //!
-//! All of them are robust: the server sees the connection of a process end, and gives back what it held. A lock whose holder has
-//! ended is *poisoned*, so that the next one knows that what it guards may be half changed.
+//! All of them are robust: the server sees the connection of a process end, and gives back what it held. A lock whose
+//! holder has ended is *poisoned*, so that the next one knows that what it guards may be half changed.
 
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
@@ -55,7 +55,7 @@ fn waiting(timeout: Option<Duration>) -> Request {
     Request::new().number(timeout_number(timeout))
 }
 
-// ---- Locks and conditions: the server's side ---------------------------------------------------------------------------
+// ---- Locks and conditions: the server's side ------------------------------------------------------------------------
 
 /// A lock, re-entrant or not, with those who wait for a condition under it.
 pub(super) struct Lock {
@@ -240,7 +240,7 @@ impl Object for Lock {
     }
 }
 
-// ---- Locks and conditions: the client's side ---------------------------------------------------------------------------
+// ---- Locks and conditions: the client's side ------------------------------------------------------------------------
 
 /// A number of this thread, for locks that a thread may take twice.
 fn this_thread() -> u64 {
@@ -286,8 +286,8 @@ fn acquire<G>(
 
 /// A lock in a manager: one holder at a time, in all processes.
 ///
-/// Its guard may move to other threads. When a process ends while it holds the lock, all who wait and all who come later get
-/// [`ManagerError::Poisoned`], until somebody takes it with [`repair`](Self::repair).
+/// Its guard may move to other threads. When a process ends while it holds the lock, all who wait and all who come
+/// later get [`ManagerError::Poisoned`], until somebody takes it with [`repair`](Self::repair).
 #[must_use = "a proxy does nothing by itself"]
 pub struct LockProxy {
     remote: Remote,
@@ -337,7 +337,8 @@ impl LockProxy {
         self.lock_timeout(Duration::ZERO)
     }
 
-    /// Takes the lock though it is poisoned, and says that what it guards is in order, or will be before the guard is dropped.
+    /// Takes the lock though it is poisoned, and says that what it guards is in order, or will be before the guard is
+    /// dropped.
     pub fn repair(&self) -> Call<LockGuard> {
         acquire(&self.remote, None, 0, true, LockGuard::read)
     }
@@ -447,8 +448,8 @@ impl ConditionGuard {
         call.undo(Undo::Object(method::RELEASE))
     }
 
-    /// Lets the lock go, waits for a [`notify`](Self::notify_one), and takes the lock again; nothing comes between the first
-    /// two. Look again at what you wait for afterwards: others may have been quicker.
+    /// Lets the lock go, waits for a [`notify`](Self::notify_one), and takes the lock again; nothing comes between the
+    /// first two. Look again at what you wait for afterwards: others may have been quicker.
     ///
     /// # Errors
     /// [`ManagerError::Poisoned`] when a process has ended meanwhile that held the lock. After any error but
@@ -460,8 +461,8 @@ impl ConditionGuard {
         self.waiting(None)
     }
 
-    /// The same for so long; the result is whether there was a notification in time. The lock is taken again in either case,
-    /// however long that takes.
+    /// The same for so long; the result is whether there was a notification in time. The lock is taken again in either
+    /// case, however long that takes.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -485,7 +486,7 @@ impl ConditionGuard {
     }
 }
 
-// ---- Events ------------------------------------------------------------------------------------------------------------
+// ---- Events ---------------------------------------------------------------------------------------------------------
 
 /// A flag that is waited for.
 pub(super) struct Event {
@@ -582,7 +583,7 @@ impl EventProxy {
     }
 }
 
-// ---- Semaphores --------------------------------------------------------------------------------------------------------
+// ---- Semaphores -----------------------------------------------------------------------------------------------------
 
 /// A number of permits.
 pub(super) struct Semaphore {
@@ -795,7 +796,7 @@ impl SemaphoreProxy {
     }
 }
 
-// ---- Barriers ----------------------------------------------------------------------------------------------------------
+// ---- Barriers -------------------------------------------------------------------------------------------------------
 
 /// A place where so many meet.
 pub(super) struct Barrier {
@@ -881,8 +882,8 @@ impl Object for Barrier {
 
 /// A place in a manager where a number of parties wait for each other, again and again.
 ///
-/// The seat of a process that ends while it waits is free again. One that ends before it comes is not known to the barrier;
-/// give the wait a timeout.
+/// The seat of a process that ends while it waits is free again. One that ends before it comes is not known to the
+/// barrier; give the wait a timeout.
 #[must_use = "a proxy does nothing by itself"]
 pub struct BarrierProxy {
     remote: Remote,
@@ -908,8 +909,8 @@ impl BarrierProxy {
         self.remote.request(method::WAIT, Ok(waiting(timeout)), number).undo(Undo::Nothing)
     }
 
-    /// Waits until all have come. The result is one's place in the order in which they came, from 0; who has the last one, or
-    /// any other, can do what only one is to do.
+    /// Waits until all have come. The result is one's place in the order in which they came, from 0; who has the last
+    /// one, or any other, can do what only one is to do.
     ///
     /// # Errors
     /// [`ManagerError::BarrierBroken`], at once or when it breaks during the wait.

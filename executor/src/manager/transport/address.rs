@@ -40,15 +40,16 @@ pub enum Address {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum BindTo {
-    /// A Unix socket for processes of this user on this machine, under a random name. On Linux the name isn't in the file
-    /// system, so nothing is left behind by a manager that is killed; on other systems it is as `PrivateFile`.
+    /// A Unix socket for processes of this user on this machine, under a random name. On Linux the name isn't in the
+    /// file system, so nothing is left behind by a manager that is killed; on other systems it is as `PrivateFile`.
     #[default]
     Private,
-    /// A Unix socket in a new directory that only this user can enter, in the directory for temporary files. For peers that
-    /// share the file system but not the network namespace. The directory is removed when the manager ends, though not
-    /// when it is killed.
+    /// A Unix socket in a new directory that only this user can enter, in the directory for temporary files. For peers
+    /// that share the file system but not the network namespace. The directory is removed when the manager ends, though
+    /// not when it is killed.
     PrivateFile,
-    /// A Unix socket at this path, with mode 600. The place must be free, or taken by the socket of a manager that is dead.
+    /// A Unix socket at this path, with mode 600. The place must be free, or taken by the socket of a manager that is
+    /// dead.
     Unix(PathBuf),
     /// A TCP port. An [`AuthKey`](crate::manager::AuthKey) is necessary.
     Tcp {

@@ -87,8 +87,8 @@ impl Endpoint {
 
     /// Waits for somebody to connect.
     ///
-    /// Those beyond the limits are turned away here. When the system is out of descriptors or memory, it waits and tries
-    /// again. An error is for good; after [`close`](Self::close) it is of the kind `NotConnected`.
+    /// Those beyond the limits are turned away here. When the system is out of descriptors or memory, it waits and
+    /// tries again. An error is for good; after [`close`](Self::close) it is of the kind `NotConnected`.
     pub(crate) fn accept(&self) -> io::Result<Accepted> {
         let listener = self.listener.lock().clone().ok_or_else(closed_endpoint)?;
         loop {
@@ -128,8 +128,8 @@ impl Endpoint {
         }
     }
 
-    /// Stops listening: wakes who waits in [`accept`](Self::accept), ends the handshakes that are under way, and removes
-    /// the socket's file. Connections that are through live on. Idempotent.
+    /// Stops listening: wakes who waits in [`accept`](Self::accept), ends the handshakes that are under way, and
+    /// removes the socket's file. Connections that are through live on. Idempotent.
     pub(crate) fn close(&self) {
         self.gate.close();
         #[cfg(unix)]
@@ -193,8 +193,8 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
-    /// Finds out who it is; to be called on a thread of the connection's own, because it waits for the peer. It ends with
-    /// the timeout for handshakes, counted from [`Endpoint::accept`], or when the endpoint is closed.
+    /// Finds out who it is; to be called on a thread of the connection's own, because it waits for the peer. It ends
+    /// with the timeout for handshakes, counted from [`Endpoint::accept`], or when the endpoint is closed.
     pub(crate) fn handshake(self) -> Result<(FrameReader, FrameWriter, Closer), ConnectError> {
         let link = Arc::clone(&self.link);
         let result = self.run();

@@ -11,6 +11,20 @@ use crate::manager::auth;
 #[cfg(feature = "tls")]
 use crate::manager::tls;
 
+/// What [`FrameReader::peek`] has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    /// The next [`recv`](FrameReader::recv) has its message or its error, so that it doesn't wait.
+    Message,
+    /// No message is there, or none that is whole.
+    Nothing,
+    /// A message of more than [`LONG_LEN`] bytes has begun, or is there: only to read or to copy it takes its time.
+    Long,
+}
+
+/// From here on a message is long: no other process has it ready, since the memory of a connection holds less.
+const LONG_LEN: usize = 64 << 10;
+
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
@@ -27,8 +41,8 @@ pub(crate) struct FrameReader {
 impl FrameReader {
     /// Waits for a message and lends its payload; `None` when the peer has ended the connection between two messages.
     ///
-    /// With a deadline that has passed it takes what is there and doesn't wait. After [`TransportError::TimedOut`] it can
-    /// be called again and goes on where it was.
+    /// With a deadline that has passed it takes what is there and doesn't wait. After [`TransportError::TimedOut`] it
+    /// can be called again and goes on where it was.
     pub(crate) fn recv(&mut self, deadline: Option<Instant>) -> Result<Option<&[u8]>, TransportError> {
         let mut read = false;
         loop {
@@ -66,6 +80,39 @@ impl FrameReader {
         }
     }
 
+    /// As [`has_buffered`](Self::has_buffered), for somebody who has little time: it fetches `most` bytes at most,
+    /// which it counts down, and nothing of a message that is [long](Peek::Long).
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(unused_variables, clippy::never_loop))]
+    pub(crate) fn peek(&mut self, most: &mut usize) -> Peek {
+        loop {
+            if self.has_long() {
+                return Peek::Long;
+            }
+            if self.decoder.has_frame() {
+                return Peek::Message;
+            }
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            if let Some(ring) = &self.ring
+                && ring.has_buffered()
+                && *most > 0
+            {
+                match self.fill(Some(Instant::now()), *most) {
+                    Ok(count) => *most -= count,
+                    // So will `recv`, at once.
+                    Err(_) => return Peek::Message,
+                }
+                continue;
+            }
+            return Peek::Nothing;
+        }
+    }
+
+    /// Whether the next message is a [long](Peek::Long) one, of which some may be still to come.
+    pub(crate) fn has_long(&self) -> bool {
+        // What is refused isn't waited for.
+        self.decoder.announced().is_some_and(|len| len > LONG_LEN && len <= self.decoder.max_message)
+    }
+
     /// Whether [`has_buffered`](Self::has_buffered) knows, without a system call, of all that has come.
     pub(crate) fn is_cheap(&self) -> bool {
         #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -96,8 +143,8 @@ impl FrameReader {
         Ok(count)
     }
 
-    /// A message of the handshake. What can't become one is refused before it is complete. What follows it is left in the
-    /// socket, as it may come with descriptors.
+    /// A message of the handshake. What can't become one is refused before it is complete. What follows it is left in
+    /// the socket, as it may come with descriptors.
     pub(super) fn exact<const N: usize>(
         &mut self,
         deadline: Instant,
@@ -228,7 +275,8 @@ impl FrameWriter {
         sent
     }
 
-    /// Whether a small message alone costs no system call as long as the peer is awake, so that gathering several gains little.
+    /// Whether a small message alone costs no system call as long as the peer is awake, so that gathering several gains
+    /// little.
     pub(crate) fn is_cheap(&self) -> bool {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         return self.ring.is_some();
@@ -236,8 +284,8 @@ impl FrameWriter {
         false
     }
 
-    /// How long one send may take from now on, whatever its length; for ever if `None`, as in the beginning. A peer that
-    /// doesn't read fills the buffers of the system, and then the sender waits for it.
+    /// How long one send may take from now on, whatever its length; for ever if `None`, as in the beginning. A peer
+    /// that doesn't read fills the buffers of the system, and then the sender waits for it.
     pub(crate) fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.timeout = timeout;
     }
@@ -356,8 +404,8 @@ pub(crate) fn split(link: &Arc<Link>, limits: &Limits) -> (FrameReader, FrameWri
 
 /// Cuts a stream of bytes into frames; does no input or output.
 ///
-/// `buffer[start..end]` has come and is not yet handed out. The buffer grows when it is full, by doubling, so it is never
-/// larger than twice what a peer has really sent and a small beginning, whatever length it has announced.
+/// `buffer[start..end]` has come and is not yet handed out. The buffer grows when it is full, by doubling, so it is
+/// never larger than twice what a peer has really sent and a small beginning, whatever length it has announced.
 pub(crate) struct FrameDecoder {
     buffer: Vec<u8>,
     start: usize,

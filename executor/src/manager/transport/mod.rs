@@ -1,11 +1,11 @@
 //! How a manager and its clients are connected: addresses, listening, connecting, and frames on a byte stream.
 //!
-//! A **frame** is a length (four bytes, little endian) and as many bytes. What is in them is not known here. A connection
-//! is made of a [`FrameReader`] and a [`FrameWriter`], for two threads at once, and a [`Closer`], for any other. Sockets
-//! block: a small request costs one write and its reply one read, and no runtime is needed.
+//! A **frame** is a length (four bytes, little endian) and as many bytes. What is in them is not known here. A
+//! connection is made of a [`FrameReader`] and a [`FrameWriter`], for two threads at once, and a [`Closer`], for any
+//! other. Sockets block: a small request costs one write and its reply one read, and no runtime is needed.
 //!
-//! On Linux a Unix socket is only the beginning: once it is known who is at the other end, the bytes go through shared memory
-//! if both sides can, and the socket wakes who sleeps (the `ring` module). Nothing above notices.
+//! On Linux a Unix socket is only the beginning: once it is known who is at the other end, the bytes go through shared
+//! memory if both sides can, and the socket wakes who sleeps (the `ring` module). Nothing above notices.
 //!
 //! Who may connect is decided in three places, each before a single frame is looked at:
 //!
@@ -13,9 +13,9 @@
 //! * TLS, if there is any, is begun first (the `tls` module);
 //! * the handshake of the `auth` module always follows, with a proof of the key where there is one. TCP insists on one.
 //!
-//! Bytes of a peer are distrusted: a length is checked before memory is reserved for it, memory grows with the bytes that
-//! have come, everything up to the end of the handshake has one deadline, and the number of those who are still in it
-//! has a bound of its own, so that strangers who say nothing don't take the places of those who do.
+//! Bytes of a peer are distrusted: a length is checked before memory is reserved for it, memory grows with the bytes
+//! that have come, everything up to the end of the handshake has one deadline, and the number of those who are still in
+//! it has a bound of its own, so that strangers who say nothing don't take the places of those who do.
 //!
 //! What calls and replies are, who answers them, and when a client connects again is left to the rest of the manager.
 
@@ -36,7 +36,7 @@ pub use address::{Address, BindTo, ParseAddressError};
 pub(super) use endpoint::Endpoint;
 #[cfg(any(fuzzing, test))]
 pub(super) use frame::FrameDecoder;
-pub(super) use frame::{Closer, FrameReader, FrameWriter};
+pub(super) use frame::{Closer, FrameReader, FrameWriter, Peek};
 #[cfg(all(any(fuzzing, test), any(target_os = "linux", target_os = "android")))]
 pub(super) use ring::with_a_liar;
 
@@ -56,13 +56,14 @@ pub(super) struct Limits {
     pub(super) max_handshakes: usize,
     /// How long an answer to a wrong key is held back.
     pub(super) wrong_key_delay: Duration,
-    /// How long a server waits for a client to read what it has been sent, from the beginning of one write to its end. Then the
-    /// connection ends, so that somebody who doesn't read holds no thread and no answers for ever.
+    /// How long a server waits for a client to read what it has been sent, from the beginning of one write to its end.
+    /// Then the connection ends, so that somebody who doesn't read holds no thread and no answers for ever.
     pub(super) write_timeout: Duration,
     /// The most connections at a time that go through shared memory; further ones, and those that find no memory or
     /// descriptors for it, are sockets. 0: none, and a client doesn't ask for it.
     pub(super) max_rings: usize,
-    /// The shared memory of such a connection in each direction, in bytes; there are two descriptors more as well, on either side.
+    /// The shared memory of such a connection in each direction, in bytes; there are two descriptors more as well, on
+    /// either side.
     pub(super) ring_len: usize,
 }
 

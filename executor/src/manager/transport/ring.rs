@@ -1,8 +1,8 @@
 //! A Unix socket that continues through shared memory.
 //!
 //! A client says in its hello that it could, and the server in its own whether it would: whether there is a place among
-//! [`max_rings`](super::Limits::max_rings). Both hellos are under the handshake's proof. When that is through, the server makes
-//! the memory and sends it, or says that it could not:
+//! [`max_rings`](super::Limits::max_rings). Both hellos are under the handshake's proof. When that is through, the
+//! server makes the memory and sends it, or says that it could not:
 //!
 //! ```text
 //! client                                             server
@@ -10,9 +10,9 @@
 //!   TAKEN    or DECLINED   ───▶
 //! ```
 //!
-//! After TAKEN the socket carries only the bells of [`RingSocket`]; otherwise it goes on as it was. So a peer that doesn't know
-//! of this, has no descriptors left or can't map the memory, costs speed and nothing else. A peer that says nothing here runs
-//! into the deadline of the handshake.
+//! After TAKEN the socket carries only the bells of [`RingSocket`]; otherwise it goes on as it was. So a peer that
+//! doesn't know of this, has no descriptors left or can't map the memory, costs speed and nothing else. A peer that
+//! says nothing here runs into the deadline of the handshake.
 //!
 //! The memory stays with a connection as long as it lives, and is bounded: `max_rings` connections of two rings of
 //! [`ring_len`](super::Limits::ring_len) bytes. They count among the connections like all others.
@@ -151,8 +151,8 @@ fn local(link: &Link) -> Result<&UnixStream, ConnectError> {
     }
 }
 
-/// A connection through shared memory, of which this side is ours and the other one is whatever a fuzz target makes of it: the memory
-/// itself, and the ends of the two sockets.
+/// A connection through shared memory, of which this side is ours and the other one is whatever a fuzz target makes of
+/// it: the memory itself, and the ends of the two sockets.
 #[cfg(any(fuzzing, test))]
 pub(in crate::manager) fn with_a_liar(
     limits: &super::Limits,

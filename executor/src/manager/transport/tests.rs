@@ -329,6 +329,53 @@ fn messages_go_both_ways_at_once_over_every_kind_of_socket() {
 }
 
 #[test]
+fn who_has_little_time_fetches_little_and_nothing_long() {
+    let ((_r, mut to_server, _a), (mut from_client, _w, _b)) = pair(&patient());
+    within(move || {
+        // All of them are there, in the shared memory, before somebody looks.
+        let messages: Vec<[u8; 100]> = (0..200).map(|at| [at; 100]).collect();
+        to_server.send_many(&messages).unwrap();
+        let mut got = 0;
+        for round in 1..=3 {
+            let mut most = 5000;
+            while from_client.peek(&mut most) == Peek::Message {
+                assert_eq!(from_client.recv(Some(Instant::now())).unwrap().unwrap(), messages[got]);
+                got += 1;
+            }
+            assert_eq!((most, got), (0, round * 5000 / 104), "the bytes were counted");
+        }
+        let mut most = usize::MAX;
+        while from_client.peek(&mut most) == Peek::Message {
+            assert_eq!(from_client.recv(Some(Instant::now())).unwrap().unwrap(), messages[got]);
+            got += 1;
+        }
+        assert_eq!(got, 200);
+
+        // A long one is recognised by its first bytes, and the rest stays where it is, though it is there.
+        write(&mut to_server, &(100_000_u32).to_le_bytes()).unwrap();
+        write(&mut to_server, &[7; 50_000]).unwrap();
+        let mut most = usize::MAX;
+        assert_eq!(from_client.peek(&mut most), Peek::Long);
+        let fetched = usize::MAX - most;
+        assert!(fetched < 20_000, "{fetched}");
+        assert_eq!(from_client.peek(&mut most), Peek::Long, "and remains one");
+        assert_eq!(usize::MAX - most, fetched);
+        assert!(!from_client.has_buffered(), "it is not whole");
+        write(&mut to_server, &[7; 50_000]).unwrap();
+        assert!(from_client.has_buffered());
+        assert_eq!(from_client.peek(&mut most), Peek::Long, "also when it is there: it would have to be copied");
+        assert_eq!(from_client.recv(None).unwrap().unwrap(), [7; 100_000]);
+        assert_eq!(from_client.peek(&mut most), Peek::Nothing);
+    });
+
+    let limits = Limits { max_message: 1 << 20, ..patient() };
+    let ((_r, mut to_server, _a), (mut from_client, _w, _b)) = pair(&limits);
+    write(&mut to_server, &u32::MAX.to_le_bytes()).unwrap();
+    assert_eq!(from_client.peek(&mut 100), Peek::Message, "what is refused is refused at once");
+    assert!(matches!(from_client.recv(None), Err(TransportError::TooLong { .. })));
+}
+
+#[test]
 fn too_long_a_message_is_not_sent_and_the_connection_goes_on() {
     for limits in forms() {
         let limits = Limits { max_message: 1000, ..limits };
