@@ -42,7 +42,7 @@ use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_io::Async;
@@ -59,6 +59,7 @@ use crate::memory::copy;
 use crate::memory::segment::Layout;
 use crate::object::{BODY, Kind, Object};
 use crate::sync::raw::{LockWord, RawLock, Taken};
+use crate::sys;
 use crate::travel::{Fd, Luggage};
 use crate::wait::{self, Waiting};
 
@@ -1141,7 +1142,7 @@ impl FrameReceiver {
                 Found::Something => return Ok(Received::default()),
                 Found::Nothing(seen) => seen,
                 Found::Rubbish => {
-                    yield_now().await;
+                    wait::yield_now().await;
                     continue;
                 }
             };
@@ -1313,23 +1314,9 @@ fn gone(error: io::Error) -> PipeError {
 
 /// The time, in microseconds since some moment.
 fn micros() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
+    let now = sys::monotonic();
     // Not zero, which is "never".
-    START.get_or_init(Instant::now).elapsed().as_micros() as u64 + 2 * BELIEF
-}
-
-/// Lets the others of the runtime go first.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if yielded {
-            return std::task::Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000 + 2 * BELIEF
 }
 
 impl Serialize for FrameSender {
