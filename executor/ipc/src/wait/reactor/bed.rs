@@ -45,13 +45,23 @@ impl Bed {
 
     /// Whether the future has been woken; if not, `waker` is the one to wake.
     pub(crate) fn is_over(&self, id: u64, waker: &Waker) -> bool {
-        let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-        match sleepers.iter_mut().find(|sleeper| sleeper.id == id) {
-            Some(sleeper) => {
-                sleeper.waker.clone_from(waker);
-                false
+        // A waker's clone and its drop are code of others, which may come back here, as the drop of a task with another
+        // future in it does. So neither runs under the lock.
+        let mut new = None;
+        loop {
+            let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(sleeper) = sleepers.iter_mut().find(|sleeper| sleeper.id == id) else { return true };
+            if sleeper.waker.will_wake(waker) {
+                return false;
             }
-            None => true,
+            if let Some(new) = new.take() {
+                let old = std::mem::replace(&mut sleeper.waker, new);
+                drop(sleepers);
+                drop(old);
+                return false;
+            }
+            drop(sleepers);
+            new = Some(waker.clone());
         }
     }
 
