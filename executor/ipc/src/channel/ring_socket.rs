@@ -15,6 +15,8 @@
 //!   [`InvalidData`](io::ErrorKind::InvalidData), whatever else it writes are wrong bytes, as on a socket.
 //! - **The connected socket stays what it was.** Its end is the end of the stream, whatever ended the peer; shutting it down ends the stream; whoever was
 //!   authenticated on it is whom the bytes come from. It carries bells from now on, each a byte, and only to somebody who sleeps.
+//!
+//!   In a child made by a plain `fork`, the ends are copies that are of no use but to be dropped, which does nothing.
 //! - **Bytes, not frames.** Where a message ends is the business of the user, who has a decoder for sockets already.
 //!
 //! Who has nothing to do spins shortly, if that has paid lately ([`Spin`]), and then sleeps at its socket. That no wake-up is lost is the protocol of streams
@@ -32,7 +34,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -41,8 +43,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::memory::segment::{Layout, Segment};
-use crate::sys;
 use crate::travel::Fd;
+use crate::{forked, sys};
 
 // It takes its atomics from the module that includes it, as it does in its loom model.
 #[allow(clippy::duplicate_mod)]
@@ -169,8 +171,9 @@ impl RingSocket {
 
     fn new(segment: Arc<Segment>, capacity: usize, side: usize, room: OwnedFd) -> RingSocket {
         let room = Arc::new(room);
-        let one = Arc::new(Counted::new());
-        let way = |ring| Way { segment: segment.clone(), ring, capacity, room: room.clone(), _counted: one.clone() };
+        let (one, forks) = (Arc::new(Counted::default()), forked::generation());
+        let way =
+            |ring| Way { segment: segment.clone(), ring, capacity, room: room.clone(), counted: one.clone(), forks };
         RingSocket {
             writer: RingWriter {
                 way: way(side),
@@ -222,7 +225,9 @@ struct Way {
     /// A power of two.
     capacity: usize,
     room: Arc<OwnedFd>,
-    _counted: Arc<Counted>,
+    counted: Arc<Counted>,
+    /// By how many forks the process of this end came to be.
+    forks: u32,
 }
 
 impl Way {
@@ -369,6 +374,7 @@ impl RingReader {
         let words = self.way.words();
         let tail = self.tail;
         let come = || words.head.load(Ordering::Acquire) != tail;
+        self.way.counted.blocks();
         if self.spin.spin(come) {
             return Ok(true);
         }
@@ -407,8 +413,11 @@ impl RingReader {
 
 impl Drop for RingReader {
     fn drop(&mut self) {
-        // Looks asleep for ever, so that the peer rings at the socket and learns that it is closed.
-        protocol::lie_down(&self.way.words().reader_sleep);
+        // Looks asleep for ever, so that the peer rings at the socket and learns that it is closed. In a forked child it
+        // is a copy, and the word is that of the parent, who may be about to sleep.
+        if self.way.forks == forked::generation() {
+            protocol::lie_down(&self.way.words().reader_sleep);
+        }
     }
 }
 
@@ -533,6 +542,7 @@ impl RingWriter {
     fn wait(&mut self, wanted: u64, until: Option<Instant>) -> io::Result<()> {
         let words = self.way.words();
         let come = || words.tail.load(Ordering::Acquire).wrapping_sub(wanted).cast_signed() >= 0;
+        self.way.counted.blocks();
         if self.spin.spin(come) {
             return Ok(());
         }
@@ -628,23 +638,27 @@ fn invalid(text: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-/// How many ends there are in this process.
+/// How many ends there are in this process that block, and so may spin.
 static ENDS: AtomicUsize = AtomicUsize::new(0);
 
-/// An end that is counted.
-#[derive(Debug)]
-struct Counted;
+/// An end, which is counted from the first time that it is about to block. Those with a reactor of their own never do.
+#[derive(Debug, Default)]
+struct Counted(AtomicBool);
 
 impl Counted {
-    fn new() -> Self {
-        ENDS.fetch_add(1, Ordering::Relaxed);
-        Counted
+    #[inline]
+    fn blocks(&self) {
+        if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
+            ENDS.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        ENDS.fetch_sub(1, Ordering::Relaxed);
+        if *self.0.get_mut() {
+            ENDS.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -652,8 +666,8 @@ impl Drop for Counted {
 ///
 /// Spinning for about as long as a wake-up takes pays when the peer runs on another core and answers at once, and is a waste otherwise. So a spin ends after
 /// [`LONGEST`]; each one that ends with nothing costs credit, and without credit the next sleeps begin at once: 16 of them, then twice as many each time. A
-/// connection without traffic sleeps. Nobody spins on a machine with one processor, nor in a process with more ends than there are processors: then somebody else
-/// surely has a use for them.
+/// connection without traffic sleeps. Nobody spins on a machine with one processor, nor in a process with more ends that block than there are
+/// processors: then somebody else surely has a use for them.
 #[derive(Debug)]
 struct Spin {
     credit: i32,
@@ -703,5 +717,34 @@ impl Spin {
             self.skip = self.skipped;
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ends_that_block_keep_others_from_spinning() {
+        // No other test of this binary has an end.
+        let ends = || ENDS.load(Ordering::Relaxed);
+        let (here, _there) = UnixStream::pair().unwrap();
+        let mut all: Vec<_> = (0..sys::cpus() + 2).map(|_| RingSocket::create(4_096).unwrap()).collect();
+        for (RingSocket { reader, writer }, _) in &mut all {
+            assert_eq!(reader.try_read(&mut BytesMut::with_capacity(10)).unwrap(), 0);
+            assert!(reader.rest());
+            while writer.try_write(&here, &[1; 100]).unwrap() > 0 {}
+            assert!(writer.rest());
+        }
+        assert_eq!(ends(), 0, "a reactor's");
+        for blocks in [1, 2] {
+            let (RingSocket { reader, writer }, _) = &mut all[blocks];
+            let over = Some(Instant::now());
+            assert_eq!(reader.read(&here, &mut [0], over).unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(writer.write(&here, &[&[1; 100]], over).unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(ends(), blocks, "each once");
+        }
+        drop(all);
+        assert_eq!(ends(), 0);
     }
 }
