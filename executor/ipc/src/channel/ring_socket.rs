@@ -35,7 +35,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,6 +44,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::memory::segment::{Layout, Segment};
 use crate::travel::Fd;
+use crate::wait::spin::Spin;
 use crate::{forked, sys};
 
 // It takes its atomics from the module that includes it, as it does in its loom model.
@@ -374,8 +375,7 @@ impl RingReader {
         let words = self.way.words();
         let tail = self.tail;
         let come = || words.head.load(Ordering::Acquire) != tail;
-        self.way.counted.blocks();
-        if self.spin.spin(come) {
+        if self.way.counted.may_spin() && self.spin.spin(come) {
             return Ok(true);
         }
         let word = protocol::lie_down(&words.reader_sleep);
@@ -542,8 +542,7 @@ impl RingWriter {
     fn wait(&mut self, wanted: u64, until: Option<Instant>) -> io::Result<()> {
         let words = self.way.words();
         let come = || words.tail.load(Ordering::Acquire).wrapping_sub(wanted).cast_signed() >= 0;
-        self.way.counted.blocks();
-        if self.spin.spin(come) {
+        if self.way.counted.may_spin() && self.spin.spin(come) {
             return Ok(());
         }
         self.rests = None;
@@ -646,11 +645,13 @@ static ENDS: AtomicUsize = AtomicUsize::new(0);
 struct Counted(AtomicBool);
 
 impl Counted {
-    #[inline]
-    fn blocks(&self) {
+    /// The end is about to block. Whether it may spin before: not in a process with more ends that block than there
+    /// are processors, as then somebody else surely has a use for them.
+    fn may_spin(&self) -> bool {
         if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
             ENDS.fetch_add(1, Ordering::Relaxed);
         }
+        ENDS.load(Ordering::Relaxed) <= sys::cpus()
     }
 }
 
@@ -659,64 +660,6 @@ impl Drop for Counted {
         if *self.0.get_mut() {
             ENDS.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// Whether to spin before a sleep, and for how long.
-///
-/// Spinning for about as long as a wake-up takes pays when the peer runs on another core and answers at once, and is a waste otherwise. So a spin ends after
-/// [`LONGEST`]; each one that ends with nothing costs credit, and without credit the next sleeps begin at once: 16 of them, then twice as many each time. A
-/// connection without traffic sleeps. Nobody spins on a machine with one processor, nor in a process with more ends that block than there are
-/// processors: then somebody else surely has a use for them.
-#[derive(Debug)]
-struct Spin {
-    credit: i32,
-    /// How many sleeps begin without spinning; and how many it was the last time.
-    skip: u32,
-    skipped: u32,
-}
-
-const LONGEST: Duration = Duration::from_micros(30);
-const MOST_CREDIT: i32 = 16;
-
-impl Default for Spin {
-    fn default() -> Self {
-        Spin { credit: MOST_CREDIT / 2, skip: 0, skipped: 0 }
-    }
-}
-
-impl Spin {
-    /// Waits shortly for `come`; whether it did.
-    fn spin(&mut self, come: impl Fn() -> bool) -> bool {
-        let cpus = sys::cpus();
-        if cpus < 2 || ENDS.load(Ordering::Relaxed) > cpus {
-            return false;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        let start = Instant::now();
-        loop {
-            for _ in 0..32 {
-                if come() {
-                    self.credit = (self.credit + 1).min(MOST_CREDIT);
-                    self.skipped = 0;
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if start.elapsed() >= LONGEST {
-                break;
-            }
-        }
-        self.credit -= 4;
-        if self.credit <= 0 {
-            self.credit = 0;
-            self.skipped = (self.skipped * 2).clamp(16, 1_024);
-            self.skip = self.skipped;
-        }
-        false
     }
 }
 

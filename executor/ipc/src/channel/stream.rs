@@ -52,7 +52,7 @@ use rustix::net::Shutdown;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::bell::{Bell, Spin, Woken};
+use self::bell::{Bell, Woken};
 use self::chunk::{Chunk, HEADER, room};
 use crate::carry::LuggageError;
 use crate::memory::copy;
@@ -61,6 +61,7 @@ use crate::object::{BODY, Kind, Object};
 use crate::sync::raw::{LockWord, RawLock, Taken};
 use crate::sys;
 use crate::travel::{Fd, Luggage};
+use crate::wait::spin::Spin;
 use crate::wait::{self, Waiting};
 
 mod bell;
@@ -420,7 +421,7 @@ impl Way {
         if !capacity.is_power_of_two() || !(LEAST_CAPACITY..=MOST_CAPACITY).contains(&capacity) {
             return Err("the ring of a stream has an impossible size");
         }
-        let (bell, spin, rung) = (Bell::new(bell), Spin::new(), protocol::Rung::default());
+        let (bell, spin, rung) = (Bell::new(bell), Spin::default(), protocol::Rung::default());
         let mut way = Way { bell, luggage, spin, rung, object, ring, rings, capacity, known: AtomicU64::new(0) };
         // Nothing is known yet: as if there were more than there can be.
         way.known = AtomicU64::new(way.words().head.load(Ordering::Relaxed).wrapping_sub(2 * capacity as u64));

@@ -9,8 +9,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use async_io::Async;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,7 +18,6 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::travel::Fd;
-use crate::wait;
 
 /// How a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,62 +149,5 @@ fn poll_once(fd: BorrowedFd<'_>, events: PollFlags) -> Result<PollFlags, Errno> 
             Ok(_) => return Ok(fds[0].revents()),
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// Whether to spin before a sleep: as long as that has paid lately.
-///
-/// Spinning for about as long as a wake-up takes is worth it when the other side runs on another core and answers at once, and is a waste otherwise. So each spin that
-/// ends with nothing costs credit, and without credit the next sleeps begin at once: 16 of them, then twice as many each time.
-#[derive(Debug)]
-pub(super) struct Spin {
-    credit: AtomicI32,
-    /// How many sleeps begin without spinning; and how many it was the last time.
-    skip: AtomicI32,
-    skipped: AtomicI32,
-}
-
-const LONGEST: Duration = Duration::from_micros(30);
-const MOST_CREDIT: i32 = 16;
-
-impl Spin {
-    pub(super) fn new() -> Self {
-        Spin { credit: AtomicI32::new(MOST_CREDIT / 2), skip: AtomicI32::new(0), skipped: AtomicI32::new(0) }
-    }
-
-    /// Waits shortly for `come`; whether it did.
-    pub(super) fn spin(&self, come: impl Fn() -> bool) -> bool {
-        // All of these are hints, and changed by whoever holds the lock of this side.
-        const ANY: Ordering = Ordering::Relaxed;
-        if wait::spins() == 0 {
-            return false;
-        }
-        let skip = self.skip.load(ANY);
-        if skip > 0 {
-            self.skip.store(skip - 1, ANY);
-            return false;
-        }
-        let start = Instant::now();
-        loop {
-            for _ in 0..16 {
-                if come() {
-                    self.credit.store((self.credit.load(ANY) + 1).min(MOST_CREDIT), ANY);
-                    self.skipped.store(0, ANY);
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if start.elapsed() >= LONGEST {
-                break;
-            }
-        }
-        let credit = self.credit.load(ANY) - 4;
-        self.credit.store(credit.max(0), ANY);
-        if credit <= 0 {
-            let skip = (self.skipped.load(ANY) * 2).clamp(16, 1_024);
-            self.skipped.store(skip, ANY);
-            self.skip.store(skip, ANY);
-        }
-        false
     }
 }
