@@ -323,7 +323,8 @@ impl Board {
     }
 
     /// A forked child sits down. Without a seat of its own it can't go on: by its parent's, all that the parent holds
-    /// would be its own as well, and by none at all, what it takes would never be given back. The next call tries again.
+    /// would be its own as well, and by none at all, what it takes would never be given back. The next call tries
+    /// again.
     #[cold]
     fn seat_after_fork(&self) -> Seat {
         let boards = boards();
@@ -336,7 +337,7 @@ impl Board {
         }
         drop(boards);
         taken.unwrap_or_else(|error| {
-            panic!("a process that was forked can't have a presence of its own, by which others would know that it lives: {error}")
+            panic!("a process that was forked can't have a presence of its own, by which others know that it lives: {error}")
         })
     }
 

@@ -340,7 +340,8 @@ fn a_rest_that_is_given_up_can_be_taken_up_again() {
     assert_eq!(two.reader.try_read(&mut room).unwrap(), 0);
     hear(&two.socket);
 
-    // A peer that was held up rings for what was read long ago, and never again for this rest; so the next one has another mark.
+    // A peer that was held up rings for what was read long ago, and never again for this rest; so the next one has
+    // another mark.
     assert!(two.reader.rest());
     let before = mark(384);
     assert_eq!(two.reader.try_read(&mut room).unwrap(), 0);

@@ -834,9 +834,10 @@ fn fork(body: impl FnOnce()) {
     // its own.
     let pid = match unsafe { libc::fork() } {
         0 => {
-            // SAFETY: plain system calls; the second one ends the process without anything that its parent would do.
+            // SAFETY: a plain system call.
             unsafe { libc::alarm(10) };
             let ok = catch_unwind(AssertUnwindSafe(body)).is_ok();
+            // SAFETY: ends the process without anything that its parent would do at its end.
             unsafe { libc::_exit(i32::from(!ok)) }
         }
         pid => pid,

@@ -41,7 +41,8 @@ use bed::{Bed, Sleeper};
 /// For how many words one thread sleeps, besides its doorbell.
 const WORDS: usize = futex::MOST_WORDS - 1;
 
-/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since there may be many.
+/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since
+/// there may be many.
 const LOOK: Duration = Duration::from_millis(500);
 
 fn run(bed: &Bed) -> ! {

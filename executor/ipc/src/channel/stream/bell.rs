@@ -1,10 +1,11 @@
 //! The doorbell: a socket at which one side of a stream sleeps until the other rings, or is gone.
 //!
-//! Each direction of a stream has a socket pair of its own, with the writer at one end and the reader at the other. The kernel counts the
-//! holders of each end, also those that are on their way in a message; when the last has gone, whatever ended it, the other side is woken.
-//! That is why this is a socket and not a futex.
+//! Each direction of a stream has a socket pair of its own, with the writer at one end and the reader at the other. The
+//! kernel counts the holders of each end, also those that are on their way in a message; when the last has gone,
+//! whatever ended it, the other side is woken. That is why this is a socket and not a futex.
 //!
-//! An end is never switched to non-blocking, as that would be for all its holders: each call says for itself whether it may block.
+//! An end is never switched to non-blocking, as that would be for all its holders: each call says for itself whether it
+//! may block.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -81,7 +82,8 @@ impl Bell {
             Some(source) => source,
             None => {
                 let source = Async::new_nonblocking(self.fd.clone())?;
-                // Only one sleeps at a time, as long as nobody lies; should there be two sources, the second can't be registered.
+                // Only one sleeps at a time, as long as nobody lies; should there be two sources, the second can't be
+                // registered.
                 self.source.get_or_init(|| source)
             }
         };
