@@ -2,7 +2,8 @@
 //!
 //! Such a child has all the handles of its parent, but none of its other threads, so nobody keeps its presence. Here
 //! the C library's fork handlers see to it that the child knows no seat of its own on any board; it takes one, with a
-//! thread of its own behind it, when it first uses an object. What its parent held at the fork stays the parent's:
+//! thread of its own behind it, when it first uses an object; if it can't have them, that use panics, rather than that
+//! it passes for its parent. What its parent held at the fork stays the parent's:
 //! copies of guards, permits and places in lines that the child has inherited do nothing when they are dropped there.
 //!
 //! Another thread of the parent may be anywhere at the moment of the fork, also under one of the locks of this crate's
@@ -12,12 +13,12 @@
 //! Calls that make a process past the C library (`clone`, `_Fork`) aren't noticed. After `exec` there is nothing left
 //! to be forgotten.
 
-use std::cell::UnsafeCell;
-use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::cell::{Cell, UnsafeCell};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::channel::join;
-use crate::memory::segment;
+use crate::memory::{pid_lock, segment};
 use crate::sync::reentrant;
 use crate::wait::reactor;
 use crate::{memory, presence};
@@ -52,16 +53,44 @@ unsafe impl Sync for Kept {}
 
 static KEPT: Kept = Kept(UnsafeCell::new(None));
 
-/// Makes the C library call us at each fork. Before the process has anything that a child must not inherit.
-pub(crate) fn watch() {
-    static WATCHED: Once = Once::new();
-    WATCHED.call_once(|| {
-        // SAFETY: registers functions that may run in any thread that forks.
-        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
-    });
+/// Makes the C library call us at each fork. Before the process has anything that a child must not inherit: before the
+/// first mapping, the first thread and the first lock of a table.
+///
+/// # Errors
+///
+/// The C library has no memory for it. The next call tries again.
+#[inline]
+pub(crate) fn watch() -> io::Result<()> {
+    if WATCHED.load(Ordering::Acquire) { Ok(()) } else { register() }
+}
+
+/// Whether the handlers are registered. Not a `Once`: a child that is forked off while another thread is in one finds
+/// it busy for ever. So two threads may register the handlers at once, or a child those that it has inherited, and then
+/// they are called twice at each fork; see [`FORKS_NOW`].
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether this thread is between the handlers, as it forks. Of handlers that were registered twice, the second
+    /// ones find that their work has been done.
+    static FORKS_NOW: Cell<bool> = const { Cell::new(false) };
+}
+
+#[cold]
+fn register() -> io::Result<()> {
+    // SAFETY: registers functions that may run in any thread that forks, any number of times for one fork.
+    match unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
+        0 => {
+            WATCHED.store(true, Ordering::Release);
+            Ok(())
+        }
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 extern "C" fn before() {
+    if FORKS_NOW.replace(true) {
+        return;
+    }
     let frozen = Frozen {
         rows: join::freeze(),
         presence: presence::freeze(),
@@ -82,16 +111,50 @@ fn kept() -> Option<Frozen> {
 }
 
 extern "C" fn in_parent() {
-    drop(kept());
+    if FORKS_NOW.replace(false) {
+        drop(kept());
+    }
 }
 
 extern "C" fn in_child() {
+    if !FORKS_NOW.replace(false) {
+        return;
+    }
     let Some(mut frozen) = kept() else { return };
     FORKS.fetch_add(1, Ordering::Relaxed);
+    pid_lock::forget();
     // Of what the other threads had in their hands, nothing will ever be finished or freed.
     frozen.seats.forget();
     frozen.reactor.forget();
     frozen.presence.forget();
     frozen.rows.forget();
     frozen.segments.forget();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handlers_that_are_registered_twice_act_once() {
+        watch().unwrap();
+        register().unwrap();
+        let before = generation();
+        // SAFETY: the child calls nothing but `_exit`, after the handlers, which are made for that.
+        let child = match unsafe { libc::fork() } {
+            0 => {
+                let forks = generation() - before;
+                // SAFETY: ends the child without anything that its parent would do at its end.
+                unsafe { libc::_exit(i32::try_from(forks).unwrap_or(99)) }
+            }
+            child => child,
+        };
+        assert!(child > 0, "{}", io::Error::last_os_error());
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 1, "{status:x}");
+        assert_eq!(generation(), before, "the parent is no child");
+        drop(segment::Segment::create(4_096).unwrap());
+    }
 }

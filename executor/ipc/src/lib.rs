@@ -36,6 +36,11 @@
 //! the process has died, and it sleeps for the futures of the process. It uses no processor time while nothing happens,
 //! and handles no signals. A process that has it can't [`fork_single_threaded`].
 //!
+//! A child that is made by a plain `fork` is a process of its own for the others: nothing that its parent holds is its
+//! own, and copies of guards and permits do nothing there. It gets such a thread, and a place among those who share, as
+//! it first uses an object that somebody can hold. If the system has no thread for it, or too many share already, that
+//! use panics; so does the drop of a wait in line that it has inherited.
+//!
 //! # Processes that are stopped
 //!
 //! A process can be stopped (`SIGSTOP`, a debugger) at any point and isn't dead then. What it holds stays its own. It

@@ -48,7 +48,8 @@
 //! # Forks
 //!
 //! A child that a process makes by a plain `fork` has no keeper, and no seat: it takes seats of its own, on the boards
-//! it has inherited, as it first uses their objects (`forked.rs`). After `exec` there is nothing left of them.
+//! it has inherited, as it first uses their objects (`forked.rs`). If there is none for it, or no thread, that use
+//! panics. After `exec` there is nothing left of them.
 //!
 //! # What a lying peer can do
 //!
@@ -197,8 +198,6 @@ pub(crate) struct Board {
     segment: Arc<Segment>,
     /// 0: none, as this process is a forked child that has not needed one yet.
     seat: AtomicU32,
-    /// In a forked child: the seat of the parent.
-    parents: AtomicU32,
 }
 
 /// How a holder is doing.
@@ -243,10 +242,7 @@ impl Frozen {
     /// In a forked child: the seats are the parent's.
     pub(crate) fn forget(&mut self) {
         for board in self.boards.values().filter_map(Weak::upgrade) {
-            let parents = board.seat.swap(0, Ordering::Relaxed);
-            if parents != 0 {
-                board.parents.store(parents, Ordering::Relaxed);
-            }
+            board.seat.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -285,7 +281,7 @@ impl Board {
 
     fn sit_down(boards: &mut Boards, segment: Arc<Segment>) -> io::Result<Arc<Board>> {
         let seat = AtomicU32::new(Board::take_seat(&segment)?.bits());
-        let board = Arc::new(Board { seat, segment, parents: AtomicU32::new(0) });
+        let board = Arc::new(Board { seat, segment });
         boards.retain(|_, board| board.strong_count() > 0);
         boards.insert(board.segment.start().addr(), Arc::downgrade(&board));
         Ok(board)
@@ -313,6 +309,11 @@ impl Board {
     }
 
     /// This process's seat.
+    ///
+    /// # Panics
+    ///
+    /// In a child made by a plain `fork`, as it first needs one: if there is no seat or no thread for it. What needs a
+    /// seat has changed nothing yet then.
     #[inline]
     pub(crate) fn seat(&self) -> Seat {
         match self.seat.load(Ordering::Relaxed) {
@@ -321,17 +322,23 @@ impl Board {
         }
     }
 
-    /// A forked child sits down. Should there be no seat or no thread for it, it goes by its parent's seat, as if it
-    /// were a part of it: locks then still exclude, but its death alone isn't noticed.
+    /// A forked child sits down. Without a seat of its own it can't go on: by its parent's, all that the parent holds
+    /// would be its own as well, and by none at all, what it takes would never be given back. The next call tries
+    /// again.
     #[cold]
     fn seat_after_fork(&self) -> Seat {
-        let _boards = boards();
-        if self.seat.load(Ordering::Relaxed) == 0 {
-            let seat =
-                Board::take_seat(&self.segment).map_or_else(|_| self.parents.load(Ordering::Relaxed), Seat::bits);
-            self.seat.store(seat, Ordering::Relaxed);
+        let boards = boards();
+        let taken = match self.seat.load(Ordering::Relaxed) {
+            0 => Board::take_seat(&self.segment),
+            bits => Ok(Seat(bits)),
+        };
+        if let Ok(seat) = taken {
+            self.seat.store(seat.bits(), Ordering::Relaxed);
         }
-        Seat(self.seat.load(Ordering::Relaxed))
+        drop(boards);
+        taken.unwrap_or_else(|error| {
+            panic!("a process that was forked can't have a presence of its own, by which others know that it lives: {error}")
+        })
     }
 
     /// Whether what has these bits as its holder is held by this process, and not by the parent of which it was forked.

@@ -21,6 +21,7 @@ use crate::sys;
 
 pub(crate) mod futex;
 pub(crate) mod reactor;
+pub(crate) mod spin;
 
 /// A word in shared memory, with what keeps it mapped.
 #[derive(Clone)]

@@ -1,8 +1,10 @@
-//! Bells, and the two that sleep on them, a condition and a barrier, under every interleaving up to the bounds given with each test, with a kernel that does what Linux promises: a
-//! sleep begins only if the words have the expected values, a wake-up of one wakes one of those who sleep, and the death of a process marks its presence and wakes one.
+//! Bells, and the two that sleep on them, a condition and a barrier, under every interleaving up to the bounds given
+//! with each test, with a kernel that does what Linux promises: a sleep begins only if the words have the expected
+//! values, a wake-up of one wakes one of those who sleep, and the death of a process marks its presence and wakes one.
 //!
-//! The bell and the slots of the condition are included here as they are; the barrier is one in small, over the same bell. A mutex of loom stands for the
-//! ledger's lock (whose own protocol is in `loom_lock.rs`). There is no "look again after a while" in this kernel, so a wake-up that gets lost is a deadlock, which loom reports.
+//! The bell and the slots of the condition are included here as they are; the barrier is one in small, over the same
+//! bell. A mutex of loom stands for the ledger's lock (whose own protocol is in `loom_lock.rs`). There is no "look
+//! again after a while" in this kernel, so a wake-up that gets lost is a deadlock, which loom reports.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use loom::sync::atomic::{AtomicU32, Ordering};
@@ -196,7 +198,8 @@ fn two_notifications_are_for_two() {
     });
 }
 
-/// The mortal one waits the longest and is thus notified, before it dies or after; in either case the other one gets to know.
+/// The mortal one waits the longest and is thus notified, before it dies or after; in either case the other one gets to
+/// know.
 #[test]
 fn the_notification_of_one_who_is_killed_passes_on() {
     model(4, || {

@@ -1,8 +1,10 @@
-//! The event under every interleaving, up to the bounds given with each test, and every outcome that the memory orderings allow, with a kernel that does what Linux promises: a sleep begins only if the word
-//! has the expected value.
+//! The event under every interleaving, up to the bounds given with each test, and every outcome that the memory
+//! orderings allow, with a kernel that does what Linux promises: a sleep begins only if the word has the expected
+//! value.
 //!
-//! The file with the transitions is included here as it is; loom's atomics and its scheduler take the place of the processor's and the kernel's. There is no
-//! "look again after a while" in this kernel, so a wake-up that gets lost is a deadlock, which loom reports.
+//! The file with the transitions is included here as it is; loom's atomics and its scheduler take the place of the
+//! processor's and the kernel's. There is no "look again after a while" in this kernel, so a wake-up that gets lost is
+//! a deadlock, which loom reports.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use loom::sync::atomic::{AtomicU32, Ordering};

@@ -1,5 +1,6 @@
-//! The ledger's waiting under every interleaving: a mutex of loom stands for the ledger's lock (whose own protocol is in `loom_lock.rs`), and a kernel without any "look again
-//! after a while" for the futex, so a wake-up that gets lost is a deadlock, which loom reports.
+//! The ledger's waiting under every interleaving: a mutex of loom stands for the ledger's lock (whose own protocol is
+//! in `loom_lock.rs`), and a kernel without any "look again after a while" for the futex, so a wake-up that gets lost
+//! is a deadlock, which loom reports.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use loom::sync::atomic::{AtomicU32, Ordering};

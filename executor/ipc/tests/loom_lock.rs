@@ -1,8 +1,10 @@
-//! The lock protocol under every interleaving, with a kernel that does what Linux promises: a sleep begins only if the words have the expected values, a
-//! wake-up of one wakes one of those who sleep, and the death of a process marks its presence and wakes one.
+//! The lock protocol under every interleaving, with a kernel that does what Linux promises: a sleep begins only if the
+//! words have the expected values, a wake-up of one wakes one of those who sleep, and the death of a process marks its
+//! presence and wakes one.
 //!
-//! The file with the transitions is included here as it is; loom's atomics and its scheduler take the place of the processor's and the kernel's. There is no
-//! "look again after a while" in this kernel, so a wake-up that gets lost is a deadlock, which loom reports.
+//! The file with the transitions is included here as it is; loom's atomics and its scheduler take the place of the
+//! processor's and the kernel's. There is no "look again after a while" in this kernel, so a wake-up that gets lost is
+//! a deadlock, which loom reports.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use loom::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +19,8 @@ use protocol::Attempt;
 const ALIVE: u32 = 1;
 const DEAD: u32 = 0;
 
-/// Two words, a lock and the presence of its first holder, and a kernel with a queue of one bed for each of two sleepers.
+/// Two words, a lock and the presence of its first holder, and a kernel with a queue of one bed for each of two
+/// sleepers.
 struct World {
     word: AtomicU32,
     presence: AtomicU32,

@@ -1,8 +1,11 @@
-//! The thread that sleeps for futures, under every interleaving up to the bounds given with each test, with a kernel that does what Linux promises: a sleep on several words begins only if all have
-//! their expected values, a wake-up wakes as many as it says of those who sleep on the word, and a sleeper on several words learns of one that it was woken by.
+//! The thread that sleeps for futures, under every interleaving up to the bounds given with each test, with a kernel
+//! that does what Linux promises: a sleep on several words begins only if all have their expected values, a wake-up
+//! wakes as many as it says of those who sleep on the word, and a sleeper on several words learns of one that it was
+//! woken by.
 //!
-//! The file with the sleeping is included here as it is; loom's atomics, locks and scheduler take the place of the processor's and the kernel's. There is no "look
-//! again after a while" in this kernel, so a wake-up that gets lost is a deadlock, which loom reports.
+//! The file with the sleeping is included here as it is; loom's atomics, locks and scheduler take the place of the
+//! processor's and the kernel's. There is no "look again after a while" in this kernel, so a wake-up that gets lost is
+//! a deadlock, which loom reports.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use std::task::{Wake, Waker};

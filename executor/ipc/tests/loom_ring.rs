@@ -1,10 +1,11 @@
-//! How the two sides of a ring wake each other, under every interleaving with at most as many preemptions as each test says (a switch from a thread that could go on; those that
-//! wait cost none), with a kernel that does what Linux promises: a sleep begins only if the word has the expected value, and a wake-up of one wakes one of those who
-//! sleep.
+//! How the two sides of a ring wake each other, under every interleaving with at most as many preemptions as each test
+//! says (a switch from a thread that could go on; those that wait cost none), with a kernel that does what Linux
+//! promises: a sleep begins only if the word has the expected value, and a wake-up of one wakes one of those who sleep.
 //!
-//! The file with the protocol is included here as it is; loom's atomics and its scheduler take the place of the processor's and the kernel's. The ring is reduced to its two
-//! positions. There is no "look again after a while" in this kernel, so a wake-up that gets lost is a deadlock, which loom reports; except where a process is
-//! killed, which may take a wake-up along: there the kernel's clock goes off once.
+//! The file with the protocol is included here as it is; loom's atomics and its scheduler take the place of the
+//! processor's and the kernel's. The ring is reduced to its two positions. There is no "look again after a while" in
+//! this kernel, so a wake-up that gets lost is a deadlock, which loom reports; except where a process is killed, which
+//! may take a wake-up along: there the kernel's clock goes off once.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -226,7 +227,8 @@ fn two_putters_share_the_room_that_two_gets_make() {
     }
 }
 
-/// A putter is killed after each step of its put. What it has published is got, what it hasn't is put by the next one; and nobody sleeps for longer than until the kernel's clock goes off.
+/// A putter is killed after each step of its put. What it has published is got, what it hasn't is put by the next one;
+/// and nobody sleeps for longer than until the kernel's clock goes off.
 #[test]
 fn a_putter_killed_at_any_step_harms_nobody() {
     for step in 0..5 {
@@ -268,7 +270,8 @@ fn a_putter_killed_at_any_step_harms_nobody() {
     }
 }
 
-/// A getter is woken and killed before its get: the other one gets the record, at the latest when its sleep ends by itself.
+/// A getter is woken and killed before its get: the other one gets the record, at the latest when its sleep ends by
+/// itself.
 #[test]
 fn a_getter_killed_after_its_wake_up_leaves_the_record_to_another() {
     model(3, || {

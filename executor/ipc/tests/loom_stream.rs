@@ -1,8 +1,9 @@
-//! The protocol by which the two sides of a stream put each other to sleep and wake each other, under every interleaving and every outcome that the
-//! memory orderings allow.
+//! The protocol by which the two sides of a stream put each other to sleep and wake each other, under every
+//! interleaving and every outcome that the memory orderings allow.
 //!
-//! The file with the protocol is included here as it is; loom's atomics take the place of the processor's, and a doorbell that stays rung until it is heard that of
-//! the socket. Nobody "looks again after a while" here, so a wake-up that gets lost is a deadlock, which loom reports.
+//! The file with the protocol is included here as it is; loom's atomics take the place of the processor's, and a
+//! doorbell that stays rung until it is heard that of the socket. Nobody "looks again after a while" here, so a wake-up
+//! that gets lost is a deadlock, which loom reports.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

@@ -1,7 +1,9 @@
-//! A value in two copies under every interleaving, up to the bounds given with each test, and every outcome that the memory orderings allow.
+//! A value in two copies under every interleaving, up to the bounds given with each test, and every outcome that the
+//! memory orderings allow.
 //!
-//! The file with the protocol is included here as it is; loom's atomics take the place of the processor's, and a mutex of loom that of the writers' lock (whose own
-//! protocol is in `loom_lock.rs`). A copy is two words, written and read without any order of their own, as the bytes of a real one are.
+//! The file with the protocol is included here as it is; loom's atomics take the place of the processor's, and a mutex
+//! of loom that of the writers' lock (whose own protocol is in `loom_lock.rs`). A copy is two words, written and read
+//! without any order of their own, as the bytes of a real one are.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 use loom::sync::atomic::{AtomicU64, Ordering, fence};

@@ -340,7 +340,8 @@ fn a_rest_that_is_given_up_can_be_taken_up_again() {
     assert_eq!(two.reader.try_read(&mut room).unwrap(), 0);
     hear(&two.socket);
 
-    // A peer that was held up rings for what was read long ago, and never again for this rest; so the next one has another mark.
+    // A peer that was held up rings for what was read long ago, and never again for this rest; so the next one has
+    // another mark.
     assert!(two.reader.rest());
     let before = mark(384);
     assert_eq!(two.reader.try_read(&mut room).unwrap(), 0);
@@ -380,4 +381,39 @@ fn who_never_blocks_is_told_of_lies() {
             memory.write_all_at(&0_u64.to_le_bytes(), at + ring).unwrap();
         }
     }
+}
+
+#[test]
+fn what_a_forked_child_drops_stays_its_parents() {
+    let (one, mut two, _memory) = pair(4_096);
+    let End { socket, mut reader, writer, closer } = one;
+    // Awake, so the peer rings for nothing.
+    two.write(b"first").unwrap();
+    let mut room = BytesMut::with_capacity(100);
+    assert_eq!(reader.try_read(&mut room).unwrap(), 5);
+    let sleeps = reader.sleeps();
+    let mut copies = Some((reader, writer));
+    // SAFETY: the child drops its copies, which allocates nothing, and ends.
+    let child = match unsafe { libc::fork() } {
+        0 => {
+            drop(copies.take());
+            // SAFETY: ends the child without anything that its parent would do at its end.
+            unsafe { libc::_exit(0) }
+        }
+        child => child,
+    };
+    let mut status = 0;
+    // SAFETY: the status is ours.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
+    let (reader, writer) = copies.unwrap();
+    assert_eq!(reader.sleeps(), sleeps, "nobody has lain down");
+    two.write(b"second").unwrap();
+    let mut poll = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut poll, Some(&now)).unwrap(), 0, "it has rung for somebody who is awake");
+    let mut one = End { socket, reader, writer, closer };
+    assert_eq!(one.read().unwrap(), b"second");
+    one.write(b"back").unwrap();
+    assert_eq!(two.read().unwrap(), b"back");
 }

@@ -39,6 +39,8 @@ fn roles() {
         ("truncated", truncated),
         ("sigbus", sigbus),
         ("counts_fds", counts_fds),
+        ("list_forker", list_forker),
+        ("mapping_forker", mapping_forker),
     ]);
 }
 
@@ -824,4 +826,90 @@ fn counts_fds(parent: &Peer) {
 #[test]
 fn no_descriptor_and_no_mapping_is_left() {
     child("counts_fds", &TestName::new().0).join();
+}
+
+/// What a plain `fork` does, and `body` in the child; waits for its end.
+fn fork(body: impl FnOnce()) {
+    // SAFETY: the C library sees to it that its child can go on with memory and threads, as does the crate for what is
+    // its own.
+    let pid = match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: a plain system call.
+            unsafe { libc::alarm(10) };
+            let ok = catch_unwind(AssertUnwindSafe(body)).is_ok();
+            // SAFETY: ends the process without anything that its parent would do at its end.
+            unsafe { libc::_exit(i32::from(!ok)) }
+        }
+        pid => pid,
+    };
+    assert!(pid > 0, "{}", std::io::Error::last_os_error());
+    let mut status = 0;
+    // SAFETY: the status is ours.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(status, 0, "the forked child failed, or hangs");
+}
+
+/// Nothing in this process has a board of presences.
+fn list_forker(parent: &Peer) {
+    parent.recv::<()>();
+    let list = SharedList::new([0.into()]).unwrap();
+    let contended = |number: i32| {
+        let (held, is_held) = std::sync::mpsc::channel();
+        let (go, goes) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let list = &list;
+            scope.spawn(move || {
+                list.update(0, |_| {
+                    held.send(()).unwrap();
+                    goes.recv().unwrap();
+                })
+            });
+            is_held.recv().unwrap();
+            let mut set = Box::pin(list.set_async(0, number));
+            assert!(is_pending(set.as_mut()));
+            go.send(()).unwrap();
+            block_on(set).unwrap();
+        });
+        assert_eq!(list.get(0), Ok(number.into()));
+    };
+    contended(1);
+    // The thread that has slept for that future is the parent's.
+    fork(|| contended(2));
+    assert_eq!(list.get(0), Ok(2.into()));
+    contended(3);
+}
+
+#[test]
+fn a_forked_child_waits_for_a_slot_though_nothing_has_a_board() {
+    child("list_forker", &()).join();
+}
+
+fn mapping_forker(parent: &Peer) {
+    parent.recv::<()>();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            // They are anywhere at the fork: under the lock of the table of mappings.
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    drop(SharedMemory::new(4096).unwrap());
+                }
+            });
+        }
+        let begun = Instant::now();
+        for _ in 0..300 {
+            let forked = catch_unwind(|| fork(|| drop(SharedMemory::new(4096).unwrap())));
+            if forked.is_err() || begun.elapsed() > LIMIT / 4 {
+                over.store(true, Relaxed);
+                forked.unwrap();
+                break;
+            }
+        }
+        over.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn a_fork_in_the_middle_of_a_mapping_leaves_no_lock_behind() {
+    child("mapping_forker", &()).join();
 }

@@ -253,11 +253,13 @@ fn park(deadline: Option<Instant>) -> bool {
     true
 }
 
-/// A connection of this process to a server. Dropping it ends it.
+/// A connection of this process to a server. Dropping it ends it, but for copies in forked children.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) generation: u64,
     inner: Arc<Inner>,
+    /// The process that has made it.
+    process: u32,
 }
 
 struct Inner {
@@ -397,7 +399,7 @@ impl Connection {
             writing: Condvar::new(),
             unanswered: AtomicU32::new(0),
         });
-        Ok(Connection { generation: hello.generation, inner })
+        Ok(Connection { generation: hello.generation, inner, process: std::process::id() })
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -457,7 +459,12 @@ impl Connection {
 
     /// Sends a request that nobody waits for, without blocking. On a connection that is gone it is dropped: what it
     /// would give back has been given back by the server.
+    ///
+    /// In a forked child nothing is sent: what is dropped there is a copy, and the connection is the parent's.
     pub(super) fn post(&self, object: u64, method: u32, request: Request) {
+        if self.is_a_copy() {
+            return;
+        }
         self.inner.post_aside(request.into_frame(0, object, method), true);
     }
 
@@ -470,6 +477,12 @@ impl Connection {
         ticket.wait(None).unwrap_or_else(|| Err(Ended::Lost(self.inner.death())))
     }
 
+    /// Whether this is a child made by a plain `fork`, to which the connection of its parent doesn't belong: its socket
+    /// is the very one of the parent, and its locks may be those of threads that don't exist here.
+    fn is_a_copy(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     /// Ends the connection; what is pending fails with this.
     pub(super) fn close(&self, why: &str) {
         let error = ManagerError::ServerGone { address: self.inner.address.clone(), why: why.into() };
@@ -479,7 +492,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.close("the connection was closed");
+        if !self.is_a_copy() {
+            self.close("the connection was closed");
+        }
     }
 }
 
@@ -981,5 +996,23 @@ mod tests {
         });
         let dropped = [false, true].map(|_| told.recv_timeout(Duration::from_secs(60)).expect("it hangs"));
         assert_eq!(dropped, [false, true], "one while it is polled, one when nobody waits for it any more");
+    }
+
+    #[test]
+    fn the_copy_in_a_forked_child_leaves_the_connection_alone() {
+        let manager = crate::manager::Manager::in_thread().unwrap();
+        let connection = Arc::new(Connection::open(manager.address(), &ClientSecurity::new()).unwrap());
+        let ping = || connection.call(ROOT, crate::manager::wire::root::PING, Request::new());
+        assert!(ping().is_ok());
+        // As a forked child finds it.
+        let (generation, inner) = (connection.generation, connection.inner.clone());
+        let copy = Connection { generation, inner, process: connection.process + 1 };
+        copy.post(ROOT, u32::MAX, Request::new());
+        drop(copy);
+        assert!(!connection.is_dead());
+        assert!(ping().is_ok());
+        let inner = connection.inner.clone();
+        drop(connection);
+        assert!(inner.state.lock().dead.is_some(), "its own drop ends it");
     }
 }

@@ -71,8 +71,8 @@ pub fn init_before_main() {
 pub(super) enum TasksOn {
     /// In `main`.
     ThisThread,
-    /// Before `main`, where this is not a thread that Rust's runtime has set up (name, guard page). It is started only when
-    /// everything is done that needs a process with a single thread.
+    /// Before `main`, where this is not a thread that Rust's runtime has set up (name, guard page). It is started only
+    /// when everything is done that needs a process with a single thread.
     TheirOwnThread,
 }
 

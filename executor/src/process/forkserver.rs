@@ -384,8 +384,8 @@ impl Forked {
     /// Can be dropped and called again, until it has returned.
     pub(super) async fn wait(&self) -> WorkerExit {
         self.end.wait().await;
-        // The server reports at once; if it is dead itself, nobody will. The receiver stays here, so that a wait that is
-        // dropped half-way loses nothing.
+        // The server reports at once; if it is dead itself, nobody will. The receiver stays here, so that a wait that
+        // is dropped half-way loses nothing.
         let exit = std::future::poll_fn(|cx| Pin::new(&mut *self.exit.borrow_mut()).poll(cx));
         match tokio::time::timeout(Duration::from_secs(1), exit).await {
             Ok(Ok(exit)) => exit,

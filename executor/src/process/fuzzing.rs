@@ -1,4 +1,5 @@
-//! What reads bytes of the process on the other side of the border, for fuzz targets: compiled with `--cfg fuzzing` only.
+//! What reads bytes of the process on the other side of the border, for fuzz targets: compiled with `--cfg fuzzing`
+//! only.
 //!
 //! Each function takes any bytes, and is right when it returns.
 
@@ -11,8 +12,8 @@ use crate::context::Progress;
 use crate::error::{CodecError, PanicReport};
 use crate::task::{self, Execution, Reply, Shape, TASKS, Task};
 
-/// Frames out of a stream of bytes, and what is decoded of them without more knowledge, by the worker or the supervisor. The first byte says
-/// how long the pieces are in which the others come.
+/// Frames out of a stream of bytes, and what is decoded of them without more knowledge, by the worker or the
+/// supervisor. The first byte says how long the pieces are in which the others come.
 pub fn frames(data: &[u8]) {
     const LIMIT: u64 = 1 << 12;
     let Some((step, data)) = data.split_first() else { return };
@@ -43,7 +44,8 @@ fn frame(header: &Header, payload: &Bytes) {
     }
 }
 
-/// A call of one of the program's tasks, as a worker carries it out: the first two bytes say of which one, and whether it is a chunk.
+/// A call of one of the program's tasks, as a worker carries it out: the first two bytes say of which one, and whether
+/// it is a chunk.
 pub fn calls(data: &[u8], luggage: &Luggage) {
     let Some(([task, shape], payload)) = data.split_first_chunk() else { return };
     let Some(task) = TASKS.get(usize::from(*task) % TASKS.len().max(1)) else { return };

@@ -6,9 +6,10 @@
 //! parent's hands: it can be cancelled, given to an idle worker, or, when its worker dies, be given to another one,
 //! because the claim word says whether the worker has begun with it.
 //!
-//! **Handles** are not sent ahead. A descriptor that lies unread in a socket is as open as any other, and nobody can take it back:
-//! the end of a pipe that was sent to a busy worker would keep the pipe open after its call was cancelled or done elsewhere. So a
-//! call with handles goes only to a worker that has nothing else to do, and receives them at once.
+//! **Handles** are not sent ahead. A descriptor that lies unread in a socket is as open as any other, and nobody can
+//! take it back: the end of a pipe that was sent to a busy worker would keep the pipe open after its call was cancelled
+//! or done elsewhere. So a call with handles goes only to a worker that has nothing else to do, and receives them at
+//! once.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -306,11 +307,12 @@ impl Worker {
         let now = Instant::now();
         let each = now.duration_since(self.busy_since) / u32::try_from(answers.max(1)).unwrap_or(u32::MAX);
         self.busy_since = now;
-        // The newest measurement counts a quarter: one hiccup of the machine does not end the sending ahead, and one long
-        // task among short ones does.
+        // The newest measurement counts a quarter: one hiccup of the machine does not end the sending ahead, and one
+        // long task among short ones does.
         self.each = Some(self.each.map_or(each, |before| (before * 3 + each) / 4));
         let ahead = AHEAD.as_nanos() / self.each.unwrap_or(each).as_nanos().max(1);
-        // Grows by doubling, so that one lucky measurement does not put a thousand calls before a slow one; shrinks at once.
+        // Grows by doubling, so that one lucky measurement does not put a thousand calls before a slow one; shrinks at
+        // once.
         self.window = (1 + usize::try_from(ahead).unwrap_or(WINDOW)).min(self.window * 2).min(WINDOW);
     }
 
@@ -434,11 +436,15 @@ impl Worker {
         self.line.read(&mut self.read, missing)
     }
 
-    /// Looks whether there is something to read; if not, the channel's socket can be waited for. `has_core` says whether there is a core to spare for
-    /// looking more than once.
-    pub(super) fn look(&mut self, has_core: bool) -> Look {
-        let is_due = !self.flights.is_empty() && self.each.is_some_and(|each| each < SOON);
-        self.line.look(has_core && is_due)
+    /// Whether an answer is to come within microseconds, so that it is worth to [`look`](Worker::look) for it.
+    pub(super) fn is_due(&self) -> bool {
+        !self.flights.is_empty() && self.each.is_some_and(|each| each < SOON)
+    }
+
+    /// Looks whether there is something to read; if not, the channel's socket can be waited for. `may_look` says
+    /// whether to look more than once.
+    pub(super) fn look(&mut self, may_look: bool) -> Look {
+        self.line.look(may_look)
     }
 
     /// Whether nothing can be written to it any more, as it has gone or has closed its ears.

@@ -1,4 +1,5 @@
-//! Stands in for the rings where there is no shared memory of that kind: none can be made, so nothing of it can be called.
+//! Stands in for the rings where there is no shared memory of that kind: none can be made, so nothing of it can be
+//! called.
 
 use std::convert::Infallible;
 use std::io;

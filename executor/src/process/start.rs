@@ -15,7 +15,7 @@ use super::Config;
 use super::entry::{Role, VARIABLE};
 use super::link::WINDOW;
 use super::sys::Process;
-use super::transport::{self, RingSocket};
+use super::transport::{self, Ring};
 use super::wire::{self, Header, Hello, Kind};
 use crate::error::WorkerExit;
 
@@ -32,7 +32,7 @@ pub(super) struct Started {
 pub(super) struct Greeted {
     pub(super) claims: Claims,
     pub(super) sockets: Sockets,
-    pub(super) ring: Option<RingSocket>,
+    pub(super) ring: Option<Ring>,
 }
 
 /// What a worker is reached by, beside its channel.
@@ -120,7 +120,8 @@ pub(super) fn explain(config: &Config, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), what)
 }
 
-/// Sends the first frame, with the claim table, the control socket and the one for handles, and then the rings.
+/// Sends the first frame, with the claim table, the control socket and the one for handles, and then the rings. Must be
+/// called on the supervisor's runtime.
 pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Result<Greeted> {
     let (claims, table) = Claims::create(WINDOW)?;
     let (control, theirs) = UnixStream::pair()?;
@@ -147,9 +148,9 @@ pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Re
 }
 
 /// Sends the rings, or that there are none.
-fn offer(config: &Config, channel: &UnixStream) -> io::Result<Option<RingSocket>> {
+fn offer(config: &Config, channel: &UnixStream) -> io::Result<Option<Ring>> {
     if config.ring_size > 0
-        && let Ok((ring, luggage)) = RingSocket::create(config.ring_size)
+        && let Ok((ring, luggage)) = Ring::make(config.ring_size)
         // If the system carries no more descriptors, the byte has not gone either.
         && polypool_ipc::send_with_fds(channel, &[transport::RINGS], &luggage.each_ref().map(AsFd::as_fd)).is_ok()
     {

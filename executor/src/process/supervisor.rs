@@ -8,8 +8,8 @@
 //! A turn:
 //!
 //! 1. what has happened: bytes of a worker (`transport.rs`), its death, a cancelled call, a changed phase;
-//! 2. `dispatch`: calls go from the backlog to workers that have room, workers are started while calls wait for one, and
-//!    an idle worker takes over what was sent ahead to a busy one;
+//! 2. `dispatch`: calls go from the backlog to workers that have room, workers are started while calls wait for one,
+//!    and an idle worker takes over what was sent ahead to a busy one;
 //! 3. the settlements; they may put calls back, and then it dispatches again.
 //!
 //! **A dead worker.** What it has written is read to the end first. Of the calls it has not answered, the one whose
@@ -372,7 +372,8 @@ impl Supervisor {
                 let Some(call) = call else { break };
                 let sent = match worker.send(call) {
                     Sent::NotNow(call) => {
-                        // It keeps its turn. If there is another idle worker, it goes there, otherwise to the first that is.
+                        // It keeps its turn. If there is another idle worker, it goes there, otherwise to the first
+                        // that is.
                         self.pool.state.lock().lanes.push_front(call);
                         if idle.is_some() {
                             break;
@@ -715,16 +716,26 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Looks whether there is something to read from a worker.
+    fn look(&mut self, index: usize) -> Look {
+        let Some(worker) = self.workers.get(&index) else { return Look::Nothing };
+        // All are asked only where it matters: this comes with every wait for every worker.
+        let may_look = worker.is_due() && self.has_core();
+        self.workers.get_mut(&index).map_or(Look::Nothing, |worker| worker.look(may_look))
+    }
+
     /// Whether there is a core on which this thread is in nobody's way.
     fn has_core(&self) -> bool {
-        let busy = self.workers.values().filter(|worker| worker.in_flight() > 0).count();
-        busy < transport::cores()
+        let cores = transport::cores();
+        self.workers.len() < cores || self.workers.values().filter(|worker| worker.in_flight() > 0).count() < cores
     }
 
     // ---- The end of a worker ---------------------------------------------------------------------------------------
 
     fn ended(&mut self, index: usize, exit: WorkerExit, stderr_tail: String) {
-        // All that it has left behind is less than is read at once, and a stranger who has inherited its end can't keep us here.
+        // All that it has left behind: a ring is read whole in one go, however large it is, and a socket holds less
+        // than `READ_AT_ONCE`, unless the system lets it have buffers of megabytes. A stranger who has inherited its
+        // end and goes on writing can't keep us here, as this doesn't begin again.
         self.readable(index);
         let Some(mut worker) = self.workers.remove(&index) else { return };
         self.pool.state.lock().workers.remove(&index);
@@ -865,8 +876,8 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
     }
 }
 
-/// Waits for the end of a worker that has closed its channel, which is thus of no more use. Most are ending just now; then it is told
-/// how.
+/// Waits for the end of a worker that has closed its channel, which is thus of no more use. Most are ending just now;
+/// then it is told how.
 async fn end(process: &start::Handle) -> WorkerExit {
     if let Ok(exit) = timeout(END_GRACE, process.wait()).await {
         return exit;
@@ -882,9 +893,7 @@ async fn end(process: &start::Handle) -> WorkerExit {
 async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std::io::Result<()> {
     let mut is_first = true;
     let found = std::future::poll_fn(|cx| {
-        let mut supervisor = supervisor.borrow_mut();
-        let has_core = supervisor.has_core();
-        match supervisor.workers.get_mut(&index).map_or(Look::Nothing, |worker| worker.look(has_core)) {
+        match supervisor.borrow_mut().look(index) {
             Look::Nothing => Poll::Ready(false),
             Look::Something if !is_first => Poll::Ready(true),
             // The others go first, also if one worker writes as fast as its answers are read.

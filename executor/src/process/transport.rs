@@ -1,7 +1,8 @@
 //! What frames go through between the supervisor and a worker: two rings in shared memory, or else the socket.
 //!
-//! The socket is always there. The supervisor's greeting is followed by one byte, which comes with the descriptors of the rings or
-//! says that there are none; the worker says in its [`Ready`](super::wire::Ready) whether it has joined them:
+//! The socket is always there. The supervisor's greeting is followed by one byte, which comes with the descriptors of
+//! the rings or says that there are none; the worker says in its [`Ready`](super::wire::Ready) whether it has joined
+//! them:
 //!
 //! ```text
 //! supervisor                                              worker
@@ -10,13 +11,14 @@
 //!                               ◀──  Ready { ring: true }   or   Ready { ring: false }
 //! ```
 //!
-//! Up to here everything goes through the socket. Nothing goes to a worker between the greeting and its `Ready`, and nothing comes
-//! from it behind that, so both sides change over at a point where the socket is empty. From then on it carries the bells of
-//! [`RingSocket`] and its end says what it always said. Who can't make the rings (no memory, no descriptors, limits, a filter of
-//! system calls, another system than Linux), can't send them, can't receive them or can't map them stays with the socket,
-//! which carries the same frames.
+//! Up to here everything goes through the socket. Nothing goes to a worker between the greeting and its `Ready`, and
+//! nothing comes from it behind that, so both sides change over at a point where the socket is empty. From then on it
+//! carries the bells of [`RingSocket`] and its end says what it always said. Who can't make the rings (no memory, no
+//! descriptors, limits, a filter of system calls, another system than Linux), can't send them, can't receive them or
+//! can't map them stays with the socket, which carries the same frames.
 //!
-//! **The supervisor's side never blocks**, and one thread looks after all workers. For each ring it is in one of three states:
+//! **The supervisor's side never blocks**, and one thread looks after all workers. For each ring it is in one of three
+//! states:
 //!
 //! | state | how it gets there | what the worker does when it has written |
 //! | --- | --- | --- |
@@ -24,16 +26,18 @@
 //! | looking | nothing was there, but an answer is due within microseconds and there is a core to spare | nothing |
 //! | resting | nothing came while it looked; [`Line::look`] has marked the ring, and looked once more after that | rings at the socket, once for each rest |
 //!
-//! The mark and the second look are what no wake-up gets lost between (`stream/protocol.rs` of `polypool-ipc`, with its loom
-//! model): either the worker sees the mark, or the supervisor sees the bytes. A wait that is dropped, because another branch of the select
-//! was first, leaves the mark, and the bell in the socket. After a bell that was heard the next rest has another mark, as a worker
-//! that was held up may have rung for something that was read before. For room to write it is the same with the marks the other way round and a
-//! bell of its own.
+//! The mark and the second look are what no wake-up gets lost between (`stream/protocol.rs` of `polypool-ipc`, with its
+//! loom model): either the worker sees the mark, or the supervisor sees the bytes. A wait that is dropped, because
+//! another branch of the select was first, leaves the mark, and the bell in the socket. After a bell that was heard the
+//! next rest has another mark, as a worker that was held up may have rung for something that was read before. For room
+//! to write it is the same with the marks the other way round and a bell of its own.
 //!
-//! What a lying worker can do to a ring: claim positions, which are checked against the ring's length; write any bytes, which are
-//! frames as much as those in a socket are; ring without reason, which costs a look; never ring, which is silence.
+//! What a lying worker can do to a ring: claim positions, which are checked against the ring's length; write any bytes,
+//! which are frames as much as those in a socket are; ring without reason, which costs a look; never ring, which is
+//! silence.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -81,11 +85,12 @@ pub(super) enum Look {
 pub(super) struct Line {
     stream: Rc<UnixStream>,
     /// Made, and not yet joined by the worker.
-    offered: Option<RingSocket>,
+    offered: Option<Ring>,
     ring: Option<Ring>,
 }
 
-struct Ring {
+/// The supervisor's end of rings, with all that it takes to wait for them.
+pub(super) struct Ring {
     reader: RingReader,
     writer: RingWriter,
     room: Rc<UnixStream>,
@@ -97,9 +102,29 @@ struct Ring {
     looks: Looks,
 }
 
+impl Ring {
+    /// Makes rings of that many bytes each way, and what is to be sent to the worker. Must be called on the
+    /// supervisor's runtime.
+    ///
+    /// # Errors
+    /// What the system says when it has no memory or no descriptors. That must show before the worker is offered
+    /// anything: once it has joined the rings, nothing else would do.
+    pub(super) fn make(size: usize) -> io::Result<(Ring, [OwnedFd; 2])> {
+        let (socket, luggage) = RingSocket::create(size)?;
+        let (reader, writer) = socket.split();
+        // The other end of this bell is a descriptor of its own, so the worker doesn't notice that ours doesn't block.
+        let bell = writer.bell()?;
+        bell.set_nonblocking(true)?;
+        let room = Rc::new(UnixStream::from_std(bell)?);
+        let looks = Looks::default();
+        let ring = Ring { reader, writer, room, rests: false, waits_for_room: false, has_ended: false, looks };
+        Ok((ring, luggage))
+    }
+}
+
 impl Line {
     /// Must be called on the supervisor's runtime.
-    pub(super) fn new(stream: std::os::unix::net::UnixStream, offered: Option<RingSocket>) -> io::Result<Self> {
+    pub(super) fn new(stream: std::os::unix::net::UnixStream, offered: Option<Ring>) -> io::Result<Self> {
         Ok(Line { stream: Rc::new(UnixStream::from_std(stream)?), offered, ring: None })
     }
 
@@ -112,18 +137,10 @@ impl Line {
         if !joined {
             return Ok(());
         }
-        let Some(socket) = offered else {
+        if offered.is_none() {
             return Err("it has joined a ring that it was not given".to_owned());
-        };
-        let (reader, writer) = socket.split();
-        // The other end of this bell is a descriptor of its own, so the worker doesn't notice that ours doesn't block.
-        let bell = writer.bell().and_then(|bell| {
-            bell.set_nonblocking(true)?;
-            UnixStream::from_std(bell)
-        });
-        let room = Rc::new(bell.map_err(|error| format!("the bell of its ring can't be waited for: {error}"))?);
-        let looks = Looks::default();
-        self.ring = Some(Ring { reader, writer, room, rests: false, waits_for_room: false, has_ended: false, looks });
+        }
+        self.ring = offered;
         Ok(())
     }
 
@@ -139,7 +156,8 @@ impl Line {
     /// Reads something of a frame that lacks `missing` bytes. 0 is the end of the stream.
     ///
     /// # Errors
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock); [`InvalidData`](io::ErrorKind::InvalidData) for a worker that lies; what the system says.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock); [`InvalidData`](io::ErrorKind::InvalidData) for a worker that lies;
+    /// what the system says.
     pub(super) fn read(&mut self, to: &mut BytesMut, missing: usize) -> io::Result<usize> {
         let Some(ring) = &mut self.ring else {
             to.reserve(to.len().clamp(64 * 1024, PIECE));
@@ -172,8 +190,8 @@ impl Line {
         }
     }
 
-    /// Looks whether there is something to read, and rests if there is not and `may_look` says that nothing is to come at once. Through a socket,
-    /// there is nothing to look at.
+    /// Looks whether there is something to read, and rests if there is not and `may_look` says that nothing is to come
+    /// at once. Through a socket, there is nothing to look at.
     pub(super) fn look(&mut self, may_look: bool) -> Look {
         let Some(ring) = &mut self.ring else { return Look::Nothing };
         // A position that can't be is something to read as well: the error.

@@ -1,5 +1,5 @@
-//! What crosses the border between the supervisor and a worker process: frames. What they go through, two rings in shared memory or a
-//! socket, is the business of `transport.rs`; both are a stream of bytes.
+//! What crosses the border between the supervisor and a worker process: frames. What they go through, two rings in
+//! shared memory or a socket, is the business of `transport.rs`; both are a stream of bytes.
 //!
 //! ```text
 //!  0        4      5       6         8        12       16         24    32
@@ -11,13 +11,13 @@
 //!                                                       ... | sequence | id |  descriptors  | payload, `length` - 4 bytes |
 //! ```
 //!
-//! The descriptors themselves go through a second socket (`polypool_ipc::Luggage`), before the frame that announces them. Most
-//! calls have none; they take no other path than if there were no luggage at all.
+//! The descriptors themselves go through a second socket (`polypool_ipc::Luggage`), before the frame that announces
+//! them. Most calls have none; they take no other path than if there were no luggage at all.
 //!
 //! All numbers are little-endian. Which call a frame is about stands in the header, outside of the payload, so that a
 //! payload that can't be decoded fails one future and nothing else. The supervisor trusts nothing in a worker's frame:
-//! a length above the limit, an unknown kind, a call that the worker was not given or luggage that is not as announced ends the
-//! worker.
+//! a length above the limit, an unknown kind, a call that the worker was not given or luggage that is not as announced
+//! ends the worker.
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};

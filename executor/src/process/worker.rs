@@ -1,4 +1,5 @@
-//! The worker's side: a process that reads calls from its channel (two rings in shared memory, or a socket: `transport.rs`), makes them one at a time, and writes replies.
+//! The worker's side: a process that reads calls from its channel (two rings in shared memory, or a socket:
+//! `transport.rs`), makes them one at a time, and writes replies.
 //!
 //! Two threads. The **main** one reads frames, claims each call (a call that was taken back or cancelled meanwhile is
 //! skipped), makes it, and writes the reply at once, before it claims the next one: a worker that dies has then one
@@ -346,7 +347,8 @@ impl Worker {
 }
 
 impl Worker {
-    /// Sends the handles in an answer, before the answer. Blocks as the channel does, until the parent has taken earlier ones.
+    /// Sends the handles in an answer, before the answer. Blocks as the channel does, until the parent has taken
+    /// earlier ones.
     fn send_luggage(&self, luggage: Luggage) -> io::Result<()> {
         let mut sending = luggage.sending();
         while !sending.proceed(&self.luggage)? {

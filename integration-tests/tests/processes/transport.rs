@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use integration_tests::tasks::double;
 use integration_tests::{Board, Gate, Row, eventually, rows, seconds};
 use polypool::{Executor, ExecutorExt, Fd, ProcessPool, Shutdown, StartMethod};
-use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::common::{builder, descriptors_and_threads, ends_clean, goes_on, pids, signal, soon};
 
@@ -13,6 +13,7 @@ pub(crate) const ROWS: &[Row<fn()>] = crate::both![
     frames_go_through_rings,
     frames_go_through_the_socket_without_rings,
     limits_of_the_system_leave_the_socket,
+    want_of_descriptors_leaves_the_socket,
     large_messages_fill_both_directions_at_once,
     rings_go_with_their_workers,
     rings_go_with_workers_that_are_killed,
@@ -98,6 +99,35 @@ fn limits_of_the_system_leave_the_socket(method: StartMethod) {
     everything_works(&pool);
     assert_eq!(rings(), 0);
     ends_clean(&pool, Shutdown::Drain);
+}
+
+fn want_of_descriptors_leaves_the_socket(method: StartMethod) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let limit = getrlimit(Resource::Nofile);
+    let (mut with, mut without) = (0, 0);
+    // Each number of descriptors makes another step fail; among them are those that a ring takes.
+    for more in 0..30 {
+        let pool = builder(method, 1).build().unwrap();
+        let current = Some(descriptors_and_threads().0 as u64 + more);
+        setrlimit(Resource::Nofile, Rlimit { current, ..limit }).expect("a lower limit");
+        let outcome = soon(pool.submit(double { n: 2 }));
+        setrlimit(Resource::Nofile, limit).expect("the limit as it was");
+        match outcome {
+            Ok(value) => {
+                assert_eq!((value, pool.stats().workers_lost), (4, 0), "with {more} more");
+                *if rings() == 0 { &mut without } else { &mut with } += 1;
+            }
+            // It lacks what no worker can do without.
+            Err(error) => assert!(!error.to_string().contains("bell"), "with {more} more: {error}"),
+        }
+        pool.shutdown(Shutdown::Drain).wait_timeout(seconds(10)).unwrap();
+        drop(pool);
+        assert!(eventually(seconds(5), || rings() == 0), "with {more} more: {} rings", rings());
+    }
+    // A ring takes five on the way: some of the pools had enough for all but that.
+    assert!(with > 0 && without >= 4, "{with} with, {without} without");
 }
 
 fn large_messages_fill_both_directions_at_once(method: StartMethod) {

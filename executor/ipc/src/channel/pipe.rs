@@ -12,8 +12,9 @@
 //! | unpickling runs what the peer sends | decoding makes values of the type asked for, and runs nothing |
 //! | two threads that send at once garble the stream | each message stays whole |
 //!
-//! A message may hold handles of anything that this crate shares, and plain descriptors ([`Fd`](crate::Fd)). A pipe is a thin layer over
-//! [a stream of frames](crate::stream_pair), whose documentation says what happens when somebody dies.
+//! A message may hold handles of anything that this crate shares, and plain descriptors ([`Fd`](crate::Fd)). A pipe is
+//! a thin layer over [a stream of frames](crate::stream_pair), whose documentation says what happens when somebody
+//! dies.
 
 use std::fmt;
 use std::io;
@@ -145,8 +146,8 @@ impl StreamOptions {
 /// It dereferences to nothing and hides nothing: its methods are those of its [sender](Connection::sender) and its
 /// [receiver](Connection::receiver), which can also be taken [apart](Connection::split) and used by different threads.
 ///
-/// Clones, and copies in other processes, are the same end; the other one learns that it is gone when all of them are. A process that sends an end away should
-/// thus drop its own.
+/// Clones, and copies in other processes, are the same end; the other one learns that it is gone when all of them are.
+/// A process that sends an end away should thus drop its own.
 pub struct Connection<S, R = S> {
     sender: PipeSender<S>,
     receiver: PipeReceiver<R>,
@@ -331,7 +332,8 @@ impl<T> PipeSender<T> {
         PipeSender { frames, scratch: Scratch::default(), values: PhantomData }
     }
 
-    /// Sends bytes as they are; blocks while the pipe is full. The other side receives them by [`recv_bytes`](PipeReceiver::recv_bytes).
+    /// Sends bytes as they are; blocks while the pipe is full. The other side receives them by
+    /// [`recv_bytes`](PipeReceiver::recv_bytes).
     ///
     /// # Errors
     ///
@@ -358,7 +360,8 @@ impl<T> PipeSender<T> {
         self.frames.send_timeout(&Frame::new(&[bytes]).kind(BYTES), timeout)
     }
 
-    /// As [`send_bytes`](PipeSender::send_bytes), without ever blocking the thread. Cancellation: as for [`send_async`](PipeSender::send_async).
+    /// As [`send_bytes`](PipeSender::send_bytes), without ever blocking the thread. Cancellation: as for
+    /// [`send_async`](PipeSender::send_async).
     ///
     /// # Errors
     ///
@@ -367,7 +370,8 @@ impl<T> PipeSender<T> {
         self.frames.send_async(&Frame::new(&[bytes]).kind(BYTES)).await
     }
 
-    /// Closes the pipe in this direction for every holder of this end, also in other processes. The other side gets what has been sent, and then the end of file.
+    /// Closes the pipe in this direction for every holder of this end, also in other processes. The other side gets
+    /// what has been sent, and then the end of file.
     pub fn close(&self) {
         self.frames.close();
     }
@@ -384,7 +388,8 @@ impl<T: Serialize> PipeSender<T> {
     ///
     /// # Errors
     ///
-    /// [`PipeError::Closed`] if the other end has gone; [`PipeError::Encode`] and [`PipeError::Luggage`] if the value or its handles can't travel. Nothing has been sent then.
+    /// [`PipeError::Closed`] if the other end has gone; [`PipeError::Encode`] and [`PipeError::Luggage`] if the value
+    /// or its handles can't travel. Nothing has been sent then.
     pub fn send(&self, value: &T) -> Result<(), PipeError> {
         self.encoded(value, |frame| self.frames.send_within(frame, Patience::Until(None)))
     }
@@ -393,7 +398,8 @@ impl<T: Serialize> PipeSender<T> {
     ///
     /// # Errors
     ///
-    /// [`PipeError::Full`], also always for a value that takes more bytes than the pipe holds; and those of [`send`](PipeSender::send).
+    /// [`PipeError::Full`], also always for a value that takes more bytes than the pipe holds; and those of
+    /// [`send`](PipeSender::send).
     pub fn try_send(&self, value: &T) -> Result<(), PipeError> {
         self.encoded(value, |frame| self.frames.send_within(frame, Patience::None))
     }
@@ -443,12 +449,14 @@ impl<T> PipeReceiver<T> {
         PipeReceiver { frames, scratch: Scratch::default(), values: PhantomData }
     }
 
-    /// Receives bytes that were sent by [`send_bytes`](PipeSender::send_bytes), at most `max_len` of them; blocks until there are some.
+    /// Receives bytes that were sent by [`send_bytes`](PipeSender::send_bytes), at most `max_len` of them; blocks until
+    /// there are some.
     ///
     /// # Errors
     ///
-    /// [`PipeError::TooLong`], which says both lengths: the message is dropped, and the pipe goes on with the next one. [`PipeError::WrongForm`] if the
-    /// next message is a value; it stays there. Otherwise those of [`recv`](PipeReceiver::recv).
+    /// [`PipeError::TooLong`], which says both lengths: the message is dropped, and the pipe goes on with the next one.
+    /// [`PipeError::WrongForm`] if the next message is a value; it stays there. Otherwise those of
+    /// [`recv`](PipeReceiver::recv).
     pub fn recv_bytes(&self, max_len: usize) -> Result<Vec<u8>, PipeError> {
         let mut bytes = Vec::new();
         self.recv_bytes_into(&mut bytes, max_len)?;
@@ -486,7 +494,8 @@ impl<T> PipeReceiver<T> {
         Ok(to)
     }
 
-    /// As [`recv_bytes`](PipeReceiver::recv_bytes), without ever blocking the thread. Cancellation: as for [`recv_async`](PipeReceiver::recv_async).
+    /// As [`recv_bytes`](PipeReceiver::recv_bytes), without ever blocking the thread. Cancellation: as for
+    /// [`recv_async`](PipeReceiver::recv_async).
     ///
     /// # Errors
     ///
@@ -506,14 +515,14 @@ impl<T> PipeReceiver<T> {
         self.frames.poll(timeout)
     }
 
-    /// The longest message that is received, in encoded bytes: 4 GiB if nothing else is said. A longer one is dropped as it arrives
-    /// ([`PipeError::TooLong`]), and never held in memory.
+    /// The longest message that is received, in encoded bytes: 4 GiB if nothing else is said. A longer one is dropped
+    /// as it arrives ([`PipeError::TooLong`]), and never held in memory.
     pub fn set_max_len(&self, bytes: usize) {
         self.frames.set_max_len(bytes);
     }
 
-    /// Closes the pipe in this direction for every holder of this end, also in other processes. The other side gets [`PipeError::Closed`] when it
-    /// sends. What has not been received is lost.
+    /// Closes the pipe in this direction for every holder of this end, also in other processes. The other side gets
+    /// [`PipeError::Closed`] when it sends. What has not been received is lost.
     pub fn close(&self) {
         self.frames.close();
     }
@@ -524,9 +533,10 @@ impl<T: DeserializeOwned> PipeReceiver<T> {
     ///
     /// # Errors
     ///
-    /// [`PipeError::Closed`] at the end of file, and [`PipeError::Truncated`] if the sender was killed in the middle of a long message.
-    /// [`PipeError::Decode`], [`PipeError::Luggage`] and [`PipeError::TooLong`]: this message is lost, and the pipe goes on with the next one.
-    /// [`PipeError::WrongForm`] if the next message is bytes; it stays there. [`PipeError::Corrupt`] for a peer that lies.
+    /// [`PipeError::Closed`] at the end of file, and [`PipeError::Truncated`] if the sender was killed in the middle of
+    /// a long message. [`PipeError::Decode`], [`PipeError::Luggage`] and [`PipeError::TooLong`]: this message is lost,
+    /// and the pipe goes on with the next one. [`PipeError::WrongForm`] if the next message is bytes; it stays there.
+    /// [`PipeError::Corrupt`] for a peer that lies.
     pub fn recv(&self) -> Result<T, PipeError> {
         self.decoded(Patience::Until(None))
     }

@@ -1,4 +1,5 @@
-//! A connected Unix socket whose bytes go through shared memory: what a request and its reply take when both sides are on one machine.
+//! A connected Unix socket whose bytes go through shared memory: what a request and its reply take when both sides are
+//! on one machine.
 //!
 //! ```text
 //!   RingWriter ── copies ──▶ ring (shared memory) ── copies ──▶ RingReader
@@ -7,24 +8,30 @@
 //!        └──── the connected socket: "there is something", and the end of file
 //! ```
 //!
-//! It stands between a plain socket, which costs four system calls and two wake-ups for a request and its reply, and a [stream](crate::stream_pair), which
-//! several processes can hold at once. Here each end has one holder, which makes three things simpler:
+//! It stands between a plain socket, which costs four system calls and two wake-ups for a request and its reply, and a
+//! [stream](crate::stream_pair), which several processes can hold at once. Here each end has one holder, which makes
+//! three things simpler:
 //!
-//! - **No locks, no board of presences.** Each side keeps its own position in its own memory and only publishes it. A peer that lies, or is killed anywhere, can
-//!   make no one wait for a lock, and nothing but the two rings is shared with it. What it says is checked: more than a ring holds is
-//!   [`InvalidData`](io::ErrorKind::InvalidData), whatever else it writes are wrong bytes, as on a socket.
-//! - **The connected socket stays what it was.** Its end is the end of the stream, whatever ended the peer; shutting it down ends the stream; whoever was
-//!   authenticated on it is whom the bytes come from. It carries bells from now on, each a byte, and only to somebody who sleeps.
+//! - **No locks, no board of presences.** Each side keeps its own position in its own memory and only publishes it. A
+//!   peer that lies, or is killed anywhere, can make no one wait for a lock, and nothing but the two rings is shared
+//!   with it. What it says is checked: more than a ring holds is [`InvalidData`](io::ErrorKind::InvalidData), whatever
+//!   else it writes are wrong bytes, as on a socket.
+//! - **The connected socket stays what it was.** Its end is the end of the stream, whatever ended the peer; shutting it
+//!   down ends the stream; whoever was authenticated on it is whom the bytes come from. It carries bells from now on,
+//!   each a byte, and only to somebody who sleeps.
+//!
+//!   In a child made by a plain `fork`, the ends are copies that are of no use but to be dropped, which does nothing.
 //! - **Bytes, not frames.** Where a message ends is the business of the user, who has a decoder for sockets already.
 //!
-//! Who has nothing to do spins shortly, if that has paid lately ([`Spin`]), and then sleeps at its socket. That no wake-up is lost is the protocol of streams
-//! (`stream/protocol.rs`, with its loom model), which is used here as it is.
+//! Who has nothing to do spins shortly, if that has paid lately ([`Spin`]), and then sleeps at its socket. That no
+//! wake-up is lost is the protocol of streams (`stream/protocol.rs`, with its loom model), which is used here as it is.
 //!
-//! **With a reactor of one's own**, nothing here blocks: [`try_read`](RingReader::try_read) and [`try_write`](RingWriter::try_write) do what can be done at once, and `rest`
-//! says that this side is about to wait, [at the socket](RingReader::rest) or [at the bell for room](RingWriter::bell). Who rests stays so until the next
-//! `try_read` or `try_write`, be the wait given up or not; so a future that is dropped loses no bell. After a bell that was heard one of them must come before
-//! the next wait, even if nothing has come: a peer that was held up between its word and its bell has rung for what we had read before we lay down, and for
-//! this rest it will not ring again.
+//! **With a reactor of one's own**, nothing here blocks: [`try_read`](RingReader::try_read) and
+//! [`try_write`](RingWriter::try_write) do what can be done at once, and `rest` says that this side is about to wait,
+//! [at the socket](RingReader::rest) or [at the bell for room](RingWriter::bell). Who rests stays so until the next
+//! `try_read` or `try_write`, be the wait given up or not; so a future that is dropped loses no bell. After a bell that
+//! was heard one of them must come before the next wait, even if nothing has come: a peer that was held up between its
+//! word and its bell has rung for what we had read before we lay down, and for this rest it will not ring again.
 
 use std::fmt;
 use std::io;
@@ -32,8 +39,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -41,8 +48,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::memory::segment::{Layout, Segment};
-use crate::sys;
 use crate::travel::Fd;
+use crate::wait::spin::Spin;
+use crate::{forked, sys};
 
 // It takes its atomics from the module that includes it, as it does in its loom model.
 #[allow(clippy::duplicate_mod)]
@@ -124,8 +132,9 @@ pub struct RingSocket {
 }
 
 impl RingSocket {
-    /// Makes the memory for a connection, of `capacity` bytes each way (a power of two of at least 4 KiB and at most 64 MiB is made of it). Gives this side's end, and
-    /// the descriptors to send to the peer, which passes them to [`join`](RingSocket::join).
+    /// Makes the memory for a connection, of `capacity` bytes each way (a power of two of at least 4 KiB and at most 64
+    /// MiB is made of it). Gives this side's end, and the descriptors to send to the peer, which passes them to
+    /// [`join`](RingSocket::join).
     ///
     /// From then on nothing but this end and the peer's may read from or write to the connected socket.
     ///
@@ -147,8 +156,8 @@ impl RingSocket {
     ///
     /// # Errors
     ///
-    /// [`InvalidData`](io::ErrorKind::InvalidData) if they are not those of [`create`](RingSocket::create); what the system says when it is out of
-    /// memory.
+    /// [`InvalidData`](io::ErrorKind::InvalidData) if they are not those of [`create`](RingSocket::create); what the
+    /// system says when it is out of memory.
     pub fn join(luggage: Vec<OwnedFd>) -> io::Result<RingSocket> {
         let Ok([memory, room]) = <[OwnedFd; 2]>::try_from(luggage) else {
             return Err(invalid("a connection through shared memory comes with two descriptors"));
@@ -169,8 +178,9 @@ impl RingSocket {
 
     fn new(segment: Arc<Segment>, capacity: usize, side: usize, room: OwnedFd) -> RingSocket {
         let room = Arc::new(room);
-        let one = Arc::new(Counted::new());
-        let way = |ring| Way { segment: segment.clone(), ring, capacity, room: room.clone(), _counted: one.clone() };
+        let (one, forks) = (Arc::new(Counted::default()), forked::generation());
+        let way =
+            |ring| Way { segment: segment.clone(), ring, capacity, room: room.clone(), counted: one.clone(), forks };
         RingSocket {
             writer: RingWriter {
                 way: way(side),
@@ -203,12 +213,14 @@ impl RingSocket {
     }
 }
 
-/// Ends the waits of a [`RingWriter`] for room, from any thread. (Those of the reader end when the connected socket is shut down.)
+/// Ends the waits of a [`RingWriter`] for room, from any thread. (Those of the reader end when the connected socket is
+/// shut down.)
 #[derive(Debug)]
 pub struct RingCloser(Arc<OwnedFd>);
 
 impl RingCloser {
-    /// Idempotent, and waits for nothing. Writers on both sides get [`BrokenPipe`](io::ErrorKind::BrokenPipe) where they would wait.
+    /// Idempotent, and waits for nothing. Writers on both sides get [`BrokenPipe`](io::ErrorKind::BrokenPipe) where
+    /// they would wait.
     pub fn close(&self) {
         // Fails only if the other end has gone.
         let _ = shutdown(&*self.0, Shutdown::Both);
@@ -222,7 +234,9 @@ struct Way {
     /// A power of two.
     capacity: usize,
     room: Arc<OwnedFd>,
-    _counted: Arc<Counted>,
+    counted: Arc<Counted>,
+    /// By how many forks the process of this end came to be.
+    forks: u32,
 }
 
 impl Way {
@@ -269,17 +283,19 @@ pub struct RingReader {
 }
 
 impl RingReader {
-    /// Receives something into `room`, 0 bytes at the end of the stream. Waits until `until`, or for ever; what is there already is received in any case.
+    /// Receives something into `room`, 0 bytes at the end of the stream. Waits until `until`, or for ever; what is
+    /// there already is received in any case.
     ///
     /// `socket` is the connected socket.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut), after which it can be called again and nothing is lost; [`InvalidData`](io::ErrorKind::InvalidData) for a
-    /// peer that lies; what the system says.
+    /// [`TimedOut`](io::ErrorKind::TimedOut), after which it can be called again and nothing is lost;
+    /// [`InvalidData`](io::ErrorKind::InvalidData) for a peer that lies; what the system says.
     pub fn read(&mut self, socket: impl AsFd, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         let len = room.len();
-        // SAFETY: the same bytes, as ones that need not be written before they are read; `take` writes none that is not a byte.
+        // SAFETY: the same bytes, as ones that need not be written before they are read; `take` writes none that is not
+        // a byte.
         let room = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast::<MaybeUninit<u8>>(), len) };
         self.rests = None;
         loop {
@@ -304,7 +320,8 @@ impl RingReader {
         }
     }
 
-    /// Receives what is there into the spare capacity of `room`, and waits for nothing; 0 bytes if nothing is there, be it the end or not.
+    /// Receives what is there into the spare capacity of `room`, and waits for nothing; 0 bytes if nothing is there, be
+    /// it the end or not.
     ///
     /// # Errors
     ///
@@ -328,9 +345,10 @@ impl RingReader {
         self.way.between(self.tail, self.way.words().head.load(Ordering::Acquire))
     }
 
-    /// Says that this side is about to wait until the connected socket is readable, which the peer sees to from now on. `false`: something is there, and nobody
-    /// rings for it. The rest is over with the next [`try_read`](RingReader::try_read), which must come after each bell that is taken out of the socket; until
-    /// then this can be called any number of times.
+    /// Says that this side is about to wait until the connected socket is readable, which the peer sees to from now on.
+    /// `false`: something is there, and nobody rings for it. The rest is over with the next
+    /// [`try_read`](RingReader::try_read), which must come after each bell that is taken out of the socket; until then
+    /// this can be called any number of times.
     #[must_use = "if it is false, there is nothing to wait for"]
     pub fn rest(&mut self) -> bool {
         let words = self.way.words();
@@ -369,14 +387,14 @@ impl RingReader {
         let words = self.way.words();
         let tail = self.tail;
         let come = || words.head.load(Ordering::Acquire) != tail;
-        if self.spin.spin(come) {
+        if self.way.counted.may_spin() && self.spin.spin(come) {
             return Ok(true);
         }
         let word = protocol::lie_down(&words.reader_sleep);
         let woken = if come() { Ok(Woken::Rung) } else { sleep(socket, until) };
         match woken {
-            // What was sent before the end comes before it. At the end we stay asleep, so that a peer that has only ended its own half rings, and learns
-            // that we are gone as soon as we are.
+            // What was sent before the end comes before it. At the end we stay asleep, so that a peer that has only
+            // ended its own half rings, and learns that we are gone as soon as we are.
             Ok(Woken::HungUp) if !come() => Ok(false),
             woken => {
                 protocol::get_up(&words.reader_sleep, word);
@@ -407,8 +425,11 @@ impl RingReader {
 
 impl Drop for RingReader {
     fn drop(&mut self) {
-        // Looks asleep for ever, so that the peer rings at the socket and learns that it is closed.
-        protocol::lie_down(&self.way.words().reader_sleep);
+        // Looks asleep for ever, so that the peer rings at the socket and learns that it is closed. In a forked child
+        // it is a copy, and the word is that of the parent, who may be about to sleep.
+        if self.way.forks == forked::generation() {
+            protocol::lie_down(&self.way.words().reader_sleep);
+        }
     }
 }
 
@@ -429,15 +450,16 @@ pub struct RingWriter {
 impl RingWriter {
     /// Sends all of `parts`, one after the other. Waits for room until `until`, or for ever.
     ///
-    /// `socket` is the connected socket. A peer that has gone is noticed when it slept, or when the ring is full; otherwise by this side's reader.
+    /// `socket` is the connected socket. A peer that has gone is noticed when it slept, or when the ring is full;
+    /// otherwise by this side's reader.
     ///
     /// # Errors
     ///
     /// After any of them the peer has not read all of it, and the writer is of no further use.
     ///
     /// [`TimedOut`](io::ErrorKind::TimedOut); [`BrokenPipe`](io::ErrorKind::BrokenPipe) or
-    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) if the peer has gone; [`InvalidData`](io::ErrorKind::InvalidData) for a peer that lies; what the
-    /// system says.
+    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) if the peer has gone;
+    /// [`InvalidData`](io::ErrorKind::InvalidData) for a peer that lies; what the system says.
     pub fn write(&mut self, socket: impl AsFd, parts: &[&[u8]], until: Option<Instant>) -> io::Result<()> {
         let mut parts = Parts::new(parts);
         while parts.left > 0 {
@@ -448,7 +470,8 @@ impl RingWriter {
         Ok(())
     }
 
-    /// Sends as much of `bytes` as there is room for, and waits for nothing. Gives how many they were; 0 when there is no room worth using.
+    /// Sends as much of `bytes` as there is room for, and waits for nothing. Gives how many they were; 0 when there is
+    /// no room worth using.
     ///
     /// # Errors
     ///
@@ -468,9 +491,10 @@ impl RingWriter {
         Ok(bytes.len() - parts.left)
     }
 
-    /// Says that this side is about to wait at its [bell](RingWriter::bell) until there is room for what [`try_write`](RingWriter::try_write) has left over, which the peer
-    /// sees to from now on. `false`: there is room, and nobody rings for it. The rest is over with the next [`try_write`](RingWriter::try_write), which must
-    /// come after each bell that is taken out of the socket; until then this can be called any number of times.
+    /// Says that this side is about to wait at its [bell](RingWriter::bell) until there is room for what
+    /// [`try_write`](RingWriter::try_write) has left over, which the peer sees to from now on. `false`: there is room,
+    /// and nobody rings for it. The rest is over with the next [`try_write`](RingWriter::try_write), which must come
+    /// after each bell that is taken out of the socket; until then this can be called any number of times.
     #[must_use = "if it is false, there is nothing to wait for"]
     pub fn rest(&mut self) -> bool {
         let words = self.way.words();
@@ -482,8 +506,8 @@ impl RingWriter {
         words.tail.load(Ordering::Acquire).wrapping_sub(wanted).cast_signed() < 0
     }
 
-    /// What rings when there is room: a socket that carries bytes of no meaning, for a reactor that takes descriptors. It is readable when it has rung, and ends when the
-    /// peer has gone.
+    /// What rings when there is room: a socket that carries bytes of no meaning, for a reactor that takes descriptors.
+    /// It is readable when it has rung, and ends when the peer has gone.
     ///
     /// # Errors
     ///
@@ -522,7 +546,8 @@ impl RingWriter {
             && self.rung.is_new(sleep)
             && let Err(error) = ring(socket)
         {
-            // The peer may have read all of it just before it closed. Then it counts as sent; our reader learns of the end.
+            // The peer may have read all of it just before it closed. Then it counts as sent; our reader learns of the
+            // end.
             let read = words.tail.load(Ordering::Acquire) == self.head;
             return if parts.left == 0 && read { Ok(None) } else { Err(error) };
         }
@@ -533,7 +558,7 @@ impl RingWriter {
     fn wait(&mut self, wanted: u64, until: Option<Instant>) -> io::Result<()> {
         let words = self.way.words();
         let come = || words.tail.load(Ordering::Acquire).wrapping_sub(wanted).cast_signed() >= 0;
-        if self.spin.spin(come) {
+        if self.way.counted.may_spin() && self.spin.spin(come) {
             return Ok(());
         }
         self.rests = None;
@@ -628,80 +653,57 @@ fn invalid(text: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-/// How many ends there are in this process.
+/// How many ends there are in this process that block, and so may spin.
 static ENDS: AtomicUsize = AtomicUsize::new(0);
 
-/// An end that is counted.
-#[derive(Debug)]
-struct Counted;
+/// An end, which is counted from the first time that it is about to block. Those with a reactor of their own never do.
+#[derive(Debug, Default)]
+struct Counted(AtomicBool);
 
 impl Counted {
-    fn new() -> Self {
-        ENDS.fetch_add(1, Ordering::Relaxed);
-        Counted
+    /// The end is about to block. Whether it may spin before: not in a process with more ends that block than there
+    /// are processors, as then somebody else surely has a use for them.
+    fn may_spin(&self) -> bool {
+        if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
+            ENDS.fetch_add(1, Ordering::Relaxed);
+        }
+        ENDS.load(Ordering::Relaxed) <= sys::cpus()
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        ENDS.fetch_sub(1, Ordering::Relaxed);
+        if *self.0.get_mut() {
+            ENDS.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
-/// Whether to spin before a sleep, and for how long.
-///
-/// Spinning for about as long as a wake-up takes pays when the peer runs on another core and answers at once, and is a waste otherwise. So a spin ends after
-/// [`LONGEST`]; each one that ends with nothing costs credit, and without credit the next sleeps begin at once: 16 of them, then twice as many each time. A
-/// connection without traffic sleeps. Nobody spins on a machine with one processor, nor in a process with more ends than there are processors: then somebody else
-/// surely has a use for them.
-#[derive(Debug)]
-struct Spin {
-    credit: i32,
-    /// How many sleeps begin without spinning; and how many it was the last time.
-    skip: u32,
-    skipped: u32,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-const LONGEST: Duration = Duration::from_micros(30);
-const MOST_CREDIT: i32 = 16;
-
-impl Default for Spin {
-    fn default() -> Self {
-        Spin { credit: MOST_CREDIT / 2, skip: 0, skipped: 0 }
-    }
-}
-
-impl Spin {
-    /// Waits shortly for `come`; whether it did.
-    fn spin(&mut self, come: impl Fn() -> bool) -> bool {
-        let cpus = sys::cpus();
-        if cpus < 2 || ENDS.load(Ordering::Relaxed) > cpus {
-            return false;
+    #[test]
+    fn only_ends_that_block_keep_others_from_spinning() {
+        // No other test of this binary has an end.
+        let ends = || ENDS.load(Ordering::Relaxed);
+        let (here, _there) = UnixStream::pair().unwrap();
+        let mut all: Vec<_> = (0..sys::cpus() + 2).map(|_| RingSocket::create(4_096).unwrap()).collect();
+        for (RingSocket { reader, writer }, _) in &mut all {
+            assert_eq!(reader.try_read(&mut BytesMut::with_capacity(10)).unwrap(), 0);
+            assert!(reader.rest());
+            while writer.try_write(&here, &[1; 100]).unwrap() > 0 {}
+            assert!(writer.rest());
         }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
+        assert_eq!(ends(), 0, "a reactor's");
+        for blocks in [1, 2] {
+            let (RingSocket { reader, writer }, _) = &mut all[blocks];
+            let over = Some(Instant::now());
+            assert_eq!(reader.read(&here, &mut [0], over).unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(writer.write(&here, &[&[1; 100]], over).unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(ends(), blocks, "each once");
         }
-        let start = Instant::now();
-        loop {
-            for _ in 0..32 {
-                if come() {
-                    self.credit = (self.credit + 1).min(MOST_CREDIT);
-                    self.skipped = 0;
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if start.elapsed() >= LONGEST {
-                break;
-            }
-        }
-        self.credit -= 4;
-        if self.credit <= 0 {
-            self.credit = 0;
-            self.skipped = (self.skipped * 2).clamp(16, 1_024);
-            self.skip = self.skipped;
-        }
-        false
+        drop(all);
+        assert_eq!(ends(), 0);
     }
 }

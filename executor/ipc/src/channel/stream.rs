@@ -1,7 +1,8 @@
-//! Streams of frames between two processes, through rings in shared memory: what pipes, the manager and the pools' transport stand on.
+//! Streams of frames between two processes, through rings in shared memory: what pipes, the manager and the pools'
+//! transport stand on.
 //!
-//! A *frame* is a block of bytes of any length with a small number for its kind and, if need be, descriptors. [`stream_pair`] makes two
-//! [`StreamEnd`]s, each of which sends to the other: frames arrive whole, in order, and once.
+//! A *frame* is a block of bytes of any length with a small number for its kind and, if need be, descriptors.
+//! [`stream_pair`] makes two [`StreamEnd`]s, each of which sends to the other: frames arrive whole, in order, and once.
 //!
 //! ```text
 //!   FrameSender ── copies ──▶ ring (1 MiB of shared memory) ── copies ──▶ FrameReceiver
@@ -10,31 +11,36 @@
 //!        └──── socket pair: descriptors that belong to frames ────────────────────────┘
 //! ```
 //!
-//! While both sides are busy no system call is made. Who has nothing to do spins shortly, if that has paid lately, and then sleeps at the
-//! doorbell (`stream/bell.rs`; the protocol, and why it loses no wake-up, is in `stream/protocol.rs`, with a loom model). A frame that is longer than
-//! an eighth of the ring goes in pieces (`stream/chunk.rs`), which the receiver takes while the next ones are written, so its length is not bounded by the ring.
+//! While both sides are busy no system call is made. Who has nothing to do spins shortly, if that has paid lately, and
+//! then sleeps at the doorbell (`stream/bell.rs`; the protocol, and why it loses no wake-up, is in
+//! `stream/protocol.rs`, with a loom model). A frame that is longer than an eighth of the ring goes in pieces
+//! (`stream/chunk.rs`), which the receiver takes while the next ones are written, so its length is not bounded by the
+//! ring.
 //!
 //! # Who has gone
 //!
-//! A direction ends when *all* holders of its other end have gone: dropped, exited, killed, or lost as part of a message that nobody has received. The
-//! kernel counts them. A receiver learns it when it has received what was sent before ([`PipeError::Closed`]), and at once, also in its sleep. A sender learns it
-//! at once while it sleeps, at the next frame after an orderly end, and within a millisecond after a kill; until then
-//! frames go into a ring that nobody reads.
+//! A direction ends when *all* holders of its other end have gone: dropped, exited, killed, or lost as part of a
+//! message that nobody has received. The kernel counts them. A receiver learns it when it has received what was sent
+//! before ([`PipeError::Closed`]), and at once, also in its sleep. A sender learns it at once while it sleeps, at the
+//! next frame after an orderly end, and within a millisecond after a kill; until then frames go into a ring that nobody
+//! reads.
 //!
 //! # Several holders of the same end
 //!
-//! Ends can be cloned, and sent to other processes while the sender keeps its own. Each frame stays whole: a robust lock for each side and direction is held while a
-//! frame is written or read, and while its holder waits for one. A process that is killed
-//! meanwhile doesn't leave it locked. What it had not published or not consumed yet, is as if it had not begun:
+//! Ends can be cloned, and sent to other processes while the sender keeps its own. Each frame stays whole: a robust
+//! lock for each side and direction is held while a frame is written or read, and while its holder waits for one. A
+//! process that is killed meanwhile doesn't leave it locked. What it had not published or not consumed yet, is as if it
+//! had not begun:
 //!
-//! - killed while it sends: a frame of one piece is there or isn't; of a longer one the receiver gets [`PipeError::Truncated`], and then the frames of other
-//!   holders or the end.
+//! - killed while it sends: a frame of one piece is there or isn't; of a longer one the receiver gets
+//!   [`PipeError::Truncated`], and then the frames of other holders or the end.
 //! - killed while it receives: a frame of one piece is received by the next holder; a longer one is lost with it.
 //!
 //! # Trust
 //!
-//! The peer can write anything into the ring. Positions, lengths and flags are checked after they have been copied out; what is wrong is [`PipeError::Corrupt`]. Memory is
-//! taken as bytes really arrive, up to a limit ([`FrameReceiver::set_max_len`]). A peer that lies can spoil what is in this stream, and nothing else.
+//! The peer can write anything into the ring. Positions, lengths and flags are checked after they have been copied out;
+//! what is wrong is [`PipeError::Corrupt`]. Memory is taken as bytes really arrive, up to a limit
+//! ([`FrameReceiver::set_max_len`]). A peer that lies can spoil what is in this stream, and nothing else.
 
 use std::fmt;
 use std::io;
@@ -42,7 +48,7 @@ use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_io::Async;
@@ -52,14 +58,16 @@ use rustix::net::Shutdown;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::bell::{Bell, Spin, Woken};
+use self::bell::{Bell, Woken};
 use self::chunk::{Chunk, HEADER, room};
 use crate::carry::LuggageError;
 use crate::memory::copy;
 use crate::memory::segment::Layout;
 use crate::object::{BODY, Kind, Object};
 use crate::sync::raw::{LockWord, RawLock, Taken};
+use crate::sys;
 use crate::travel::{Fd, Luggage};
+use crate::wait::spin::Spin;
 use crate::wait::{self, Waiting};
 
 mod bell;
@@ -122,7 +130,8 @@ const _: () = assert!(WORDS + 2 * size_of::<Words>() <= DATA);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipeError {
-    /// The end of file: all holders of the other end have gone, or this end has been closed. (Python: `EOFError`, `BrokenPipeError`.)
+    /// The end of file: all holders of the other end have gone, or this end has been closed. (Python: `EOFError`,
+    /// `BrokenPipeError`.)
     #[error("the other end of the pipe has been closed")]
     Closed,
     /// Nothing has arrived yet. Only from `try_` operations.
@@ -153,8 +162,8 @@ pub enum PipeError {
     /// The peer has written nonsense into the shared memory; the pipe is of no further use.
     #[error("the peer has spoilt the pipe: {0}")]
     Corrupt(&'static str),
-    /// The descriptors in a message could not be sent, and so nothing has been; or they have been lost on the way, and the message
-    /// with them. The pipe goes on with the next one.
+    /// The descriptors in a message could not be sent, and so nothing has been; or they have been lost on the way, and
+    /// the message with them. The pipe goes on with the next one.
     #[error("the descriptors of a message were lost")]
     Luggage(#[from] LuggageError),
     /// A value could not be turned into bytes; nothing has been sent.
@@ -196,8 +205,8 @@ impl StreamOptions {
         StreamOptions { capacity: CAPACITY, max_len: MAX_LEN }
     }
 
-    /// How many bytes are on their way at most in each direction, before the sender has to wait. Rounded up to a power of two, at least 4 KiB
-    /// and at most 1 GiB. It bounds no frame: longer ones are passed on in pieces.
+    /// How many bytes are on their way at most in each direction, before the sender has to wait. Rounded up to a power
+    /// of two, at least 4 KiB and at most 1 GiB. It bounds no frame: longer ones are passed on in pieces.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.capacity = bytes.clamp(LEAST_CAPACITY, MOST_CAPACITY).next_power_of_two();
         self
@@ -254,7 +263,8 @@ impl StreamOptions {
     }
 }
 
-/// Two ends of a new stream, each of which sends frames to the other. The second one is usually sent to another process.
+/// Two ends of a new stream, each of which sends frames to the other. The second one is usually sent to another
+/// process.
 ///
 /// # Errors
 ///
@@ -283,7 +293,8 @@ pub fn stream_pair() -> io::Result<(StreamEnd, StreamEnd)> {
 
 /// One end of a stream: what it sends with, and what it receives with. From [`stream_pair`].
 ///
-/// It travels in messages, as any handle does. The two halves can be [split](StreamEnd::split) and used by different threads at once.
+/// It travels in messages, as any handle does. The two halves can be [split](StreamEnd::split) and used by different
+/// threads at once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StreamEnd {
     sender: FrameSender,
@@ -419,7 +430,7 @@ impl Way {
         if !capacity.is_power_of_two() || !(LEAST_CAPACITY..=MOST_CAPACITY).contains(&capacity) {
             return Err("the ring of a stream has an impossible size");
         }
-        let (bell, spin, rung) = (Bell::new(bell), Spin::new(), protocol::Rung::default());
+        let (bell, spin, rung) = (Bell::new(bell), Spin::default(), protocol::Rung::default());
         let mut way = Way { bell, luggage, spin, rung, object, ring, rings, capacity, known: AtomicU64::new(0) };
         // Nothing is known yet: as if there were more than there can be.
         way.known = AtomicU64::new(way.words().head.load(Ordering::Relaxed).wrapping_sub(2 * capacity as u64));
@@ -446,10 +457,11 @@ impl Way {
         self.object.at(self.place())
     }
 
-    /// How much has been written and not read, at least what `enough` says if there is as much; and where the reader is.
+    /// How much has been written and not read, at least what `enough` says if there is as much; and where the reader
+    /// is.
     ///
-    /// The writer's position is a cache line that the writer changes all the time. So it's only looked at when what was known of it before is not enough;
-    /// positions only grow, so what was known is never too much.
+    /// The writer's position is a cache line that the writer changes all the time. So it's only looked at when what was
+    /// known of it before is not enough; positions only grow, so what was known is never too much.
     #[inline]
     fn filled(&self, enough: u64) -> Result<(u64, u64), PipeError> {
         let words = self.words();
@@ -465,7 +477,8 @@ impl Way {
         Ok((used, tail))
     }
 
-    /// How much room there is, at least `enough` if there is as much; and where the writer is. As [`filled`](Way::filled), for the other side.
+    /// How much room there is, at least `enough` if there is as much; and where the writer is. As
+    /// [`filled`](Way::filled), for the other side.
     #[inline]
     fn free(&self, enough: u64) -> Result<(u64, u64), PipeError> {
         let words = self.words();
@@ -530,8 +543,8 @@ impl Way {
         for (place, len) in [(place, len.min(fits)), (self.at(0).0, len.saturating_sub(fits))] {
             let segment = self.object.segment();
             assert!(BODY + place + len <= segment.len(), "outside of the ring");
-            // SAFETY: in bounds of the mapping, as just checked; the bytes of a ring are only ever copied, by `memory::copy`, like here. The vector
-            // has the room, as checked above, and is in no shared memory.
+            // SAFETY: in bounds of the mapping, as just checked; the bytes of a ring are only ever copied, by
+            // `memory::copy`, like here. The vector has the room, as checked above, and is in no shared memory.
             unsafe {
                 copy::load(segment.start().add(BODY + place), to.as_mut_ptr().add(to.len()), len);
             }
@@ -602,7 +615,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// The half of an end that sends. Clones, and copies in other processes, send into the same stream; each frame stays whole.
+/// The half of an end that sends. Clones, and copies in other processes, send into the same stream; each frame stays
+/// whole.
 #[derive(Clone)]
 pub struct FrameSender(Arc<Outgoing>);
 
@@ -659,7 +673,8 @@ impl FrameSender {
     ///
     /// # Errors
     ///
-    /// [`PipeError::Closed`] if all receivers have gone; [`PipeError::Luggage`] if the system doesn't carry the descriptors, and then nothing has been sent.
+    /// [`PipeError::Closed`] if all receivers have gone; [`PipeError::Luggage`] if the system doesn't carry the
+    /// descriptors, and then nothing has been sent.
     pub fn send(&self, frame: &Frame<'_>) -> Result<(), PipeError> {
         self.send_within(frame, Patience::Until(None))
     }
@@ -677,7 +692,8 @@ impl FrameSender {
     ///
     /// # Errors
     ///
-    /// [`PipeError::TimedOut`], and then nothing has been sent: should the receiver have got the beginning of a long frame, it drops it. Otherwise those of [`send`](FrameSender::send).
+    /// [`PipeError::TimedOut`], and then nothing has been sent: should the receiver have got the beginning of a long
+    /// frame, it drops it. Otherwise those of [`send`](FrameSender::send).
     pub fn send_timeout(&self, frame: &Frame<'_>, timeout: Duration) -> Result<(), PipeError> {
         self.send_within(frame, Patience::timeout(timeout))
     }
@@ -689,8 +705,9 @@ impl FrameSender {
 
     /// Sends a frame. Never blocks the thread that polls it.
     ///
-    /// **Cancellation:** dropped before it is ready, nothing has been sent; should the receiver have got the beginning of a long frame, it
-    /// drops it. A future that waits and is neither polled nor dropped keeps other senders of this end waiting.
+    /// **Cancellation:** dropped before it is ready, nothing has been sent; should the receiver have got the beginning
+    /// of a long frame, it drops it. A future that waits and is neither polled nor dropped keeps other senders of this
+    /// end waiting.
     ///
     /// # Errors
     ///
@@ -717,13 +734,15 @@ impl FrameSender {
         }
     }
 
-    /// Sends several frames and wakes the receiver once, if it sleeps. As [`send`](FrameSender::send) for each, with no frame of others in between.
+    /// Sends several frames and wakes the receiver once, if it sleeps. As [`send`](FrameSender::send) for each, with no
+    /// frame of others in between.
     ///
     /// # Errors
     ///
     /// Those of [`send`](FrameSender::send), for the first frame that can't be sent; those before it have been.
     pub fn send_many<'a>(&self, frames: impl IntoIterator<Item = Frame<'a>>) -> Result<(), PipeError> {
-        // What is given in is asked for its frames with the turn in our hands; whoever sends on this very end from in there would wait for itself.
+        // What is given in is asked for its frames with the turn in our hands; whoever sends on this very end from in
+        // there would wait for itself.
         let frames: Vec<Frame<'a>> = frames.into_iter().collect();
         let out = &*self.0;
         let _turn = out.turn(Patience::Until(None))?;
@@ -733,8 +752,8 @@ impl FrameSender {
         out.wake()
     }
 
-    /// Sends a frame without waking a receiver that sleeps; [`flush`](FrameSender::flush) does that for all frames before it. Wakes it all the same
-    /// when the ring is full.
+    /// Sends a frame without waking a receiver that sleeps; [`flush`](FrameSender::flush) does that for all frames
+    /// before it. Wakes it all the same when the ring is full.
     ///
     /// # Errors
     ///
@@ -754,8 +773,8 @@ impl FrameSender {
         self.0.wake()
     }
 
-    /// Closes the stream in this direction for every holder of this end, also in other processes: receivers get what has been sent, then the end of file. Wakes those
-    /// who wait here.
+    /// Closes the stream in this direction for every holder of this end, also in other processes: receivers get what
+    /// has been sent, then the end of file. Wakes those who wait here.
     pub fn close(&self) {
         self.0.way.bell.close();
         let _ = rustix::net::shutdown(&self.0.way.luggage, Shutdown::Write);
@@ -883,7 +902,8 @@ impl Outgoing {
             let needed = room(len) as u64;
             let (free, head) = way.free(needed)?;
             if free < needed {
-                // An eighth at once, so that a full ring doesn't cost a wake-up a frame; seven eighths are then still unread.
+                // An eighth at once, so that a full ring doesn't cost a wake-up a frame; seven eighths are then still
+                // unread.
                 let more = needed.max(way.capacity as u64 / 8);
                 return Ok(Some(Wants::Room(head.wrapping_add(more).wrapping_sub(way.capacity as u64))));
             }
@@ -1022,12 +1042,14 @@ impl FrameReceiver {
         FrameReceiver(Arc::new(Incoming { _leave: leave, way, partial: Mutex::default(), max_len: max_len.into() }))
     }
 
-    /// Receives a frame into `to`, whose content is replaced; blocks until there is one. (After an error the content of `to` is unspecified.)
+    /// Receives a frame into `to`, whose content is replaced; blocks until there is one. (After an error the content of
+    /// `to` is unspecified.)
     ///
     /// # Errors
     ///
-    /// [`PipeError::Closed`] at the end of the stream, and [`PipeError::Truncated`] if that is within a frame. [`PipeError::TooLong`] for a frame longer than
-    /// [the limit](FrameReceiver::set_max_len), [`PipeError::Luggage`] if its descriptors could not be received: these frames are lost, and the stream goes on. [`PipeError::Corrupt`]
+    /// [`PipeError::Closed`] at the end of the stream, and [`PipeError::Truncated`] if that is within a frame.
+    /// [`PipeError::TooLong`] for a frame longer than [the limit](FrameReceiver::set_max_len), [`PipeError::Luggage`]
+    /// if its descriptors could not be received: these frames are lost, and the stream goes on. [`PipeError::Corrupt`]
     /// for a peer that lies.
     pub fn recv(&self, to: &mut Vec<u8>) -> Result<Received, PipeError> {
         self.recv_within(to, Want::ANY, Patience::Until(None))
@@ -1053,8 +1075,9 @@ impl FrameReceiver {
 
     /// Receives a frame. Never blocks the thread that polls it.
     ///
-    /// **Cancellation:** dropped before it is ready, no frame is lost; the beginning of a long one is kept for the next call on this handle. A future that waits and is neither polled nor
-    /// dropped keeps other receivers of this end waiting.
+    /// **Cancellation:** dropped before it is ready, no frame is lost; the beginning of a long one is kept for the next
+    /// call on this handle. A future that waits and is neither polled nor dropped keeps other receivers of this end
+    /// waiting.
     ///
     /// # Errors
     ///
@@ -1063,7 +1086,8 @@ impl FrameReceiver {
         self.recv_within_async(to, Want::ANY).await
     }
 
-    /// Whether a frame (or the end of the stream) is there by `timeout`: whether [`recv`](FrameReceiver::recv) wouldn't have to wait for one to begin.
+    /// Whether a frame (or the end of the stream) is there by `timeout`: whether [`recv`](FrameReceiver::recv) wouldn't
+    /// have to wait for one to begin.
     ///
     /// # Errors
     ///
@@ -1078,7 +1102,8 @@ impl FrameReceiver {
         }
     }
 
-    /// Whether bytes are in the ring that have not been received. Asks nobody, and so doesn't know of the end of the stream.
+    /// Whether bytes are in the ring that have not been received. Asks nobody, and so doesn't know of the end of the
+    /// stream.
     #[must_use = "it has no effect but its result"]
     #[inline]
     pub fn has_buffered(&self) -> bool {
@@ -1086,14 +1111,14 @@ impl FrameReceiver {
         words.head.load(Ordering::Acquire) != words.tail.load(Ordering::Acquire)
     }
 
-    /// The longest frame that is received, by this handle, its clones, and the copies that are sent from now on. A longer one is dropped as it
-    /// arrives: [`PipeError::TooLong`].
+    /// The longest frame that is received, by this handle, its clones, and the copies that are sent from now on. A
+    /// longer one is dropped as it arrives: [`PipeError::TooLong`].
     pub fn set_max_len(&self, bytes: usize) {
         self.0.max_len.store(bytes, Ordering::Relaxed);
     }
 
-    /// Closes the stream in this direction for every holder of this end, also in other processes. Senders get [`PipeError::Closed`], as do those who wait
-    /// here. What has not been received is lost.
+    /// Closes the stream in this direction for every holder of this end, also in other processes. Senders get
+    /// [`PipeError::Closed`], as do those who wait here. What has not been received is lost.
     pub fn close(&self) {
         self.0.way.bell.close();
         let _ = rustix::net::shutdown(&self.0.way.luggage, Shutdown::Read);
@@ -1141,7 +1166,7 @@ impl FrameReceiver {
                 Found::Something => return Ok(Received::default()),
                 Found::Nothing(seen) => seen,
                 Found::Rubbish => {
-                    yield_now().await;
+                    wait::yield_now().await;
                     continue;
                 }
             };
@@ -1313,23 +1338,9 @@ fn gone(error: io::Error) -> PipeError {
 
 /// The time, in microseconds since some moment.
 fn micros() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
+    let now = sys::monotonic();
     // Not zero, which is "never".
-    START.get_or_init(Instant::now).elapsed().as_micros() as u64 + 2 * BELIEF
-}
-
-/// Lets the others of the runtime go first.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if yielded {
-            return std::task::Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000 + 2 * BELIEF
 }
 
 impl Serialize for FrameSender {
@@ -1378,7 +1389,8 @@ impl Way {
     }
 }
 
-/// For fuzzing: a peer that writes `ring` into the ring, says that it has written `head` bytes and read `tail`, and then goes. Whatever it says, this ends.
+/// For fuzzing: a peer that writes `ring` into the ring, says that it has written `head` bytes and read `tail`, and
+/// then goes. Whatever it says, this ends.
 #[doc(hidden)]
 pub fn fuzz(ring: &[u8], head: u64, tail: u64) {
     let Ok((sender, receiver)) = StreamOptions::new().capacity(LEAST_CAPACITY).max_len(1 << 20).one_way() else {
@@ -1391,7 +1403,8 @@ pub fn fuzz(ring: &[u8], head: u64, tail: u64) {
     let mut bytes = Vec::new();
     let _ = sender.try_send(&Frame::new(&[b"something"]));
     drop(sender);
-    // Each frame or failure takes at least a header out of the ring, except for the news that the one before has no end.
+    // Each frame or failure takes at least a header out of the ring, except for the news that the one before has no
+    // end.
     for _ in 0..2 * LEAST_CAPACITY / HEADER + 2 {
         match receiver.recv(&mut bytes) {
             Err(PipeError::Closed | PipeError::Corrupt(_)) => return,

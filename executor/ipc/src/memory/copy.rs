@@ -1,14 +1,16 @@
 //! Copies between shared memory and memory of our own, while another process or thread may write to the shared side.
 //!
-//! A plain `memcpy` of bytes that somebody writes at the same moment is a data race, and undefined. What is done here is equal to a
-//! series of relaxed atomic accesses: the copy may be torn (some bytes old, some new), and nothing worse. Up to [`BLOCK`] bytes
-//! it is just that, word by word; above, on x86-64, one `rep movsb`, which the compiler can't see through and for which it must thus assume
-//! no more than such a series; it runs at the speed of the caches. Between the two, from 16 bytes on, it's pairs of words, in the same way: what
-//! follows usually reads the copy in pairs as well, and a read that spans two writes just made has to wait for both.
+//! A plain `memcpy` of bytes that somebody writes at the same moment is a data race, and undefined. What is done here
+//! is equal to a series of relaxed atomic accesses: the copy may be torn (some bytes old, some new), and nothing worse.
+//! Up to [`BLOCK`] bytes it is just that, word by word; above, on x86-64, one `rep movsb`, which the compiler can't see
+//! through and for which it must thus assume no more than such a series; it runs at the speed of the caches. Between
+//! the two, from 16 bytes on, it's pairs of words, in the same way: what follows usually reads the copy in pairs as
+//! well, and a read that spans two writes just made has to wait for both.
 //!
-//! From [`LONG`] bytes on neither side is in a cache, and the time is that of the memory: a loop over cache lines that asks for both sides' lines well
-//! before it needs them, as opaque as the others. Stores that go past the caches (`movntdq`), which the C library uses there, were tried: they
-//! were no faster than `rep movsb` on the machine where this was measured, and the loop was by a quarter.
+//! From [`LONG`] bytes on neither side is in a cache, and the time is that of the memory: a loop over cache lines that
+//! asks for both sides' lines well before it needs them, as opaque as the others. Stores that go past the caches
+//! (`movntdq`), which the C library uses there, were tried: they were no faster than `rep movsb` on the machine where
+//! this was measured, and the loop was by a quarter.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -34,8 +36,8 @@ const STEP: usize = usize::MAX;
 ///
 /// # Safety
 ///
-/// `from` must be readable, in memory that is only ever accessed atomically or by this module while it is shared, for `count` bytes;
-/// `to` must be writable memory of our own for as many, and the two must not overlap.
+/// `from` must be readable, in memory that is only ever accessed atomically or by this module while it is shared, for
+/// `count` bytes; `to` must be writable memory of our own for as many, and the two must not overlap.
 #[inline]
 pub(crate) unsafe fn load(from: *const u8, to: *mut u8, count: usize) {
     if count >= BLOCK {
@@ -51,7 +53,8 @@ pub(crate) unsafe fn load(from: *const u8, to: *mut u8, count: usize) {
     let mut at = 0;
     if from.addr().is_multiple_of(8) {
         while at + 8 <= count {
-            // SAFETY: in bounds as the caller promises, aligned as just checked (steps of 8 keep it); atomics may race with atomics.
+            // SAFETY: in bounds as the caller promises, aligned as just checked (steps of 8 keep it); atomics may race
+            // with atomics.
             let word = unsafe { &*from.add(at).cast::<AtomicU64>() }.load(Ordering::Relaxed);
             // SAFETY: `to` has room for the eight bytes; it need not be aligned.
             unsafe { to.add(at).cast::<u64>().write_unaligned(word) };
@@ -107,8 +110,8 @@ pub(crate) unsafe fn store(from: *const u8, to: *mut u8, count: usize) {
 unsafe fn steps(from: *const u8, to: *mut u8, count: usize) {
     let mut at = 0;
     loop {
-        // SAFETY: the two instructions read and write 16 bytes in bounds, aligned or not. To the compiler they are opaque, and what they do could be
-        // written as relaxed atomic byte accesses.
+        // SAFETY: the two instructions read and write 16 bytes in bounds, aligned or not. To the compiler they are
+        // opaque, and what they do could be written as relaxed atomic byte accesses.
         unsafe {
             std::arch::asm!(
                 "movups {pair}, [{from}]",
@@ -137,8 +140,9 @@ unsafe fn steps(_from: *const u8, _to: *mut u8, _count: usize) {
 /// `from` readable and `to` writable for `count` bytes, not overlapping.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn block(from: *const u8, to: *mut u8, count: usize) {
-    // SAFETY: the instruction reads and writes exactly the bytes the caller vouches for; the direction flag is clear on entry, as the
-    // ABI demands. To the compiler it is opaque, and what it does could be written as relaxed atomic byte accesses.
+    // SAFETY: the instruction reads and writes exactly the bytes the caller vouches for; the direction flag is clear on
+    // entry, as the ABI demands. To the compiler it is opaque, and what it does could be written as relaxed atomic byte
+    // accesses.
     unsafe {
         std::arch::asm!(
             "rep movsb",
@@ -171,9 +175,10 @@ unsafe fn long(from: *const u8, to: *mut u8, count: usize) {
     let done = first + lines;
     // SAFETY: as the caller promises; `first` is less than a line, and there are at least two.
     unsafe { block(from, to, first) };
-    // SAFETY: the loop reads and writes `lines` bytes, a multiple of a line and not zero, from `first` on, in bounds as `first + lines` is at most `count`. The
-    // instructions that fetch early lead beyond the end, but they access nothing that a program could notice and never fault. To the compiler the loop is
-    // opaque, and what it does could be written as relaxed atomic byte accesses.
+    // SAFETY: the loop reads and writes `lines` bytes, a multiple of a line and not zero, from `first` on, in bounds as
+    // `first + lines` is at most `count`. The instructions that fetch early lead beyond the end, but they access
+    // nothing that a program could notice and never fault. To the compiler the loop is opaque, and what it does could
+    // be written as relaxed atomic byte accesses.
     unsafe {
         std::arch::asm!(
             "2:",
@@ -216,7 +221,8 @@ mod tests {
 
     type Copy = unsafe fn(*const u8, *mut u8, usize);
 
-    /// Copies `count` bytes at these distances from a line's begin, and looks at all bytes, also those before and behind.
+    /// Copies `count` bytes at these distances from a line's begin, and looks at all bytes, also those before and
+    /// behind.
     fn check(copy: Copy, from: usize, to: usize, count: usize, source: &[u8], target: &mut [u8]) {
         const AROUND: usize = 256;
         let aligned = |bytes: &[u8]| bytes.as_ptr().addr().wrapping_neg() % 64 + 64;

@@ -135,6 +135,8 @@ pub(crate) fn freeze() -> Frozen {
 }
 
 fn install() -> io::Result<()> {
+    // Before the lock is taken for the first time, under which another thread may fork.
+    crate::forked::watch()?;
     let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
     if *installed {
         return Ok(());

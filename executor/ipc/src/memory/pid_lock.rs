@@ -11,15 +11,15 @@
 //! list.
 
 use std::mem::offset_of;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
 use super::segment::{Layout, Segment};
-use crate::sys;
 use crate::wait::{self, Change, Step, futex};
+use crate::{forked, sys};
 
 /// Process numbers of Linux are below 2²².
 const PID_BITS: u32 = 22;
@@ -31,23 +31,23 @@ const ASLEEP: u64 = 1 << 63;
 const SHORTEST_SLEEP: Duration = Duration::from_micros(200);
 const LONGEST_SLEEP: Duration = Duration::from_millis(5);
 
+/// What [`me`] has found out.
+static ME: AtomicU64 = AtomicU64::new(0);
+
+/// In a forked child: it is another process.
+pub(crate) fn forget() {
+    ME.store(0, Ordering::Relaxed);
+}
+
 /// This process, as the word of a lock names it.
 fn me() -> u64 {
-    static ME: AtomicU64 = AtomicU64::new(0);
-    static FORKS: Once = Once::new();
-
-    extern "C" fn forget() {
-        ME.store(0, Ordering::Relaxed);
-    }
-
     #[cold]
     fn find_out() -> u64 {
-        FORKS.call_once(|| {
-            // SAFETY: registers a function that does nothing but store to an atomic; a forked child is another process.
-            unsafe { libc::pthread_atfork(None, None, Some(forget)) };
-        });
         let me = (u64::from(std::process::id()) & ((1 << PID_BITS) - 1) | sys::start_time() << PID_BITS) & !ASLEEP;
-        ME.store(me, Ordering::Relaxed);
+        // Remembered only if a child of ours is going to forget it.
+        if forked::watch().is_ok() {
+            ME.store(me, Ordering::Relaxed);
+        }
         me
     }
 

@@ -22,8 +22,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::copy;
 use super::fault::Watched;
-use crate::sys;
 use crate::travel::Fd;
+use crate::{forked, sys};
 
 /// What may be looked at in place in shared memory.
 ///
@@ -212,6 +212,7 @@ impl Segment {
 
     /// As [`create`](Segment::create), for an object of a kind of its own.
     pub(crate) fn create_for(len: usize, purpose: Purpose) -> io::Result<Arc<Self>> {
+        forked::watch()?;
         let fd = sys::create_shared_memory(len)?;
         let mapping = Mapping::new(fd.as_fd(), len, true)?;
         let id = identity(fd.as_fd())?;
@@ -253,6 +254,7 @@ impl Segment {
 
     /// As [`open`](Segment::open), for an object of a kind of its own.
     pub(crate) fn open_for(fd: &Fd, least: usize, purpose: Purpose) -> io::Result<Arc<Self>> {
+        forked::watch()?;
         let id = identity(fd.as_fd())?;
         // One that is only watched doesn't do here: what stands in it would turn into zeros one day.
         if let Some(segment) = find(id).filter(|segment| segment.watched.is_none()) {
@@ -275,6 +277,7 @@ impl Segment {
     /// As [`open`](Segment::open), but takes memory that isn't sealed as well, and watches it: if somebody truncates
     /// it, it turns into zeros and [`is_lost`](Segment::is_lost).
     pub(crate) fn open_any(fd: &Fd, least: usize) -> io::Result<Arc<Self>> {
+        forked::watch()?;
         if sys::check_sealed(fd.as_fd()).is_ok() {
             return Segment::open(fd, least);
         }

@@ -2,23 +2,27 @@
 //!
 //! # Anonymous or named
 //!
-//! *Anonymous* memory ([`SharedMemory::new`]) is the usual kind. It reaches other processes as a handle: as an argument or result of a task, or
-//! in a message. The kernel frees it with the last handle, however its owners end; nothing can leak.
+//! *Anonymous* memory ([`SharedMemory::new`]) is the usual kind. It reaches other processes as a handle: as an argument
+//! or result of a task, or in a message. The kernel frees it with the last handle, however its owners end; nothing can
+//! leak.
 //!
-//! *Named* memory ([`create_new`](SharedMemory::create_new), [`open`](SharedMemory::open)) is found by its name by processes that have nothing else in common. It
-//! stays until somebody unlinks it, also when all processes have ended or were killed; that's what a name is for. A creator that
-//! wants it to go with its handle says [`unlink_on_drop`](SharedMemory::unlink_on_drop).
+//! *Named* memory ([`create_new`](SharedMemory::create_new), [`open`](SharedMemory::open)) is found by its name by
+//! processes that have nothing else in common. It stays until somebody unlinks it, also when all processes have ended
+//! or were killed; that's what a name is for. A creator that wants it to go with its handle says
+//! [`unlink_on_drop`](SharedMemory::unlink_on_drop).
 //!
 //! # Soundness
 //!
-//! Other processes may write at any moment, so the memory is never lent as `&[u8]`: it's copied in and out at the speed of the
-//! memory, or looked at in place as [atomics](SharedMemory::as_atomic_bytes). A copy that meets a writer may be torn, some bytes old and
-//! some new; use a [`Value`](crate::Value) or [`Array`](crate::Array) for what must not be. What remains outside of the letter of the memory model is that atomics of different
-//! sizes may meet on the same bytes, which it leaves open and all hardware defines.
+//! Other processes may write at any moment, so the memory is never lent as `&[u8]`: it's copied in and out at the speed
+//! of the memory, or looked at in place as [atomics](SharedMemory::as_atomic_bytes). A copy that meets a writer may be
+//! torn, some bytes old and some new; use a [`Value`](crate::Value) or [`Array`](crate::Array) for what must not be.
+//! What remains outside of the letter of the memory model is that atomics of different sizes may meet on the same
+//! bytes, which it leaves open and all hardware defines.
 //!
-//! Anonymous memory is sealed: nobody can make it smaller under us. Named memory can't be sealed, so it's watched: when somebody truncates
-//! it, every operation fails with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) instead of ending the process by a SIGBUS. (For this, the first named memory of a
-//! process installs a handler of SIGBUS, which passes on everything else.)
+//! Anonymous memory is sealed: nobody can make it smaller under us. Named memory can't be sealed, so it's watched: when
+//! somebody truncates it, every operation fails with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) instead of ending
+//! the process by a SIGBUS. (For this, the first named memory of a process installs a handler of SIGBUS, which passes
+//! on everything else.)
 
 use std::fmt;
 use std::io;
@@ -37,16 +41,18 @@ use crate::travel::Fd;
 
 /// A block of bytes that several processes have in their memory at once.
 ///
-/// A handle: cheap to clone, and sending it to another process sends the handle and not the bytes. Python's equivalent is
-/// `multiprocessing.shared_memory.SharedMemory`.
+/// A handle: cheap to clone, and sending it to another process sends the handle and not the bytes. Python's equivalent
+/// is `multiprocessing.shared_memory.SharedMemory`.
 ///
-/// *Anonymous* memory ([`new`](SharedMemory::new)) is freed with its last handle, however the processes end. *Named* memory
-/// ([`create_new`](SharedMemory::create_new), [`open`](SharedMemory::open)) stays until its name is [unlinked](SharedMemory::unlink).
+/// *Anonymous* memory ([`new`](SharedMemory::new)) is freed with its last handle, however the processes end. *Named*
+/// memory ([`create_new`](SharedMemory::create_new), [`open`](SharedMemory::open)) stays until its name is
+/// [unlinked](SharedMemory::unlink).
 ///
-/// Others may write at any moment, so the bytes are copied in and out, or seen in place as [atomics](SharedMemory::as_atomic_bytes). A copy that
-/// meets a writer may be torn; what must not be is for a [`Value`](crate::Value) or [`Array`](crate::Array). Anonymous memory is sealed
-/// against truncation; if somebody truncates named memory, every operation fails with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof). (For that, the first
-/// named memory of a process installs a handler of SIGBUS, which passes on whatever isn't about such memory.)
+/// Others may write at any moment, so the bytes are copied in and out, or seen in place as
+/// [atomics](SharedMemory::as_atomic_bytes). A copy that meets a writer may be torn; what must not be is for a
+/// [`Value`](crate::Value) or [`Array`](crate::Array). Anonymous memory is sealed against truncation; if somebody
+/// truncates named memory, every operation fails with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof). (For that, the
+/// first named memory of a process installs a handler of SIGBUS, which passes on whatever isn't about such memory.)
 ///
 /// # Examples
 ///
@@ -79,15 +85,17 @@ impl SharedMemory {
         Ok(SharedMemory { segment: Segment::create(len)?, name: None })
     }
 
-    /// New memory under a name (Python: `SharedMemory(name, create=True, size)`). It stays until it's [unlinked](SharedMemory::unlink).
+    /// New memory under a name (Python: `SharedMemory(name, create=True, size)`). It stays until it's
+    /// [unlinked](SharedMemory::unlink).
     ///
-    /// Only processes of the same user can open it. The room is taken at once, so a full `/dev/shm` (64 MiB by default in
-    /// containers) is an error here and not a fault later.
+    /// Only processes of the same user can open it. The room is taken at once, so a full `/dev/shm` (64 MiB by default
+    /// in containers) is an error here and not a fault later.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` if the name is taken; `InvalidInput` for a length of zero, and for a name that is empty, longer than 255 bytes, `.` or `..`, or
-    /// contains a slash or a zero byte; or what the system says, for example that there is no room.
+    /// `AlreadyExists` if the name is taken; `InvalidInput` for a length of zero, and for a name that is empty, longer
+    /// than 255 bytes, `.` or `..`, or contains a slash or a zero byte; or what the system says, for example that there
+    /// is no room.
     ///
     /// # Examples
     ///
@@ -109,7 +117,8 @@ impl SharedMemory {
         Ok(SharedMemory { segment: name::create(name, len, |_| ())?, name: Some(Name::new(name)) })
     }
 
-    /// As [`create_new`](SharedMemory::create_new), but opens the memory if the name is taken by memory of exactly this length.
+    /// As [`create_new`](SharedMemory::create_new), but opens the memory if the name is taken by memory of exactly this
+    /// length.
     ///
     /// # Errors
     ///
@@ -141,7 +150,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// `NotFound` if there's none, `InvalidInput` for a name that can't be one, `InvalidData` if it's empty, or what the system says.
+    /// `NotFound` if there's none, `InvalidInput` for a name that can't be one, `InvalidData` if it's empty, or what
+    /// the system says.
     pub fn open(name: &str) -> io::Result<Self> {
         Ok(SharedMemory { segment: name::open(name)?, name: Some(Name::new(name)) })
     }
@@ -150,7 +160,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// `NotFound` if there's no such name (any more), `InvalidInput` for a name that can't be one, or what the system says.
+    /// `NotFound` if there's no such name (any more), `InvalidInput` for a name that can't be one, or what the system
+    /// says.
     pub fn unlink_name(name: &str) -> io::Result<()> {
         name::unlink(name)
     }
@@ -159,7 +170,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// `NotFound` if that has happened already, also if other memory has got the name since; `InvalidInput` if it never had one.
+    /// `NotFound` if that has happened already, also if other memory has got the name since; `InvalidInput` if it never
+    /// had one.
     pub fn unlink(&self) -> io::Result<()> {
         match &self.name {
             Some(name) => name.unlink(&self.segment),
@@ -169,7 +181,8 @@ impl SharedMemory {
 
     /// Has the name taken away when this handle and the clones made of it in this process from now on are gone.
     ///
-    /// A SIGKILL leaves the name behind; memory that must not be left behind has no name. No effect on anonymous memory.
+    /// A SIGKILL leaves the name behind; memory that must not be left behind has no name. No effect on anonymous
+    /// memory.
     #[must_use = "the name is taken away when the returned handle is dropped"]
     pub fn unlink_on_drop(mut self) -> Self {
         if let Some(name) = &mut self.name {
@@ -271,26 +284,29 @@ impl SharedMemory {
 
     /// The bytes in place, without a copy.
     ///
-    /// All zero from the moment on at which somebody truncates named memory; [`is_lost`](SharedMemory::is_lost) says so.
+    /// All zero from the moment on at which somebody truncates named memory; [`is_lost`](SharedMemory::is_lost) says
+    /// so.
     #[must_use = "it has no effect but its result"]
     pub fn as_atomic_bytes(&self) -> &[AtomicU8] {
         self.segment.slice(0, usize::MAX)
     }
 
-    /// The memory in place as numbers of 32 bits, in this machine's byte order; up to three bytes at the end are left out.
+    /// The memory in place as numbers of 32 bits, in this machine's byte order; up to three bytes at the end are left
+    /// out.
     #[must_use = "it has no effect but its result"]
     pub fn as_atomic_u32s(&self) -> &[AtomicU32] {
         self.segment.slice(0, usize::MAX)
     }
 
-    /// The memory in place as numbers of 64 bits, in this machine's byte order; up to seven bytes at the end are left out.
+    /// The memory in place as numbers of 64 bits, in this machine's byte order; up to seven bytes at the end are left
+    /// out.
     #[must_use = "it has no effect but its result"]
     pub fn as_atomic_u64s(&self) -> &[AtomicU64] {
         self.segment.slice(0, usize::MAX)
     }
 
-    /// Whether somebody has truncated this named memory, so that its content is gone and nothing is shared any more. Never true for
-    /// anonymous memory.
+    /// Whether somebody has truncated this named memory, so that its content is gone and nothing is shared any more.
+    /// Never true for anonymous memory.
     #[must_use = "it has no effect but its result"]
     pub fn is_lost(&self) -> bool {
         self.segment.is_lost()

@@ -1,11 +1,13 @@
 //! [`Condvar`]: to wait under a lock for what another one changes under it. Python's `multiprocessing.Condition`.
 //!
-//! Everybody who waits has a slot in a ledger, with the process it belongs to and its turn, and sleeps on a bell of its own. To notify is to mark the
-//! slots of the longest waiting and to ring their bells. A slot is given back only when its owner has the lock again; so a notification whose receiver is killed, or a future that is
-//! dropped, before it could act on it, is still there to be found, and passes on to the next one. Those who wait watch the processes of the others for that.
+//! Everybody who waits has a slot in a ledger, with the process it belongs to and its turn, and sleeps on a bell of its
+//! own. To notify is to mark the slots of the longest waiting and to ring their bells. A slot is given back only when
+//! its owner has the lock again; so a notification whose receiver is killed, or a future that is dropped, before it
+//! could act on it, is still there to be found, and passes on to the next one. Those who wait watch the processes of
+//! the others for that.
 //!
-//! Python raises an error when somebody waits or notifies without the lock. Here waiting takes the guard, so it can't be done without; and to notify
-//! without the lock is allowed, as with std's: a waiter has its slot before it unlocks.
+//! Python raises an error when somebody waits or notifies without the lock. Here waiting takes the guard, so it can't
+//! be done without; and to notify without the lock is allowed, as with std's: a waiter has its slot before it unlocks.
 
 use std::fmt;
 use std::io;
@@ -53,12 +55,14 @@ type Rung = Vec<usize>;
 
 /// A place to wait for a change of what a [`Mutex`](crate::Mutex) protects, between processes.
 ///
-/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same. Any lock will do, of any type, but all who wait at
-/// a time should use the same one, as they wait for the same thing.
+/// The handle is cheap to clone; clones, and what arrives of it in other processes, are the same. Any lock will do, of
+/// any type, but all who wait at a time should use the same one, as they wait for the same thing.
 ///
-/// Waiting gives the lock back and takes it again, so it ends as locking does: with [`LockError::Poisoned`](crate::LockError::Poisoned), guard included, when a holder has died. The longest waiting are
-/// notified first. As with all condition variables, a wait may end without a notification now and then, so wait for a condition:
-/// [`wait_while`](Self::wait_while) does it. Python's `wait_for(predicate)` is `wait_while(guard, |value| !predicate(value))`.
+/// Waiting gives the lock back and takes it again, so it ends as locking does: with
+/// [`LockError::Poisoned`](crate::LockError::Poisoned), guard included, when a holder has died. The longest waiting are
+/// notified first. As with all condition variables, a wait may end without a notification now and then, so wait for a
+/// condition: [`wait_while`](Self::wait_while) does it. Python's `wait_for(predicate)` is `wait_while(guard, |value|
+/// !predicate(value))`.
 ///
 /// A notification isn't lost with a process that is killed before it could act on it: the next one gets it.
 ///
@@ -112,7 +116,8 @@ impl Condvar {
         self.wait_until(guard, None).0
     }
 
-    /// As [`wait`](Self::wait), for at most `timeout` (and then as long as it takes to have the lock again). With the guard comes whether there was a notification.
+    /// As [`wait`](Self::wait), for at most `timeout` (and then as long as it takes to have the lock again). With the
+    /// guard comes whether there was a notification.
     ///
     /// # Errors
     ///
@@ -128,8 +133,8 @@ impl Condvar {
 
     /// As [`wait`](Self::wait), without blocking the thread.
     ///
-    /// **Cancellation:** dropped, it waits no more, and the lock stays free; a notification that it had got already passes on to the next one. Nothing happens
-    /// before the first poll: until then it holds the lock.
+    /// **Cancellation:** dropped, it waits no more, and the lock stays free; a notification that it had got already
+    /// passes on to the next one. Nothing happens before the first poll: until then it holds the lock.
     ///
     /// # Errors
     ///
@@ -149,7 +154,8 @@ impl Condvar {
     ///
     /// # Errors
     ///
-    /// [`LockError::Poisoned`](crate::LockError::Poisoned), with the guard, as soon as it is known that a holder of the lock died, whatever the condition.
+    /// [`LockError::Poisoned`](crate::LockError::Poisoned), with the guard, as soon as it is known that a holder of the
+    /// lock died, whatever the condition.
     pub fn wait_while<'a, T: Plain>(
         &self,
         mut guard: MutexGuard<'a, T>,
@@ -161,12 +167,13 @@ impl Condvar {
         Ok(guard)
     }
 
-    /// Waits as long as `condition` is true of the value, for at most `timeout`. With the guard comes whether the condition has become
-    /// false: Python's result of `wait_for`.
+    /// Waits as long as `condition` is true of the value, for at most `timeout`. With the guard comes whether the
+    /// condition has become false: Python's result of `wait_for`.
     ///
     /// # Errors
     ///
-    /// [`LockError::Poisoned`](crate::LockError::Poisoned), with the guard, as soon as it is known that a holder of the lock died, whatever the condition.
+    /// [`LockError::Poisoned`](crate::LockError::Poisoned), with the guard, as soon as it is known that a holder of the
+    /// lock died, whatever the condition.
     pub fn wait_while_timeout<'a, T: Plain>(
         &self,
         mut guard: MutexGuard<'a, T>,
@@ -194,7 +201,8 @@ impl Condvar {
     ///
     /// # Errors
     ///
-    /// [`LockError::Poisoned`](crate::LockError::Poisoned), with the guard, as soon as it is known that a holder of the lock died, whatever the condition.
+    /// [`LockError::Poisoned`](crate::LockError::Poisoned), with the guard, as soon as it is known that a holder of the
+    /// lock died, whatever the condition.
     pub async fn wait_while_async<'a, T: Plain>(
         &self,
         mut guard: MutexGuard<'a, T>,

@@ -1,9 +1,10 @@
 //! State in shared memory that changes in one step or not at all, whenever its writer dies.
 //!
-//! What is more than one word (how many permits are left *and* who holds them; who has arrived at a barrier *and* in which round) would be left half-changed by a
-//! process that is killed in between, and a lock that tells of the death wouldn't tell how to repair it. So the state is kept twice:
-//! a change is computed in memory of our own, written to the copy that nobody reads, and then made the current one by raising the version. Killed before
-//! that, it has never happened; after it, it is complete. There is nothing to repair.
+//! What is more than one word (how many permits are left *and* who holds them; who has arrived at a barrier *and* in
+//! which round) would be left half-changed by a process that is killed in between, and a lock that tells of the death
+//! wouldn't tell how to repair it. So the state is kept twice: a change is computed in memory of our own, written to
+//! the copy that nobody reads, and then made the current one by raising the version. Killed before that, it has never
+//! happened; after it, it is complete. There is nothing to repair.
 //!
 //! ```text
 //!    lock │ version 6 │ asleep │ … │ copy 0: current │ copy 1: free for the next change │
@@ -41,7 +42,8 @@ pub(crate) enum Verdict<R> {
     Changed(R),
     /// The state is as it was.
     Unchanged(R),
-    /// It can't go on before the state changes or one of these processes dies. (Changes made by the step so far are dropped.)
+    /// It can't go on before the state changes or one of these processes dies. (Changes made by the step so far are
+    /// dropped.)
     Wait(Vec<Seat>),
     /// As `Wait`, but the step has changed the state, which others are to see.
     ChangedWait(Vec<Seat>),
@@ -75,8 +77,9 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
         Ledger::partial(object, offset, |_| size_of::<S>())
     }
 
-    /// As `new`, for a state that is large, but seldom full: `extent` says how many bytes of it, from its first one on, are not all zero or of no importance. It
-    /// must see that in the first [`FIRST`](Self::FIRST) bytes. Only so many are copied, from a core's cache to another's in the worst case; the rest reads as zero.
+    /// As `new`, for a state that is large, but seldom full: `extent` says how many bytes of it, from its first one on,
+    /// are not all zero or of no importance. It must see that in the first [`FIRST`](Self::FIRST) bytes. Only so many
+    /// are copied, from a core's cache to another's in the worst case; the rest reads as zero.
     pub(crate) fn partial(object: &'a Object, offset: usize, extent: fn(&S) -> usize) -> Self {
         Ledger { object, offset, head: object.at(offset), extent }
     }
@@ -107,7 +110,8 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
         state
     }
 
-    /// Looks at the state, and changes it as `step` says. Under the lock, which only blocks for as long as others look or change.
+    /// Looks at the state, and changes it as `step` says. Under the lock, which only blocks for as long as others look
+    /// or change.
     pub(crate) fn transact<R>(self, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Result<R, Change> {
         let lock = self.lock();
         lock.lock();
@@ -117,7 +121,8 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
         }
     }
 
-    /// As `transact`, for those who don't want to wait: `None` if somebody stays in the middle of a step for [`PATIENCE`].
+    /// As `transact`, for those who don't want to wait: `None` if somebody stays in the middle of a step for
+    /// [`PATIENCE`].
     pub(crate) fn try_transact<R>(self, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Option<Result<R, Change>> {
         let lock = self.lock();
         lock.try_lock().or_else(|| lock.lock_until(wait::after(PATIENCE)))?;
@@ -127,7 +132,8 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
         })
     }
 
-    /// As `transact`, but without blocking: if the lock is taken, that's what to wait for. `slept` is the memory of the waiter.
+    /// As `transact`, but without blocking: if the lock is taken, that's what to wait for. `slept` is the memory of the
+    /// waiter.
     pub(crate) fn step<R>(self, slept: &mut bool, step: impl FnOnce(&mut S, &Board) -> Verdict<R>) -> Step<R> {
         let lock = self.lock();
         match lock.step(slept) {
@@ -171,7 +177,8 @@ impl<'a, S: FromBytes + IntoBytes + Immutable + Copy> Ledger<'a, S> {
                         Holder::Alive(word, alive) => {
                             change.holders.push((Word::new(board.segment(), board.offset(word)), alive));
                         }
-                        // It has just died: a value that the word doesn't have any more makes the next attempt follow at once.
+                        // It has just died: a value that the word doesn't have any more makes the next attempt follow
+                        // at once.
                         Holder::Dead(_) => change.word.1 = now.wrapping_sub(1),
                     }
                 }

@@ -41,7 +41,8 @@ use bed::{Bed, Sleeper};
 /// For how many words one thread sleeps, besides its doorbell.
 const WORDS: usize = futex::MOST_WORDS - 1;
 
-/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since there may be many.
+/// How often all futures look again by themselves: as [`futex::RECHECK`] for blocked threads, but not as often, since
+/// there may be many.
 const LOOK: Duration = Duration::from_millis(500);
 
 fn run(bed: &Bed) -> ! {
@@ -86,7 +87,7 @@ impl Frozen {
 
 /// Starts the first thread, if it isn't there yet, and returns its thread id.
 pub(crate) fn keeper() -> io::Result<u32> {
-    forked::watch();
+    forked::watch()?;
     let mut keeper = KEEPER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(tid) = *keeper {
         return Ok(tid);
@@ -134,7 +135,8 @@ pub(crate) fn sleep(mut change: Change, waker: Waker) -> Sleep {
     let bed = Arc::new(Bed::default());
     bed.enter(&mut sleeper, usize::MAX);
     let its = bed.clone();
-    match start("polypool-ipc-waits", move || run(&its)) {
+    // The first thread of a process whose objects have no board may be this one.
+    match forked::watch().and_then(|()| start("polypool-ipc-waits", move || run(&its))) {
         Ok(()) => {
             beds.push(bed.clone());
             Sleep { id, bed: Some(bed), over, word, used: false, forks: generation() }
@@ -251,6 +253,33 @@ mod tests {
         // Other tests may have some as well.
         let after = BEDS.lock().unwrap().len();
         assert!(after < before + 20, "{before} became {after}");
+    }
+
+    /// A waker whose drop is that of another future that waits, as the last waker of a task is.
+    struct Task(#[allow(dead_code)] Mutex<Option<Sleep>>);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn the_waker_that_is_replaced_may_come_back() {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (segment, bed) = (Segment::create(4096).unwrap(), Arc::new(Bed::default()));
+            let sleep = |id, waker| {
+                let (change, over) = (Change::of(&segment, 0, 0), Arc::new(AtomicBool::new(false)));
+                let word = change.word.0.clone();
+                assert!(bed.enter(&mut Some(Sleeper { id, change, waker, over: over.clone() }), WORDS));
+                Sleep { id, bed: Some(bed.clone()), over, word, used: false, forks: generation() }
+            };
+            let within = sleep(1, Waker::noop().clone());
+            let outer = sleep(2, Waker::from(Arc::new(Task(Mutex::new(Some(within))))));
+            assert!(!outer.is_over(Waker::noop()));
+            assert!(bed.is_over(1, Waker::noop()), "the future within has gone");
+            tell.send(()).unwrap();
+        });
+        assert_eq!(told.recv_timeout(LIMIT), Ok(()), "it hangs, or has failed");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A child made by a plain `fork`: it is a process of its own for all who share objects with it, though it has its
 //! parent's handles.
 
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use polypool_ipc::{
     Array, Event, JoinableQueue, Lock, LockError, Mutex, Once, ReentrantMutex, RwLock, Semaphore, SharedList, Value,
+    pack,
 };
 
 use crate::family::{LIMIT, Peer, child};
@@ -20,6 +22,7 @@ pub(crate) const ROLES: &[crate::Role] = &[
     ("forked: lends", lends),
     ("forked: counts", counts),
     ("forked: busy", busy),
+    ("forked: seatless", seatless),
 ];
 
 /// A forked child; whatever happens, it doesn't live longer than anything may.
@@ -347,4 +350,52 @@ fn busy(parent: &Peer) {
 #[test]
 fn a_fork_in_the_middle_of_everything_leaves_no_lock_behind() {
     in_time(|| child("forked: busy", &Mutex::new(0_u64).unwrap()).join());
+}
+
+fn seatless(parent: &Peer) {
+    parent.recv::<()>();
+    let (mutex, array) = (Mutex::new(1_u64).unwrap(), Array::from_slice(&[1_u64]).unwrap());
+    let (reentrant, semaphore) = (ReentrantMutex::new(1_u64).unwrap(), Semaphore::new(1).unwrap());
+    let mut held = Some((mutex.lock().unwrap(), array.lock().unwrap(), reentrant.lock().unwrap(), semaphore.acquire()));
+    // Nobody else can sit down: all other seats are taken, by somebody who lives.
+    let (_, luggage) = pack(|| serde_json::to_vec(&mutex).unwrap());
+    let board = std::fs::File::from(luggage.fds().last().unwrap().try_clone_to_owned().unwrap());
+    for slot in 1..=4_095 {
+        let (mut word, place) = ([0; 4], 64 + slot * 64 + 8);
+        board.read_exact_at(&mut word, place).unwrap();
+        if u32::from_le_bytes(word) & 0x3fff_ffff == 0 {
+            board.write_all_at(&1_u32.to_le_bytes(), place).unwrap();
+        }
+    }
+    fork(|| {
+        std::panic::set_hook(Box::new(|_| {}));
+        let refused = |what: &dyn Fn()| {
+            let said = catch_unwind(AssertUnwindSafe(what)).expect_err("it has gone in without a seat");
+            let said = said.downcast_ref::<String>().unwrap();
+            assert!(said.contains("4095 processes share objects already"), "{said}");
+        };
+        for _ in 0..2 {
+            refused(&|| drop(mutex.try_lock()));
+            refused(&|| drop(reentrant.try_lock()));
+            refused(&|| drop(semaphore.try_acquire()));
+        }
+        // It isn't the parent either.
+        let (_, guard, ..) = held.as_mut().unwrap();
+        assert_eq!((guard.len(), guard.iter_mut().count()), (0, 0));
+        drop(held.take());
+        refused(&|| drop(mutex.try_lock()));
+    })
+    .join();
+    assert!(matches!(mutex.try_lock(), Err(LockError::WouldBlock)));
+    assert!(matches!(array.try_lock(), Err(LockError::WouldBlock)));
+    assert!(semaphore.try_acquire().is_err());
+    let (_, guard, ..) = held.as_mut().unwrap();
+    guard[0] = 2;
+    drop(held);
+    assert_eq!((*mutex.try_lock().unwrap(), array.get(0), semaphore.available()), (1, Ok(2), 1));
+}
+
+#[test]
+fn a_forked_child_that_gets_no_seat_is_not_its_parent() {
+    in_time(|| child("forked: seatless", &()).join());
 }

@@ -1,16 +1,17 @@
 //! The doorbell: a socket at which one side of a stream sleeps until the other rings, or is gone.
 //!
-//! Each direction of a stream has a socket pair of its own, with the writer at one end and the reader at the other. The kernel counts the
-//! holders of each end, also those that are on their way in a message; when the last has gone, whatever ended it, the other side is woken.
-//! That is why this is a socket and not a futex.
+//! Each direction of a stream has a socket pair of its own, with the writer at one end and the reader at the other. The
+//! kernel counts the holders of each end, also those that are on their way in a message; when the last has gone,
+//! whatever ended it, the other side is woken. That is why this is a socket and not a futex.
 //!
-//! An end is never switched to non-blocking, as that would be for all its holders: each call says for itself whether it may block.
+//! An end is never switched to non-blocking, as that would be for all its holders: each call says for itself whether it
+//! may block.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use async_io::Async;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,7 +19,6 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::travel::Fd;
-use crate::wait;
 
 /// How a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,8 @@ impl Bell {
             Some(source) => source,
             None => {
                 let source = Async::new_nonblocking(self.fd.clone())?;
-                // Only one sleeps at a time, as long as nobody lies; should there be two sources, the second can't be registered.
+                // Only one sleeps at a time, as long as nobody lies; should there be two sources, the second can't be
+                // registered.
                 self.source.get_or_init(|| source)
             }
         };
@@ -150,62 +151,5 @@ fn poll_once(fd: BorrowedFd<'_>, events: PollFlags) -> Result<PollFlags, Errno> 
             Ok(_) => return Ok(fds[0].revents()),
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// Whether to spin before a sleep: as long as that has paid lately.
-///
-/// Spinning for about as long as a wake-up takes is worth it when the other side runs on another core and answers at once, and is a waste otherwise. So each spin that
-/// ends with nothing costs credit, and without credit the next sleeps begin at once: 16 of them, then twice as many each time.
-#[derive(Debug)]
-pub(super) struct Spin {
-    credit: AtomicI32,
-    /// How many sleeps begin without spinning; and how many it was the last time.
-    skip: AtomicI32,
-    skipped: AtomicI32,
-}
-
-const LONGEST: Duration = Duration::from_micros(30);
-const MOST_CREDIT: i32 = 16;
-
-impl Spin {
-    pub(super) fn new() -> Self {
-        Spin { credit: AtomicI32::new(MOST_CREDIT / 2), skip: AtomicI32::new(0), skipped: AtomicI32::new(0) }
-    }
-
-    /// Waits shortly for `come`; whether it did.
-    pub(super) fn spin(&self, come: impl Fn() -> bool) -> bool {
-        // All of these are hints, and changed by whoever holds the lock of this side.
-        const ANY: Ordering = Ordering::Relaxed;
-        if wait::spins() == 0 {
-            return false;
-        }
-        let skip = self.skip.load(ANY);
-        if skip > 0 {
-            self.skip.store(skip - 1, ANY);
-            return false;
-        }
-        let start = Instant::now();
-        loop {
-            for _ in 0..16 {
-                if come() {
-                    self.credit.store((self.credit.load(ANY) + 1).min(MOST_CREDIT), ANY);
-                    self.skipped.store(0, ANY);
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if start.elapsed() >= LONGEST {
-                break;
-            }
-        }
-        let credit = self.credit.load(ANY) - 4;
-        self.credit.store(credit.max(0), ANY);
-        if credit <= 0 {
-            let skip = (self.skipped.load(ANY) * 2).clamp(16, 1_024);
-            self.skipped.store(skip, ANY);
-            self.skip.store(skip, ANY);
-        }
-        false
     }
 }

@@ -1,9 +1,10 @@
 //! What stands in the ring: chunks, each with a header. Reading a header is a pure function of its bytes.
 //!
-//! A message that is small enough is one chunk, and is there or isn't. A longer one is a chain of chunks: the first says how long the
-//! whole is, the last says that it is the last. Each chunk is published whole, so whoever is killed in the middle of a message leaves a chain without an
-//! end, and the next first chunk tells the reader so. Chunks that belong to no message that the reader knows (its beginning went to a reader that
-//! died, or was refused) are passed over.
+//! A message that is small enough is one chunk, and is there or isn't. A longer one is a chain of chunks: the first
+//! says how long the whole is, the last says that it is the last. Each chunk is published whole, so whoever is killed
+//! in the middle of a message leaves a chain without an end, and the next first chunk tells the reader so. Chunks that
+//! belong to no message that the reader knows (its beginning went to a reader that died, or was refused) are passed
+//! over.
 
 /// How long the header is.
 pub(crate) const HEADER: usize = 24;

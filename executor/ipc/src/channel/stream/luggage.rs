@@ -1,8 +1,9 @@
 //! Descriptors that belong to messages: parcels on a socket beside the ring.
 //!
-//! A message's luggage is sent before the message is published, so it is there when the reader wants it. Each parcel has the number that the message's header
-//! names. Parcels of messages that were never finished (their sender was killed or gave up in between) have numbers of
-//! their own and are passed over, so luggage and messages can't get out of step. What no message has announced is not received.
+//! A message's luggage is sent before the message is published, so it is there when the reader wants it. Each parcel
+//! has the number that the message's header names. Parcels of messages that were never finished (their sender was
+//! killed or gave up in between) have numbers of their own and are passed over, so luggage and messages can't get out
+//! of step. What no message has announced is not received.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,7 +22,8 @@ use crate::travel::{Fd, Luggage};
 /// The number of the luggage, and which of its parcels this is.
 const LABEL: usize = 16;
 
-/// How many parcels that nobody waits for any more are passed over for one message. A few are left by each sender that is killed; more come from a liar.
+/// How many parcels that nobody waits for any more are passed over for one message. A few are left by each sender that
+/// is killed; more come from a liar.
 const MOST_STALE: usize = 4_096;
 
 /// A socket pair that keeps parcels apart.

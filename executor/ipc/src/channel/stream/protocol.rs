@@ -2,9 +2,9 @@
 //!
 //! The atomics come from the parent module, so that the very same file runs over loom's in `tests/loom_stream.rs`.
 //!
-//! Each side has a *position*, which only it moves, and a *sleep word*, which only it writes: odd while it is asleep or about to be,
-//! and another number for each sleep. The side that moves its position looks at the other's sleep word, and if that is odd rings
-//! the doorbell: a byte in a socket, which stays there until the sleeper takes it.
+//! Each side has a *position*, which only it moves, and a *sleep word*, which only it writes: odd while it is asleep or
+//! about to be, and another number for each sleep. The side that moves its position looks at the other's sleep word,
+//! and if that is odd rings the doorbell: a byte in a socket, which stays there until the sleeper takes it.
 //!
 //! ```text
 //!    mover:    position = new            sleeper:   sleep = odd, new number        (lie_down)
@@ -12,13 +12,13 @@
 //!              sleep odd?  → ring                   position still as seen?  → sleep at the doorbell
 //! ```
 //!
-//! **No wake-up is lost.** Both fences are sequentially consistent, so one of them is first. If it is the sleeper's, the mover sees the odd word
-//! and rings; if it is the mover's, the sleeper sees the new position and stays up. As the byte stays in the socket, it does not
-//! matter whether the sleeper has reached it yet.
+//! **No wake-up is lost.** Both fences are sequentially consistent, so one of them is first. If it is the sleeper's,
+//! the mover sees the odd word and rings; if it is the mover's, the sleeper sees the new position and stays up. As the
+//! byte stays in the socket, it does not matter whether the sleeper has reached it yet.
 //!
-//! **The mover never clears the sleeper's word.** It would have to do so either before it rings, and then a mover that is killed in between has taken the
-//! wake-up along; or after, and then it may wipe out the next sleep of a sleeper that has woken meanwhile. Instead it remembers for which number it
-//! has rung, and does so once for each.
+//! **The mover never clears the sleeper's word.** It would have to do so either before it rings, and then a mover that
+//! is killed in between has taken the wake-up along; or after, and then it may wipe out the next sleep of a sleeper
+//! that has woken meanwhile. Instead it remembers for which number it has rung, and does so once for each.
 
 use super::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -37,7 +37,8 @@ pub(super) fn sleeper(sleep: &AtomicU32) -> Option<u32> {
     (word & 1 != 0).then_some(word)
 }
 
-/// Begins a sleep. The caller looks at the other side's position once more after this, before it really sleeps, and calls [`get_up`] afterwards.
+/// Begins a sleep. The caller looks at the other side's position once more after this, before it really sleeps, and
+/// calls [`get_up`] afterwards.
 #[inline]
 pub(super) fn lie_down(sleep: &AtomicU32) -> u32 {
     let word = (sleep.load(Ordering::Relaxed) | 1).wrapping_add(2);

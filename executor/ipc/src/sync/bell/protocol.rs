@@ -1,8 +1,8 @@
 //! The two halves of a bell: functions over one atomic.
 //!
-//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in `tests/loom_bell.rs`. Both are called under the lock
-//! of the ledger beside which the bell stands, but the sleeps that begin with what was heard aren't: they are the kernel's, which compares the word once
-//! more, with full ordering.
+//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in
+//! `tests/loom_bell.rs`. Both are called under the lock of the ledger beside which the bell stands, but the sleeps that
+//! begin with what was heard aren't: they are the kernel's, which compares the word once more, with full ordering.
 
 use super::{AtomicU32, Ordering};
 

@@ -1,7 +1,8 @@
-//! Who waits for a condition, and who has been notified: plain data, and functions over it with nothing of memory, processes or sleeping. They are steps of a ledger, so
-//! they are done one at a time, and wholly or not at all.
+//! Who waits for a condition, and who has been notified: plain data, and functions over it with nothing of memory,
+//! processes or sleeping. They are steps of a ledger, so they are done one at a time, and wholly or not at all.
 //!
-//! How many slots there are comes from the parent module; the very same file runs with fewer over loom's threads in `tests/loom_bell.rs`.
+//! How many slots there are comes from the parent module; the very same file runs with fewer over loom's threads in
+//! `tests/loom_bell.rs`.
 //!
 //! | a slot is | next | by |
 //! |---|---|---|
@@ -119,7 +120,8 @@ impl State {
         changed
     }
 
-    /// Whether there is nothing more to wait for with that slot: it is notified; or it isn't ours any more, so a peer has meddled, and to wait on would be for ever.
+    /// Whether there is nothing more to wait for with that slot: it is notified; or it isn't ours any more, so a peer
+    /// has meddled, and to wait on would be for ever.
     pub(super) fn is_over(&self, (at, turn): (usize, u32), me: u32) -> bool {
         self.slots.get(at).is_none_or(|slot| slot.seat != me || slot.turn != turn)
     }

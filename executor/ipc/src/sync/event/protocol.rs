@@ -1,10 +1,10 @@
 //! The transitions of an event's word: functions over one atomic, with nothing of memory, processes or the kernel.
 //!
-//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in `tests/loom_event.rs`. What the bits mean stands
-//! at the head of `event.rs`.
+//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in
+//! `tests/loom_event.rs`. What the bits mean stands at the head of `event.rs`.
 //!
-//! Orderings: setting releases, and whoever finds the event set, or the count changed, acquires; all other changes are read-modify-writes, which pass on
-//! what a `set` before them has released.
+//! Orderings: setting releases, and whoever finds the event set, or the count changed, acquires; all other changes are
+//! read-modify-writes, which pass on what a `set` before them has released.
 
 use super::{AtomicU32, Ordering};
 

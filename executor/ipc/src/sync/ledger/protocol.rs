@@ -1,15 +1,19 @@
-//! How those who wait for a change of a ledger learn of it: functions over two words, all of them called under the ledger's lock.
+//! How those who wait for a change of a ledger learn of it: functions over two words, all of them called under the
+//! ledger's lock.
 //!
-//! The atomics' type comes from the parent module, so that the very same file runs over loom's atomics in `tests/loom_ledger.rs`.
+//! The atomics' type comes from the parent module, so that the very same file runs over loom's atomics in
+//! `tests/loom_ledger.rs`.
 //!
-//! A waiter looks at the state, decides that it must wait, announces that, and notes the version, all under the lock; only then it gives the lock back and goes to sleep on
-//! the version. A change, under the lock too, is thus either before the look (and was seen), or after the announcement: then it finds it, has raised the
-//! version, so that a sleep that has not begun yet does not begin, and wakes those whose sleep has. All are woken and the announcement is taken
+//! A waiter looks at the state, decides that it must wait, announces that, and notes the version, all under the lock;
+//! only then it gives the lock back and goes to sleep on the version. A change, under the lock too, is thus either
+//! before the look (and was seen), or after the announcement: then it finds it, has raised the version, so that a sleep
+//! that has not begun yet does not begin, and wakes those whose sleep has. All are woken and the announcement is taken
 //! down; those who must wait longer announce themselves again.
 
 use super::{AtomicU32, Ordering};
 
-/// Makes the copy that was just written the current one. Returns the new version, and whether all who sleep on it are to be woken, after the lock has been given back.
+/// Makes the copy that was just written the current one. Returns the new version, and whether all who sleep on it are
+/// to be woken, after the lock has been given back.
 #[inline]
 pub(super) fn commit(version: &AtomicU32, asleep: &AtomicU32) -> (u32, bool) {
     // Under the lock nobody else changes it; the next one to have the lock sees it by that.

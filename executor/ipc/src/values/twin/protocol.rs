@@ -1,7 +1,8 @@
-//! Reading and writing a value in two copies: functions over its version, with nothing of memory or of what the copies hold.
+//! Reading and writing a value in two copies: functions over its version, with nothing of memory or of what the copies
+//! hold.
 //!
-//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in `tests/loom_twin.rs`. How it works stands at the head of
-//! `twin.rs`.
+//! The atomic's type comes from the parent module, so that the very same file runs over loom's atomics in
+//! `tests/loom_twin.rs`. How it works stands at the head of `twin.rs`.
 
 use super::{AtomicU64, Ordering, fence};
 

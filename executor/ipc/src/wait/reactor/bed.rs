@@ -1,7 +1,7 @@
 //! What one thread sleeps for: the futures that wait for words, and one turn of the sleep for all of them.
 //!
-//! Everything it stands on, atomics, locks and the kernel, comes from the parent module, so that the very same file runs over loom's in
-//! `tests/loom_reactor.rs`. Why no wake-up is lost stands at the head of `reactor.rs`.
+//! Everything it stands on, atomics, locks and the kernel, comes from the parent module, so that the very same file
+//! runs over loom's in `tests/loom_reactor.rs`. Why no wake-up is lost stands at the head of `reactor.rs`.
 
 use std::sync::PoisonError;
 use std::task::Waker;
@@ -45,13 +45,23 @@ impl Bed {
 
     /// Whether the future has been woken; if not, `waker` is the one to wake.
     pub(crate) fn is_over(&self, id: u64, waker: &Waker) -> bool {
-        let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-        match sleepers.iter_mut().find(|sleeper| sleeper.id == id) {
-            Some(sleeper) => {
-                sleeper.waker.clone_from(waker);
-                false
+        // A waker's clone and its drop are code of others, which may come back here, as the drop of a task with another
+        // future in it does. So neither runs under the lock.
+        let mut new = None;
+        loop {
+            let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(sleeper) = sleepers.iter_mut().find(|sleeper| sleeper.id == id) else { return true };
+            if sleeper.waker.will_wake(waker) {
+                return false;
             }
-            None => true,
+            if let Some(new) = new.take() {
+                let old = std::mem::replace(&mut sleeper.waker, new);
+                drop(sleepers);
+                drop(old);
+                return false;
+            }
+            drop(sleepers);
+            new = Some(waker.clone());
         }
     }
 
@@ -122,12 +132,14 @@ impl Bed {
         let woken: Vec<Sleeper> = {
             let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
             let woken = sleepers.extract_if(.., |sleeper| which(&sleeper.change));
-            // Before the lock is given back: a future that is dropped right now and isn't found must know that it has been woken, to pass that on.
+            // Before the lock is given back: a future that is dropped right now and isn't found must know that it has
+            // been woken, to pass that on.
             woken.inspect(|sleeper| sleeper.over.store(true, Ordering::Release)).collect()
         };
         // Outside of the lock: a waker runs code of others, and what it drops may come back here.
         for sleeper in woken {
-            // A waker that panics is its runtime's fault, and must not end the thread on which the presence of the process hangs.
+            // A waker that panics is its runtime's fault, and must not end the thread on which the presence of the
+            // process hangs.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sleeper.waker.wake()));
         }
     }
