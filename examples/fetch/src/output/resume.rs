@@ -34,9 +34,6 @@ const WRITTEN_BACK: Duration = Duration::from_secs(60);
 /// More rows than anybody has; without a limit, a wrong number would take all memory.
 const MOST_ROWS: u64 = 1 << 32;
 
-/// How exact the times of records and of files are, more than that.
-const TICK: Duration = Duration::from_millis(20);
-
 /// The rows that an earlier run has done.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
@@ -294,11 +291,8 @@ impl Check<'_> {
                 let metadata = fs::metadata(&path);
                 let hash_is_right = || seen.sha256.is_some_and(|hash| sha256(&path).is_ok_and(|is| is == hash));
                 metadata.is_ok_and(|metadata| {
-                    // A later row with the same request has put its own body there.
-                    let is_replaced =
-                        ended(seen).zip(metadata.modified().ok()).is_some_and(|(end, at)| at > end + TICK);
                     let is_right = metadata.len() == seen.bytes && (!is_recent || hash_is_right());
-                    metadata.is_file() && (is_replaced || is_right)
+                    metadata.is_file() && is_right
                 })
             }
             _ => true,
