@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -84,7 +85,8 @@ fn main() -> Result<()> {
     let _server = Server::start(course.directory.path(), port)?;
     course.lists(port)?;
     let mut results: BTreeMap<usize, (&str, Vec<Run>)> = BTreeMap::new();
-    let peers = PEERS.iter().filter(|(name, _)| course.args.only.is_empty() || course.args.only.iter().any(|n| n == name));
+    let peers =
+        PEERS.iter().filter(|(name, _)| course.args.only.is_empty() || course.args.only.iter().any(|n| n == name));
     let peers: Vec<_> = peers.collect();
     for round in 0..course.args.rounds {
         for (place, &&(name, command)) in peers.iter().enumerate() {
@@ -115,7 +117,10 @@ fn print<'a>(args: &Args, results: impl Iterator<Item = (&'a str, Vec<Run>)>) {
         })
         .collect();
     let ours = results.iter().find(|(name, _)| *name == "fetch").map(|(_, run)| *run);
-    println!("{} URLs of 1 KiB, {} at once, bodies kept, medians of {} rounds", args.urls, args.concurrency, args.rounds);
+    println!(
+        "{} URLs of 1 KiB, {} at once, bodies kept, medians of {} rounds",
+        args.urls, args.concurrency, args.rounds
+    );
     println!("{:<8} {:>11} {:>18} {:>9} {:>12}", "", "requests/s", "CPU s per 10,000", "peak MiB", "fetch is");
     for (name, run) in &results {
         let ratio = ours.map_or(String::new(), |ours| format!("{:.2} x", run.seconds / ours.seconds));
@@ -153,15 +158,26 @@ const PEERS: [Peer; 6] = [
     }),
     ("aria2c", |course, out| {
         let mut command = installed("aria2c")?;
-        command.args(["--quiet", "--no-conf", "--file-allocation=none", "--max-concurrent-downloads", &course.at_once()]);
-        command.args(["--max-connection-per-server", "16", "--input-file"]).arg(course.path("urls")).arg("--dir").arg(out);
+        command.args([
+            "--quiet",
+            "--no-conf",
+            "--file-allocation=none",
+            "--max-concurrent-downloads",
+            &course.at_once(),
+        ]);
+        command
+            .args(["--max-connection-per-server", "16", "--input-file"])
+            .arg(course.path("urls"))
+            .arg("--dir")
+            .arg(out);
         Some(command)
     }),
     ("aiohttp", |course, out| {
         let mut command = installed("python3")?;
         command.arg("-c").arg(AIOHTTP).arg(course.path("urls")).arg(out).arg(course.at_once());
         let mut probe = installed("python3")?;
-        let there = probe.args(["-c", "import aiohttp"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        let there =
+            probe.args(["-c", "import aiohttp"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
         there.then_some(command)
     }),
 ];
@@ -276,6 +292,8 @@ struct Server(Child);
 impl Server {
     fn start(directory: &Path, port: u16) -> Result<Self> {
         fs::write(directory.join("body.bin"), [b'x'; 1024])?;
+        // nginx may work as another user than the one who starts it.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
         let child = match installed("nginx") {
             Some(mut nginx) => {
                 let path = directory.display();
@@ -289,9 +307,17 @@ impl Server {
                      server {{ listen 127.0.0.1:{port}; root {path}; location / {{ try_files /body.bin =404; }} }} }}\n"
                 );
                 fs::write(directory.join("nginx.conf"), config)?;
-                nginx.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf")).stderr(Stdio::null()).spawn()?
+                nginx
+                    .arg("-p")
+                    .arg(directory)
+                    .arg("-c")
+                    .arg(directory.join("nginx.conf"))
+                    .stderr(Stdio::null())
+                    .spawn()?
             }
-            None => Command::new(std::env::current_exe()?).args([OsStr::new("serve"), port.to_string().as_ref()]).spawn()?,
+            None => {
+                Command::new(std::env::current_exe()?).args([OsStr::new("serve"), port.to_string().as_ref()]).spawn()?
+            }
         };
         let server = Server(child);
         let end = Instant::now() + Duration::from_secs(10);

@@ -15,6 +15,7 @@ use axum::routing::get;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::report::say;
 use crate::settings::{Proxy, Settings};
 
 /// What is fetched when no paths are given.
@@ -45,7 +46,7 @@ pub(crate) async fn start(settings: &mut Settings) -> anyhow::Result<()> {
         .fallback(async || "hello\n")
         .layer(from_fn(slow));
     tokio::spawn(axum::serve(listener, router).into_future());
-    eprintln!("demo server on http://{address}");
+    say(format_args!("demo server on http://{address}"));
     let input = &mut settings.input;
     input.base = Some(format!("http://{address}").parse()?);
     if input.urls.is_empty() && input.files.is_empty() {

@@ -15,7 +15,8 @@ mod report;
 mod request;
 mod settings;
 
-use std::io::{self, ErrorKind, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use anyhow::{Context, Result};
 use futures_ext::ProgressExt;
 use futures_util::{FutureExt, StreamExt};
 use polypool::{TaskFuture, ThreadPool};
+use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
 use crate::engine::{Control, Parts};
@@ -33,7 +35,7 @@ use crate::extract::Extractor;
 use crate::http::Fetcher;
 use crate::input::Rows;
 use crate::output::{Bodies, Done, Writer};
-use crate::report::{Circumstances, Live, Summary};
+use crate::report::{Circumstances, Live, Summary, say};
 use crate::request::Row;
 use crate::settings::Settings;
 
@@ -54,13 +56,16 @@ pub fn main() -> ExitCode {
         // Whoever reads has seen enough, as `head` does.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(settings: Settings) -> Result<ExitCode> {
+    // Connections and files are descriptors, and the usual limit is made for programs of another kind. Without more, the
+    // requests that find none fail, and say so.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     // One thread for all that waits, this run itself included, so that nothing crosses between cores.
     let pool = ThreadPool::builder().workers(1).name_prefix("fetch").build()?;
     let session = session(settings, pool.clone());
@@ -76,8 +81,10 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     // Before anything is written. With --strict it has read all rows by now.
     let rows = Rows::open(&settings.input).unwrap_or_else(|error| cli::refuse(&error));
     let fetcher = Fetcher::new(&settings).unwrap_or_else(|error| cli::refuse(&error));
-    let mut writer = Writer::open(&settings.output)?;
-    let bodies = Bodies::new(&settings.output, settings.extract.is_some())?;
+    let mut writer = Writer::open(&settings.output).unwrap_or_else(|error| cli::refuse(&error));
+    let bodies = Bodies::new(&settings.output, settings.extract.is_some()).unwrap_or_else(|error| cli::refuse(&error));
+    let summary_file = settings.report.summary_json.clone().map(summary_file).transpose();
+    let summary_file = summary_file.unwrap_or_else(|error| cli::refuse(&error));
     let bodies = bodies.with_usual_headers(&settings.input.defaults.headers);
     let extractor = settings.extract.as_ref().map(Extractor::new).transpose()?;
     let total = Rows::total(&settings.input);
@@ -112,7 +119,7 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
                         }
                         interrupted = true;
                         control.stop.cancel();
-                        eprintln!("interrupted: what runs may finish; once more ends it now");
+                        say("interrupted: what runs may finish; once more ends it now");
                         continue;
                     }
                     () = &mut lines => continue,
@@ -128,25 +135,35 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     writer.finish()?;
 
     // Input that nobody waits for any more may never end.
-    let read = if interrupted { Ok(Counts::default()) } else { reading.await? };
+    let read =
+        if interrupted || control.gave_up.load(Ordering::Relaxed) { Ok(Counts::default()) } else { reading.await? };
     let Counts { done_before, duplicates } = *read.as_ref().unwrap_or(&Counts::default());
     let retries = control.retries.load(Ordering::Relaxed);
     let circumstances = Circumstances { elapsed: start.elapsed(), retries, done_before, duplicates, interrupted };
     let report = summary.report(circumstances);
-    if !quiet {
-        eprintln!("{report}");
+    if let Some((path, mut file)) = summary_file {
+        let unwritable = || format!("--summary-json can't write {}", path.display());
+        writeln!(file, "{}", serde_json::to_string_pretty(&report)?).with_context(unwritable)?;
+        file.persist(&path).with_context(unwritable)?;
     }
-    if let Some(path) = &settings.report.summary_json {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, json + "\n").with_context(|| format!("--summary-json can't write {}", path.display()))?;
+    if !quiet {
+        say(&report);
     }
     if interrupted {
-        eprintln!("the other URLs have no record{}", resume_hint(&settings));
+        say(format_args!("the other URLs have no record{}", resume_hint(&settings)));
         return Ok(ExitCode::from(130));
     }
     read?;
     let failed = summary.failed_share() > settings.report.fail_above;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A file beside the one that is to be written, which has its name only when it is whole.
+fn summary_file(path: PathBuf) -> Result<(PathBuf, NamedTempFile)> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new().prefix(".fetch-summary").tempfile_in(directory);
+    let file = file.with_context(|| format!("--summary-json can't write to {}", directory.display()))?;
+    Ok((path, file))
 }
 
 fn resume_hint(settings: &Settings) -> &'static str {

@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
-use bytes::Bytes;
 
 /// One row of the input. Each gets exactly one record.
 #[derive(Debug)]

@@ -90,7 +90,9 @@ pub(crate) struct Limits {
 pub(crate) enum Concurrency {
     Fixed(usize),
     /// Between 1 and this, found while running.
-    Auto { most: usize },
+    Auto {
+        most: usize,
+    },
 }
 
 /// A token bucket: one request every `interval`, and `burst` at once after a pause.
@@ -163,7 +165,10 @@ pub(crate) enum Proxy {
     /// Those named in the environment (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`).
     Environment,
     None,
-    At { url: Url, except: String },
+    At {
+        url: Url,
+        except: String,
+    },
 }
 
 #[derive(Clone, Debug)]

@@ -91,7 +91,8 @@ fn a_list_that_is_sorted_by_host_keeps_all_hosts_busy() {
         })
         .collect();
     let urls = servers.iter().flat_map(|server| (0..50).map(|n| server.url(&format!("/{n}"))));
-    let run = common::run(["--per-host".into(), "1".into(), "--concurrency".into(), "4".into()].into_iter().chain(urls));
+    let run =
+        common::run(["--per-host".into(), "1".into(), "--concurrency".into(), "4".into()].into_iter().chain(urls));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(run.records().len(), 200);
     assert_eq!(door.most(), 4);

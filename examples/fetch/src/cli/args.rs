@@ -249,7 +249,7 @@ pub(super) struct Time {
 pub(super) struct Retry {
     /// Attempts after the first, where connection or server failed for the moment
     ///
-    /// That is a lost connection, a timeout, a body cut short, and the statuses 408, 425, 429 and 5xx but for 501
+    /// That is a lost connection, a timeout (but not that of --max-time), a body cut short, and the statuses 408, 425, 429 and 5xx but for 501
     /// and 505.
     #[arg(long, value_name = "N", alias = "retries", default_value_t = 2)]
     #[arg(value_parser = value_parser!(u32).range(0..=1000))]

@@ -14,8 +14,11 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use crate::request::{Origin, Request};
 use crate::settings::{Limits, Rate};
 
-/// Above this many lanes, those that have nothing to do are cleared away.
+/// From this many lanes on, those that have nothing to do are cleared away.
 const MANY_LANES: usize = 1_024;
+
+/// For how long a second attempt that is due waits when it is beyond the horizon.
+const TOO_FAR: Duration = Duration::from_millis(50);
 
 /// A request on its way, with what is known of it so far.
 #[derive(Debug)]
@@ -61,6 +64,12 @@ pub(crate) struct Lanes {
     /// Those that can do so later, by the instant.
     asleep: BinaryHeap<Reverse<(Instant, LaneId)>>,
     waiting: usize,
+    /// No row beyond this one starts.
+    horizon: u64,
+    /// Lanes that could start a job if the horizon were farther.
+    beyond: Vec<LaneId>,
+    /// With so many lanes, those that have nothing to do are cleared away.
+    many: usize,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +83,8 @@ struct Lane {
     not_before: Option<Instant>,
     spacing: Duration,
     rate: Option<DefaultDirectRateLimiter>,
+    /// When the last job started.
+    last: Option<Instant>,
     place: Place,
 }
 
@@ -84,6 +95,14 @@ enum Place {
     None,
     Ready,
     Asleep(Instant),
+    Beyond,
+}
+
+/// Why a lane starts nothing.
+enum Pause {
+    Until(Instant),
+    Horizon,
+    Idle,
 }
 
 impl Lanes {
@@ -100,6 +119,21 @@ impl Lanes {
             ready: VecDeque::new(),
             asleep: BinaryHeap::new(),
             waiting: 0,
+            horizon: u64::MAX,
+            beyond: Vec::new(),
+            many: MANY_LANES,
+        }
+    }
+
+    /// From now on no row beyond this one starts.
+    pub(crate) fn set_horizon(&mut self, row: u64) {
+        if std::mem::replace(&mut self.horizon, row) < row {
+            for id in std::mem::take(&mut self.beyond) {
+                if self.lane(id).place == Place::Beyond {
+                    self.lane(id).place = Place::None;
+                    self.settle(id);
+                }
+            }
         }
     }
 
@@ -150,20 +184,25 @@ impl Lanes {
             }
             self.token = true;
             self.ready.pop_front();
+            let horizon = self.horizon;
             let lane = self.lane(id);
             lane.place = Place::None;
-            match lane.start(now) {
+            match lane.start(now, horizon) {
                 Ok(job) => {
                     self.token = false;
                     self.waiting -= 1;
                     self.settle(id);
                     return Turn::Start(job);
                 }
-                Err(Some(at)) => {
+                Err(Pause::Until(at)) => {
                     lane.place = Place::Asleep(at);
                     self.asleep.push(Reverse((at, id)));
                 }
-                Err(None) => {}
+                Err(Pause::Horizon) => {
+                    lane.place = Place::Beyond;
+                    self.beyond.push(id);
+                }
+                Err(Pause::Idle) => {}
             }
         }
         self.asleep.peek().map_or(Turn::Idle, |&Reverse((at, _))| Turn::At(at))
@@ -176,9 +215,6 @@ impl Lanes {
         lane.running -= 1;
         lane.most = per_host;
         self.settle(id);
-        if self.by_origin.len() > MANY_LANES {
-            self.close(id);
-        }
     }
 
     /// Nothing of this lane starts before `until`.
@@ -191,6 +227,9 @@ impl Lanes {
     pub(crate) fn space(&mut self, id: LaneId, spacing: Duration) {
         let lane = self.lane(id);
         lane.spacing = spacing;
+        // Also from the start that brought the wish.
+        let next = lane.last.and_then(|last| last.checked_add(spacing));
+        lane.not_before = lane.not_before.max(next);
     }
 
     /// Takes out everything that waits.
@@ -217,6 +256,11 @@ impl Lanes {
     }
 
     fn open(&mut self, origin: Origin) -> LaneId {
+        if self.by_origin.len() >= self.many {
+            (0..self.lanes.len()).for_each(|id| self.close(LaneId(id)));
+            // As seldom as the number doubles, so that the work is a little for each.
+            self.many = MANY_LANES.max(2 * self.by_origin.len());
+        }
         let lane = Lane {
             origin: Some(origin.clone()),
             most: if self.careful { 1 } else { self.per_host },
@@ -239,8 +283,10 @@ impl Lanes {
 
     /// Forgets a lane that has nothing to do and nothing to remember.
     fn close(&mut self, id: LaneId) {
+        let full = self.rate_per_host.map_or(Duration::ZERO, |rate| rate.interval.saturating_mul(rate.burst.get()));
         let lane = self.lane(id);
-        let remembers = lane.not_before.is_some_and(|at| at > Instant::now()) || lane.rate.is_some();
+        let remembers = lane.not_before.is_some_and(|at| at > Instant::now())
+            || lane.last.is_some_and(|last| last.elapsed() < full);
         if lane.running > 0 || lane.has_work() || lane.place != Place::None || remembers {
             return;
         }
@@ -267,27 +313,60 @@ impl Lane {
         !self.queue.is_empty() || !self.delayed.is_empty()
     }
 
-    /// The next job, or from when on there may be one.
-    fn start(&mut self, now: Instant) -> Result<Job, Option<Instant>> {
+    /// The next job, or when there may be one.
+    fn start(&mut self, now: Instant, horizon: u64) -> Result<Job, Pause> {
         if self.running >= self.most || !self.has_work() {
-            return Err(None);
+            return Err(Pause::Idle);
         }
         if let Some(at) = self.not_before.filter(|&at| at > now) {
-            return Err(Some(at));
+            return Err(Pause::Until(at));
+        }
+        if horizon < u64::MAX {
+            self.bring_forward(now, horizon)?;
         }
         let due = self.delayed.peek().map(|Reverse(delayed)| delayed.at);
         let again = due.is_some_and(|at| at <= now);
         if !again && self.queue.is_empty() {
-            return Err(due);
+            return Err(due.map_or(Pause::Idle, Pause::Until));
         }
         if let Some(at) = self.rate.as_ref().and_then(|rate| refusal(rate, now)) {
-            return Err(Some(at));
+            return Err(Pause::Until(at));
         }
         let job = if again { self.delayed.pop().map(|Reverse(delayed)| delayed.job) } else { self.queue.pop_front() };
-        let job = job.ok_or(None)?;
+        let job = job.ok_or(Pause::Idle)?;
         self.running += 1;
-        self.not_before = (!self.spacing.is_zero()).then(|| now + self.spacing);
+        self.last = Some(now);
+        self.not_before = if self.spacing.is_zero() { None } else { now.checked_add(self.spacing) };
         Ok(job)
+    }
+
+    /// Sees to it that what starts next is within the horizon. With one there are few second attempts: they are looked
+    /// through.
+    fn bring_forward(&mut self, now: Instant, horizon: u64) -> Result<(), Pause> {
+        let due = |delayed: &Delayed| delayed.at <= now && delayed.job.row <= horizon;
+        if self.delayed.peek().is_some_and(|Reverse(delayed)| due(delayed)) {
+            return Ok(());
+        }
+        let (mut found, rest): (Vec<_>, Vec<_>) = self.delayed.drain().partition(|Reverse(delayed)| due(delayed));
+        let later = rest.iter().filter(|Reverse(delayed)| delayed.job.row <= horizon).map(|Reverse(it)| it.at).min();
+        self.delayed.extend(rest);
+        if let Some(Reverse(first)) = found.pop() {
+            self.queue.push_front(first.job);
+        }
+        self.delayed.extend(found);
+        match self.queue.front() {
+            // A second attempt that is due but too far must not come before it.
+            Some(job) if job.row <= horizon => {
+                if self.delayed.peek().is_some_and(|Reverse(delayed)| delayed.at <= now) {
+                    for Reverse(mut delayed) in std::mem::take(&mut self.delayed) {
+                        delayed.at = delayed.at.max(now + TOO_FAR);
+                        self.delayed.push(Reverse(delayed));
+                    }
+                }
+                Ok(())
+            }
+            _ => Err(later.map_or(Pause::Horizon, Pause::Until)),
+        }
     }
 }
 
@@ -470,17 +549,62 @@ mod tests {
         let now = Instant::now();
         let (jobs, _) = start_all(&mut lanes, now);
         assert_eq!(rows(&jobs), [1]);
-        lanes.space(jobs[0].lane, Duration::from_secs(2));
+        let distance = Duration::from_secs(2);
+        lanes.space(jobs[0].lane, distance);
         lanes.done(jobs[0].lane);
-        let (jobs, turn) = start_all(&mut lanes, now);
-        assert_eq!(rows(&jobs), [2]);
-        assert!(matches!(turn, Turn::At(at) if at == now + Duration::from_secs(2)), "{turn:?}");
+        for row in 2..=3 {
+            let from = now + distance * (row - 2);
+            let (jobs, turn) = start_all(&mut lanes, from);
+            assert!(jobs.is_empty(), "the distance is kept from the first start on");
+            assert!(matches!(turn, Turn::At(at) if at == from + distance), "{turn:?}");
+            assert_eq!(rows(&start_all(&mut lanes, from + distance).0), [u64::from(row)]);
+        }
+    }
+
+    #[test]
+    fn nothing_beyond_the_horizon_starts_and_nothing_within_it_is_held_up() {
+        let mut lanes = Lanes::new(&limits(9), false);
+        for row in 1..=6 {
+            push(&mut lanes, row, if row % 2 == 0 { "http://a/" } else { "http://b/" });
+        }
+        let now = Instant::now();
+        lanes.set_horizon(3);
+        let (mut jobs, turn) = start_all(&mut lanes, now);
+        jobs.sort_by_key(|job| job.row);
+        assert_eq!(rows(&jobs), [1, 2, 3]);
+        assert!(matches!(turn, Turn::Idle), "{turn:?}");
+        // Two second attempts, the later row first; and the horizon comes nearer.
+        let third = jobs.pop().expect("three");
+        let first = jobs.remove(0);
+        let (lane, later) = (first.lane, now + Duration::from_secs(1));
+        lanes.push_again(third, now);
+        lanes.push_again(first, later);
+        lanes.done(lane);
+        lanes.done(lane);
+        lanes.set_horizon(1);
+        let (none, turn) = start_all(&mut lanes, now);
+        assert!(none.is_empty());
+        assert!(matches!(turn, Turn::At(at) if at == later), "{turn:?}");
+        assert_eq!(rows(&start_all(&mut lanes, later).0), [1]);
+        lanes.set_horizon(6);
+        let mut rest = rows(&start_all(&mut lanes, later + Duration::from_secs(1)).0);
+        rest.sort_unstable();
+        assert_eq!(rest, [3, 4, 5, 6]);
     }
 
     #[test]
     fn lanes_of_a_million_hosts_do_not_pile_up() {
         let mut lanes = Lanes::new(&limits(1), false);
         let now = Instant::now();
+        for row in 0..5_000 {
+            push(&mut lanes, row, &format!("http://host{row}/"));
+            let (jobs, _) = start_all(&mut lanes, now);
+            lanes.done(jobs[0].lane);
+        }
+        assert!(lanes.lanes.len() <= MANY_LANES + 1, "{}", lanes.lanes.len());
+
+        let rate = Rate { interval: Duration::from_nanos(10), burst: NonZeroU32::MIN };
+        let mut lanes = Lanes::new(&Limits { rate_per_host: Some(rate), ..limits(1) }, false);
         for row in 0..5_000 {
             push(&mut lanes, row, &format!("http://host{row}/"));
             let (jobs, _) = start_all(&mut lanes, now);

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_ext::{CancellationToken, Tagged};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -32,6 +32,9 @@ use crate::settings::Settings;
 /// How many pages may wait for extraction before nothing new is started.
 const PAGES: usize = 64;
 
+/// For how long another row is waited for after the deadline.
+const PATIENCE: Duration = Duration::from_millis(250);
+
 /// How often [`Control`] learns which hosts are the busiest.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -41,8 +44,10 @@ pub(crate) struct Control {
     /// Nothing more is started once this is cancelled; what runs has `--grace` to end. Rows that have no record by then
     /// get none.
     pub(crate) stop: CancellationToken,
-    /// No row beyond this one is taken in.
+    /// No row beyond this one is started.
     pub(crate) horizon: AtomicU64,
+    /// Whether the deadline came before the end of the input.
+    pub(crate) gave_up: AtomicBool,
     /// How many attempts were not the first of their row.
     pub(crate) retries: AtomicU64,
     /// The hosts with the most requests at once: name, running, waiting.
@@ -81,7 +86,6 @@ struct Engine {
     /// Whether rows are being taken in. It stops when there are enough and goes on when half of them are gone, so that
     /// the thread that reads is not woken for every single one.
     filling: bool,
-    taken: u64,
     lanes: Lanes,
     limit: Limit,
     running: FuturesUnordered<Running>,
@@ -91,6 +95,8 @@ struct Engine {
     options: TaskOptions,
     /// Set by an interruption: until when what runs may go on.
     until: Option<Instant>,
+    /// Set when the deadline has passed: for how long another row is waited for.
+    patience: Option<Instant>,
 }
 
 type Running = Tagged<TaskFuture<Attempt>, Job>;
@@ -109,7 +115,6 @@ impl Engine {
             rows,
             read: false,
             filling: true,
-            taken: 0,
             lanes: Lanes::new(&settings.limits, settings.http.polite),
             limit: Limit::new(settings.limits.concurrency, start),
             running: FuturesUnordered::new(),
@@ -118,6 +123,7 @@ impl Engine {
             options: TaskOptions::new().deadline(deadline),
             deadline,
             until: None,
+            patience: None,
             settings,
         }
     }
@@ -132,7 +138,7 @@ impl Engine {
                 return None; // What still runs is cancelled when the engine is dropped.
             }
             if self.deadline.is_some_and(|deadline| deadline <= now) {
-                self.give_up();
+                self.give_up(now);
             }
             if now.duration_since(self.looked) >= LOOK {
                 self.looked = now;
@@ -173,8 +179,7 @@ impl Engine {
         let (waiting, enough) = (self.lanes.waiting(), self.settings.limits.lookahead);
         self.filling = if self.filling { waiting < enough } else { waiting <= enough / 2 };
         // What needs no request, such as a bad row, waits as well.
-        let room = self.filling && self.finished.len() < enough && self.taken < self.control.horizon.load(Ordering::Relaxed);
-        room && !self.read && self.until.is_none()
+        self.filling && self.finished.len() < enough && !self.read && self.until.is_none()
     }
 
     /// Takes a row in, and those that are there already.
@@ -183,6 +188,7 @@ impl Engine {
             self.read = true;
             return;
         };
+        self.patience = None;
         self.sort(row);
         while self.wants_rows() {
             match self.rows.try_recv() {
@@ -195,10 +201,16 @@ impl Engine {
 
     fn sort(&mut self, row: Row) {
         let Row { number, id, content } = row;
-        self.taken = number;
         match content {
             Ok(request) if self.is_over() => {
-                let job = Job { row: number, id, request: Arc::new(*request), attempts: 0, started: None, lane: LaneId::default() };
+                let job = Job {
+                    row: number,
+                    id,
+                    request: Arc::new(*request),
+                    attempts: 0,
+                    started: None,
+                    lane: LaneId::default(),
+                };
                 self.finished.push_back(record_of(&job, Record::default(), Some(too_late())));
             }
             Ok(request) => self.lanes.push(number, id, *request),
@@ -218,14 +230,22 @@ impl Engine {
     }
 
     /// The deadline has passed: what waits gets its record, what runs is ended by the pool.
-    fn give_up(&mut self) {
+    fn give_up(&mut self, now: Instant) {
+        // Rows that are there get their records; input that nothing comes from would hold up the end for ever.
+        if *self.patience.get_or_insert(now + PATIENCE) <= now {
+            self.control.gave_up.store(true, Ordering::Relaxed);
+            self.rows.close();
+            self.read = true;
+        }
         let records = self.lanes.drain().map(|job| record_of(&job, Record::default(), Some(too_late())));
         self.finished.extend(records);
     }
 
     /// Starts what may start; says when there may be more.
     fn start(&mut self, now: Instant) -> Option<Instant> {
-        let others = [self.until, self.deadline.filter(|&deadline| deadline > now)].into_iter().flatten().min();
+        let deadline = self.deadline.filter(|&deadline| deadline > now);
+        let others = [self.until, deadline, self.patience].into_iter().flatten().min();
+        self.lanes.set_horizon(self.control.horizon.load(Ordering::Relaxed));
         while self.until.is_none() && self.running.len() < self.limit.get() && self.extracting.len() < PAGES {
             match self.lanes.next(now) {
                 Turn::Start(job) => self.attempt(job, now),
@@ -253,7 +273,8 @@ impl Engine {
             Err(error) => {
                 self.lanes.done(job.lane);
                 let kind = if matches!(error, TaskError::DeadlineExceeded) { Kind::Deadline } else { Kind::Internal };
-                let failure = if kind == Kind::Deadline { too_late() } else { Failure { kind, message: error.to_string() } };
+                let failure =
+                    if kind == Kind::Deadline { too_late() } else { Failure { kind, message: error.to_string() } };
                 self.finished.push_back(record_of(&job, Record::default(), Some(failure)));
                 return;
             }

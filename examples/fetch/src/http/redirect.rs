@@ -3,8 +3,8 @@
 //!
 //! The client could do this, but would send credentials again from the second redirect within the other origin on.
 
-use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, LOCATION};
-use reqwest::header::{PROXY_AUTHORIZATION, TRANSFER_ENCODING};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap};
+use reqwest::header::{LOCATION, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use reqwest::{Method, StatusCode, Url};
 
 use super::failure::Fault;
@@ -61,7 +61,8 @@ impl Hop {
     /// Takes out the headers of a request that don't belong to this hop.
     pub(super) fn clean(&self, headers: &mut HeaderMap) {
         if !self.trusted {
-            for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION] {
+            // A host of the user's own choice was meant for the first one.
+            for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, HOST] {
                 headers.remove(name);
             }
         }

@@ -18,6 +18,9 @@ use crate::request::Origin;
 /// How much of a file counts. The RFC asks for no less.
 pub(super) const LONGEST: usize = 500 * 1024;
 
+/// In seconds: who asks for more distance between two requests than this doesn't want to be fetched by the thousand.
+const LONGEST_DELAY: f32 = 60.0;
+
 /// How many origins are remembered, and how long their files may be together.
 const MOST: usize = 4096;
 const MOST_BYTES: usize = 8 << 20;
@@ -89,6 +92,11 @@ impl Robots {
         let denied = |message| Err(Fault::new(Kind::Robots, message));
         match rules {
             Rules::All => Ok(()),
+            Rules::These(robot) if robot.delay.is_some_and(|delay| delay > LONGEST_DELAY || delay.is_nan()) => {
+                denied(format!(
+                    "robots.txt asks for more than {LONGEST_DELAY} s between two requests, which is as good as no (--polite)"
+                ))
+            }
             Rules::These(robot) if robot.allowed(url.as_str()) => Ok(()),
             Rules::These(_) => denied("robots.txt disallows it (--polite)".to_owned()),
             Rules::Nothing(why) => denied(format!("robots.txt can't be read, so nothing is allowed (--polite): {why}")),

@@ -47,7 +47,8 @@ pub(super) fn name(names: Names, request: &Request, ticket: &Ticket, usual: &Hea
             name
         }
         Names::Id => match &ticket.id {
-            Some(id) if is_plain(id) => id.to_string(),
+            // A number may be that of another row, which has no id of its own.
+            Some(id) if is_plain(id) && !id.bytes().all(|byte| byte.is_ascii_digit()) => id.to_string(),
             Some(id) => changed(id, None, None),
             None => ticket.row.to_string(),
         },
@@ -317,6 +318,7 @@ mod tests {
         };
         assert_eq!(of(None), "17");
         assert_eq!(of(Some("cat.jpg")), "cat.jpg");
+        assert_ne!(of(Some("17")), "17", "that is the file of row 17");
         for id in ["../../etc/passwd", "a/b", "Cat.jpg", "nul", "", ".", "..", "a\0b", "é", &"x".repeat(1_000)] {
             let name = of(Some(id));
             assert!(name.contains('~') && !name.contains('/') && name.len() <= 100, "{id:?} is kept as {name}");

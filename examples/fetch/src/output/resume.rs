@@ -163,7 +163,8 @@ pub(super) fn take_up(
         kept.end += line.len() as u64;
         let is_whole = line.ends_with(b"\n");
         // A torn line is one that begins like a record; and a file system may leave zeros where it lost something.
-        let is_remains = if is_whole { line.contains(&0) } else { b"{\"id\":".starts_with(&line[..line.len().min(6)]) };
+        let is_torn = !is_whole && b"{\"id\":".starts_with(&line[..line.len().min(6)]);
+        let is_remains = is_torn || line.contains(&0);
         let seen: Seen<'_> = match serde_json::from_slice(&line) {
             Ok(seen) if is_whole => seen,
             _ if is_remains => continue,
@@ -288,9 +289,11 @@ impl Check<'_> {
             (Some(name), Some(directory)) => {
                 let path = directory.join(&**name);
                 let metadata = fs::metadata(&path);
-                metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == seen.bytes)
-                    && (!is_recent
-                        || seen.sha256.is_some_and(|sha256| self::sha256(&path).is_ok_and(|is| is == sha256)))
+                let hash_is_right = || seen.sha256.is_some_and(|hash| sha256(&path).is_ok_and(|is| is == hash));
+                metadata.is_ok_and(|metadata| {
+                    let is_right = metadata.len() == seen.bytes && (!is_recent || hash_is_right());
+                    metadata.is_file() && is_right
+                })
             }
             _ => true,
         };
@@ -306,10 +309,14 @@ impl Check<'_> {
 
     fn is_recent(&self, seen: &Seen<'_>) -> bool {
         let Some(recent) = self.recent else { return true };
-        let took = Duration::try_from_secs_f64(seen.seconds).unwrap_or_default();
-        let ended = humantime::parse_rfc3339(seen.started_at).ok().and_then(|start| start.checked_add(took));
-        ended.is_none_or(|ended| ended >= recent)
+        ended(seen).is_none_or(|ended| ended >= recent)
     }
+}
+
+/// When a row was done.
+fn ended(seen: &Seen<'_>) -> Option<SystemTime> {
+    let took = Duration::try_from_secs_f64(seen.seconds).ok()?;
+    humantime::parse_rfc3339(seen.started_at).ok()?.checked_add(took)
 }
 
 fn sha256(path: &Path) -> io::Result<String> {

@@ -60,6 +60,7 @@ enum Compressed {
 #[derive(Debug)]
 pub(super) struct Draft {
     target: String,
+    /// Empty if it isn't known.
     request: Vec<u8>,
     /// The head of the response, without its length and the empty line.
     head: Vec<u8>,
@@ -128,7 +129,9 @@ impl Draft {
             let of_the_wire = [CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name);
             !of_the_wire && (head.resumed.is_none() || name != CONTENT_RANGE)
         });
-        Draft { target: redacted(head.final_url), request: request_block(request, head), head: response }
+        // After a redirect it was another request that got this response.
+        let request = if *head.final_url == request.url { request_block(request, head) } else { Vec::new() };
+        Draft { target: redacted(head.final_url), request, head: response }
     }
 
     /// Makes the records. `sha256` is that of the body; `spool` gives a file for those that are too large for memory.
@@ -148,11 +151,14 @@ impl Draft {
         let date = now();
         let common = format!("WARC-Target-URI: {target}\r\nWARC-Date: {date}\r\n");
 
-        let fields = format!(
-            "WARC-Record-ID: {request_id}\r\n{common}WARC-Concurrent-To: {id}\r\n\
+        let mut both = Vec::new();
+        if !request.is_empty() {
+            let fields = format!(
+                "WARC-Record-ID: {request_id}\r\n{common}WARC-Concurrent-To: {id}\r\n\
              Content-Type: application/http;msgtype=request\r\n"
-        );
-        let both = member(Vec::new(), "request", &fields, &request, &Payloads::Memory(b""))?;
+            );
+            both = member(both, "request", &fields, &request, &Payloads::Memory(b""))?;
+        }
         let start = both.len() as u64;
 
         let mut hash = Sha256::new_with_prefix(&head);

@@ -3,5 +3,13 @@
 mod progress;
 mod summary;
 
+use std::fmt::Display;
+use std::io::{self, Write};
+
 pub(crate) use self::progress::Live;
 pub(crate) use self::summary::{Circumstances, Summary};
+
+/// Says something to whoever looks on. That nobody does is no reason to end.
+pub(crate) fn say(what: impl Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}

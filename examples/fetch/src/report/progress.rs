@@ -55,7 +55,7 @@ impl Live {
         clock.tick().await; // The first comes at once.
         loop {
             clock.tick().await;
-            eprintln!("{}", self.line());
+            super::say(self.line());
         }
     }
 

@@ -200,7 +200,8 @@ impl fmt::Display for Report {
             }
         }
         if self.slowest_hosts.len() > 1 {
-            let hosts = self.slowest_hosts.iter().map(|slow| format!("{} ({:.0} ms)", slow.host, slow.mean_seconds * 1e3));
+            let hosts =
+                self.slowest_hosts.iter().map(|slow| format!("{} ({:.0} ms)", slow.host, slow.mean_seconds * 1e3));
             write!(f, "\n  slowest  {}", hosts.collect::<Vec<_>>().join(", "))?;
         }
         Ok(())
@@ -236,7 +237,8 @@ mod tests {
         summary.count(&record("http://a/y?q", Some(404), 0.030, Some(Kind::Status)));
         summary.count(&record("http://b:81/", Some(200), 0.500, None));
         summary.count(&record("http://c/", None, 9.0, Some(Kind::Dns)));
-        let report = summary.report(Circumstances { elapsed: Duration::from_secs(2), retries: 3, ..Default::default() });
+        let report =
+            summary.report(Circumstances { elapsed: Duration::from_secs(2), retries: 3, ..Default::default() });
         assert_eq!((report.rows, report.succeeded, report.failed, report.bytes), (4, 2, 2, 40));
         assert_eq!(report.statuses, [(200, 2), (404, 1)].into());
         assert_eq!(report.errors, [(Kind::Dns, 1), (Kind::Status, 1)].into());
