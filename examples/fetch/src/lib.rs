@@ -87,13 +87,14 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let summary_file = summary_file.unwrap_or_else(|error| cli::refuse(&error));
     let bodies = bodies.with_usual_headers(&settings.input.defaults.headers);
     let extractor = settings.extract.as_ref().map(Extractor::new).transpose()?;
-    let total = Rows::total(&settings.input);
+    let quiet = settings.report.quiet;
+    // Counting reads whole files, for nobody if nothing is shown.
+    let total = if quiet { None } else { Rows::total(&settings.input) };
     let (rows, reading) = read(rows, writer.done())?;
 
     let control = Arc::new(Control::default());
     let live = Live::new(control.clone(), total, start);
     let parts = Parts { pool, fetcher, bodies, extractor, rows, control: control.clone(), start };
-    let quiet = settings.report.quiet;
     let records = engine::records(settings.clone(), parts).progress(live.bar(quiet));
     let screen = io::stdout().is_terminal().then(|| records.bar().clone());
     let mut records = Box::pin(records);

@@ -114,6 +114,20 @@ pub(crate) fn after(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
+/// How a caller waits that blocks, if it has to.
+#[derive(Clone, Copy)]
+pub(crate) enum Form {
+    Try,
+    /// `None`: as long as it takes.
+    Until(Option<Instant>),
+}
+
+impl Form {
+    pub(crate) fn within(timeout: Duration) -> Self {
+        Form::Until(after(timeout))
+    }
+}
+
 /// Lets other tasks of the thread run once, under any runtime or none.
 pub(crate) async fn yield_now() {
     let mut yielded = false;

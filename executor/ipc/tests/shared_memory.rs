@@ -108,6 +108,25 @@ fn is_pending(future: impl Future) -> bool {
 
 // ---- SharedMemory
 
+/// Sets the first value by a future that has to wait, as a thread holds the slot.
+fn set_while_held(list: &SharedList, number: i32) {
+    let (held, is_held) = std::sync::mpsc::channel();
+    let (go, goes) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            list.update(0, |_| {
+                held.send(()).unwrap();
+                goes.recv().unwrap();
+            })
+        });
+        is_held.recv().unwrap();
+        let mut set = Box::pin(list.set_async(0, number));
+        assert!(is_pending(set.as_mut()));
+        go.send(()).unwrap();
+        block_on(set).unwrap();
+    });
+}
+
 #[test]
 fn bytes_are_read_and_written() {
     let memory = SharedMemory::new(10_000).unwrap();
@@ -700,22 +719,7 @@ fn the_end_of_a_writer_wakes_the_future_that_waits_for_its_slot() {
     let begun = Instant::now();
     // Futures look again by themselves now and then, but not often enough for so many.
     for round in 0..400 {
-        let (held, is_held) = std::sync::mpsc::channel();
-        let (go, goes) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            let list = &list;
-            scope.spawn(move || {
-                list.update(0, |_| {
-                    held.send(()).unwrap();
-                    goes.recv().unwrap();
-                })
-            });
-            is_held.recv().unwrap();
-            let mut set = Box::pin(list.set_async(0, round));
-            assert!(is_pending(set.as_mut()));
-            go.send(()).unwrap();
-            block_on(set).unwrap();
-        });
+        set_while_held(&list, round);
         assert!(begun.elapsed() < LIMIT, "only {round} were woken");
     }
 }
@@ -854,22 +858,7 @@ fn list_forker(parent: &Peer) {
     parent.recv::<()>();
     let list = SharedList::new([0.into()]).unwrap();
     let contended = |number: i32| {
-        let (held, is_held) = std::sync::mpsc::channel();
-        let (go, goes) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            let list = &list;
-            scope.spawn(move || {
-                list.update(0, |_| {
-                    held.send(()).unwrap();
-                    goes.recv().unwrap();
-                })
-            });
-            is_held.recv().unwrap();
-            let mut set = Box::pin(list.set_async(0, number));
-            assert!(is_pending(set.as_mut()));
-            go.send(()).unwrap();
-            block_on(set).unwrap();
-        });
+        set_while_held(&list, number);
         assert_eq!(list.get(0), Ok(number.into()));
     };
     contended(1);

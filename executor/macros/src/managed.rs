@@ -329,6 +329,7 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
         polypool,
     );
     let (constructor, arguments) = (private_name("constructor"), private_name("arguments"));
+    let decode = decode_method(&ty, &label, &manager);
     quote! {
         #item
 
@@ -357,13 +358,7 @@ fn write(block: &ItemImpl, name: &Ident, exported: &Exported, options: &Options)
                     }
                 }
 
-                fn decode(
-                    value: &[::core::primitive::u8],
-                ) -> ::core::result::Result<Self, #manager::Failed> {
-                    #[allow(unused_imports)]
-                    use #manager::{IsData as _, IsNoData as _};
-                    (&#manager::Value::<#ty>::of()).decode_value(value, #label)
-                }
+                #decode
             }
 
             #[#private::linkme::distributed_slice(#manager::MANAGED)]
@@ -537,6 +532,19 @@ impl Exported {
             }
         });
         made.collect()
+    }
+}
+
+/// The method that makes a value of data, or says that its type is none.
+pub(crate) fn decode_method(ty: &impl ToTokens, label: &str, manager: &TokenStream) -> TokenStream {
+    quote! {
+        fn decode(
+            value: &[::core::primitive::u8],
+        ) -> ::core::result::Result<Self, #manager::Failed> {
+            #[allow(unused_imports)]
+            use #manager::{IsData as _, IsNoData as _};
+            (&#manager::Value::<#ty>::of()).decode_value(value, #label)
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt as _;
 use syn::{Ident, ImplItemFn, ItemImpl, ItemTrait, Path, PathArguments, TraitItem, TraitItemFn};
 
-use crate::managed::{Exported, Options, private_name, proxy_item, skip, type_name};
+use crate::managed::{Exported, Options, decode_method, private_name, proxy_item, skip, type_name};
 use crate::refuse::{self, Refusals, text};
 
 /// Functions that the proxy of a trait has of its own.
@@ -264,19 +264,14 @@ fn write_impl(block: &ItemImpl, path: &Path, options: &Options) -> TokenStream {
     if let Some(last) = proxy.segments.last_mut() {
         last.ident = options.proxy.clone().unwrap_or_else(|| proxy_name(&last.ident));
     }
+    let decode = decode_method(ty, &label, &manager);
     quote! {
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         const _: () = {
             impl #polypool::manager::Implements<#proxy> for #ty {
                 const NAME: &'static ::core::primitive::str = #name;
 
-                fn decode(
-                    value: &[::core::primitive::u8],
-                ) -> ::core::result::Result<Self, #manager::Failed> {
-                    #[allow(unused_imports)]
-                    use #manager::{IsData as _, IsNoData as _};
-                    (&#manager::Value::<#ty>::of()).decode_value(value, #label)
-                }
+                #decode
             }
 
             #[#private::linkme::distributed_slice(#manager::MANAGED)]

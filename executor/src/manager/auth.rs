@@ -613,13 +613,7 @@ mod tests {
     #[test]
     fn random_bytes_never_get_through_and_never_panic() {
         let key = key(7);
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut next = crate::manager::fuzzing::noise();
         for round in 0..20_000 {
             let mut bytes = [0; HELLO_LEN];
             bytes.fill_with(|| next() as u8);

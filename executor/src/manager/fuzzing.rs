@@ -125,21 +125,27 @@ pub fn requests(data: &[u8]) {
     while parts.sized().is_ok_and(|_| !parts.is_empty()) {}
 }
 
+/// Numbers that look random, the same in each run (xorshift64; Marsaglia, "Xorshift RNGs", 2003).
+#[cfg(test)]
+pub(super) fn noise() -> impl FnMut() -> u64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn what_is_fuzzed_takes_any_bytes() {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut next = super::noise();
         for _ in 0..5_000 {
             let mut bytes = vec![0; (next() % 200) as usize];
-            bytes.fill_with(|| if next() % 2 == 0 { next() as u8 } else { 0 });
-            if next() % 2 == 0 && bytes.len() >= 12 {
+            bytes.fill_with(|| if next().is_multiple_of(2) { next() as u8 } else { 0 });
+            if next().is_multiple_of(2) && bytes.len() >= 12 {
                 bytes[..11].copy_from_slice(b"polypool\0\x01\x01");
             }
             super::frames(&bytes);

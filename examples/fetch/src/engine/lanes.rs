@@ -4,7 +4,7 @@
 //! Time comes from outside, except that the token buckets read the clock themselves.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,9 +16,6 @@ use crate::settings::{Limits, Rate};
 
 /// From this many lanes on, those that have nothing to do are cleared away.
 const MANY_LANES: usize = 1_024;
-
-/// For how long a second attempt that is due waits when it is beyond the horizon.
-const TOO_FAR: Duration = Duration::from_millis(50);
 
 /// A request on its way, with what is known of it so far.
 #[derive(Debug)]
@@ -76,8 +73,8 @@ pub(crate) struct Lanes {
 struct Lane {
     origin: Option<Origin>,
     queue: VecDeque<Job>,
-    /// Second attempts, by the instant before which they may not start.
-    delayed: BinaryHeap<Reverse<Delayed>>,
+    /// Second attempts, by the instant before which they may not start, and the row.
+    delayed: BTreeMap<(Instant, u64), Job>,
     running: usize,
     most: usize,
     not_before: Option<Instant>,
@@ -157,7 +154,7 @@ impl Lanes {
     /// Adds a job whose attempt failed and that is to be tried again, not before `at`.
     pub(crate) fn push_again(&mut self, job: Job, at: Instant) {
         let lane = job.lane;
-        self.lane(lane).delayed.push(Reverse(Delayed { at, job }));
+        self.lane(lane).delayed.insert((at, job.row), job);
         self.waiting += 1;
         self.settle(lane);
     }
@@ -237,7 +234,7 @@ impl Lanes {
         self.waiting = 0;
         self.lanes
             .iter_mut()
-            .flat_map(|lane| lane.queue.drain(..).chain(lane.delayed.drain().map(|Reverse(delayed)| delayed.job)))
+            .flat_map(|lane| lane.queue.drain(..).chain(std::mem::take(&mut lane.delayed).into_values()))
     }
 
     /// The hosts with the most at once: name, running, waiting.
@@ -321,78 +318,24 @@ impl Lane {
         if let Some(at) = self.not_before.filter(|&at| at > now) {
             return Err(Pause::Until(at));
         }
-        if horizon < u64::MAX {
-            self.bring_forward(now, horizon)?;
-        }
-        let due = self.delayed.peek().map(|Reverse(delayed)| delayed.at);
-        let again = due.is_some_and(|at| at <= now);
-        if !again && self.queue.is_empty() {
-            return Err(due.map_or(Pause::Idle, Pause::Until));
+        let within = |&(_, row): &(Instant, u64)| row <= horizon;
+        let due = self.delayed.range(..=(now, u64::MAX)).map(|(&key, _)| key).find(within);
+        if due.is_none() && self.queue.front().is_none_or(|job| job.row > horizon) {
+            let later = self.delayed.keys().copied().find(within);
+            return Err(later.map_or(Pause::Horizon, |(at, _)| Pause::Until(at)));
         }
         if let Some(at) = self.rate.as_ref().and_then(|rate| refusal(rate, now)) {
             return Err(Pause::Until(at));
         }
-        let job = if again { self.delayed.pop().map(|Reverse(delayed)| delayed.job) } else { self.queue.pop_front() };
+        let job = match due {
+            Some(key) => self.delayed.remove(&key),
+            None => self.queue.pop_front(),
+        };
         let job = job.ok_or(Pause::Idle)?;
         self.running += 1;
         self.last = Some(now);
         self.not_before = if self.spacing.is_zero() { None } else { now.checked_add(self.spacing) };
         Ok(job)
-    }
-
-    /// Sees to it that what starts next is within the horizon. With one there are few second attempts: they are looked
-    /// through.
-    fn bring_forward(&mut self, now: Instant, horizon: u64) -> Result<(), Pause> {
-        let due = |delayed: &Delayed| delayed.at <= now && delayed.job.row <= horizon;
-        if self.delayed.peek().is_some_and(|Reverse(delayed)| due(delayed)) {
-            return Ok(());
-        }
-        let (mut found, rest): (Vec<_>, Vec<_>) = self.delayed.drain().partition(|Reverse(delayed)| due(delayed));
-        let later = rest.iter().filter(|Reverse(delayed)| delayed.job.row <= horizon).map(|Reverse(it)| it.at).min();
-        self.delayed.extend(rest);
-        if let Some(Reverse(first)) = found.pop() {
-            self.queue.push_front(first.job);
-        }
-        self.delayed.extend(found);
-        match self.queue.front() {
-            // A second attempt that is due but too far must not come before it.
-            Some(job) if job.row <= horizon => {
-                if self.delayed.peek().is_some_and(|Reverse(delayed)| delayed.at <= now) {
-                    for Reverse(mut delayed) in std::mem::take(&mut self.delayed) {
-                        delayed.at = delayed.at.max(now + TOO_FAR);
-                        self.delayed.push(Reverse(delayed));
-                    }
-                }
-                Ok(())
-            }
-            _ => Err(later.map_or(Pause::Horizon, Pause::Until)),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Delayed {
-    at: Instant,
-    job: Job,
-}
-
-impl PartialEq for Delayed {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Delayed {}
-
-impl PartialOrd for Delayed {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Delayed {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.job.row).cmp(&(other.at, other.job.row))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use reqwest::Method;
 
-use crate::http::{Attempt, Retry};
+use crate::http::Attempt;
 use crate::output::record::Kind;
 use crate::settings::RetrySettings;
 
@@ -24,8 +24,7 @@ pub(crate) enum Verdict {
 
 /// Judges the `attempts`th attempt of a request with this method.
 pub(crate) fn judge(settings: &RetrySettings, method: &Method, attempts: u32, attempt: &Attempt) -> Verdict {
-    let transient = matches!(attempt.retry, Retry::Maybe);
-    if !transient || attempts > settings.times || !(method.is_idempotent() || settings.unsafe_methods) {
+    if !attempt.transient || attempts > settings.times || !(method.is_idempotent() || settings.unsafe_methods) {
         return Verdict::Final;
     }
     let delay = match attempt.retry_after {

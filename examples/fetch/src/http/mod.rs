@@ -86,20 +86,14 @@ pub(crate) struct Ticket {
 pub(crate) struct Attempt {
     /// All that the attempt itself knows; what the row is and how long everything took is left empty.
     pub(crate) record: Record,
-    pub(crate) retry: Retry,
+    /// Another attempt could end differently.
+    pub(crate) transient: bool,
     /// How long the server asked to wait, however long that is.
     pub(crate) retry_after: Option<Duration>,
     /// The server, or the way to it, has too much to do: 429, 503 or a timeout.
     pub(crate) overload: bool,
     /// The body, if it is wanted for extraction.
     pub(crate) page: Option<Page>,
-}
-
-/// Whether another attempt could end differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Retry {
-    No,
-    Maybe,
 }
 
 impl Fetcher {
@@ -127,12 +121,12 @@ impl Fetcher {
         let mut watch = Watch::new(limits, start, timer);
         let mut record = Record::default();
         let outcome = self.0.exchange(request, ticket, bodies, &mut watch, &mut record).await;
-        let mut attempt = Attempt { record, retry: Retry::No, retry_after: None, overload: false, page: None };
+        let mut attempt = Attempt { record, transient: false, retry_after: None, overload: false, page: None };
         match outcome {
             Ok(page) => attempt.page = page,
             Err(fault) => {
                 attempt.record.error = Some(fault.failure);
-                attempt.retry = if fault.transient { Retry::Maybe } else { Retry::No };
+                attempt.transient = fault.transient;
                 attempt.retry_after = fault.retry_after;
                 attempt.overload = fault.overload;
             }

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -19,7 +19,7 @@ use super::codec::{self, CodecError};
 use super::join::{self, JoinableQueue, Rows};
 use super::ring::{Batch, Corrupt, DEFAULT_MEMORY, EXTRA, Memory, Mode, Options, Refusal, Ring};
 use crate::object::{Kind, Object};
-use crate::wait::{self, Step, Waiting};
+use crate::wait::{self, Form, Step, Waiting};
 
 const ITEMS: Kind = *b"queu";
 const BYTES: Kind = *b"bque";
@@ -275,19 +275,6 @@ impl From<Refusal> for GetError {
             Refusal::Corrupt(corrupt) => GetError::Corrupt(corrupt),
             Refusal::TooLarge { .. } => unreachable!("only putters are refused for size"),
         }
-    }
-}
-
-/// How a caller waits.
-#[derive(Clone, Copy)]
-enum Form {
-    Try,
-    Until(Option<Instant>),
-}
-
-impl Form {
-    fn within(timeout: Duration) -> Self {
-        Form::Until(wait::after(timeout))
     }
 }
 

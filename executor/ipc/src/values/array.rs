@@ -48,7 +48,7 @@ use crate::memory::segment::Layout;
 use crate::object::{BODY, Object, shape_of};
 use crate::sync::error::{LockError, LockResult};
 use crate::sync::raw::{LockWord, RawLock, Taken};
-use crate::wait::{self, Waiting};
+use crate::wait::{self, Form, Waiting};
 
 const KIND: [u8; 4] = *b"arry";
 
@@ -98,20 +98,6 @@ pub enum ArrayError {
     /// Somebody else held the lock all the time. Only the `_timeout` forms say so.
     #[error("the lock of the array was not free in time")]
     TimedOut,
-}
-
-/// How a caller waits for the lock.
-#[derive(Clone, Copy)]
-enum Form {
-    Try,
-    /// `None`: as long as it takes.
-    Until(Option<Instant>),
-}
-
-impl Form {
-    fn within(timeout: Duration) -> Self {
-        Form::Until(wait::after(timeout))
-    }
 }
 
 /// An array in shared memory, with a lock: single elements by copy, or all of them as a slice in place.
