@@ -30,7 +30,7 @@ use polypool::{TaskFuture, ThreadPool};
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
-use crate::engine::{Control, Parts};
+use crate::engine::{Control, Parts, Room, Share};
 use crate::extract::Extractor;
 use crate::http::Fetcher;
 use crate::input::Rows;
@@ -47,6 +47,10 @@ pub mod fuzzing {
 
 /// How many rows wait between the thread that reads them and the engine.
 const BETWEEN: usize = 256;
+
+/// How many bytes of rows wait, there and in the engine: enough for rows with bodies of some kilobytes to be read as far
+/// ahead as others, little beside the memory of a run.
+const WAITING: usize = 8 << 20;
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -180,18 +184,22 @@ struct Counts {
 
 /// Reads rows on a thread of its own, for reading blocks, and leaves out those that have their record already. The future
 /// says how the reading ended.
-fn read(mut rows: Rows, done: Arc<Done>) -> Result<(mpsc::Receiver<Row>, TaskFuture<Result<Counts>>)> {
+fn read(mut rows: Rows, done: Arc<Done>) -> Result<(mpsc::Receiver<(Row, Share)>, TaskFuture<Result<Counts>>)> {
     // A pool of its own, so that nobody who ends the run has to wait for input. Dropping it lets the thread finish.
     let pool = ThreadPool::builder().workers(1).name_prefix("input").build()?;
     let (sender, receiver) = mpsc::channel(BETWEEN);
     let reading = pool.spawn(move || {
         let mut counts = Counts::default();
         let duplicates = rows.duplicates();
+        let room = Room::new(WAITING);
         for row in &mut rows {
             let row = row?;
             if !done.is_empty() && done.check(row.number, &row.url())? {
                 counts.done_before += 1;
-            } else if sender.blocking_send(row).is_err() {
+                continue;
+            }
+            let share = room.share(row.size());
+            if sender.blocking_send((row, share)).is_err() {
                 break; // Nobody wants more.
             }
         }

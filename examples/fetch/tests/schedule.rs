@@ -3,9 +3,12 @@
 mod common;
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Server, Then, ok, respond};
@@ -268,6 +271,42 @@ fn concurrency_is_found_while_running() {
     let run = common::run(["--concurrency", "auto", "--quiet", &url]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(run.records().len(), 2000);
+}
+
+#[test]
+fn rows_with_long_bodies_are_not_read_far_ahead() {
+    const ROWS: usize = 40;
+    let written = Arc::new(AtomicUsize::new(0));
+    let (count, stalled_at) = (written.clone(), Arc::new(Mutex::new(None)));
+    let stalled = stalled_at.clone();
+    let server = Server::start(move |_, stream| {
+        // Nothing is answered before the program reads no more.
+        let mut stalled = stalled.lock().unwrap();
+        while stalled.is_none() {
+            let before = count.load(Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(500));
+            *stalled = Some(before).filter(|&before| before > 0 && before == count.load(Ordering::SeqCst));
+        }
+        drop(stalled);
+        ok(stream, b"")?;
+        Ok(Then::Keep)
+    });
+    let line =
+        format!("{}\n", serde_json::json!({"url": server.url("/"), "method": "PUT", "body": "x".repeat(1 << 20)}));
+    let mut command = common::program();
+    command.args(["--quiet", "--format", "jsonl", "--from", "-", "--concurrency", "2"]);
+    let run = common::run_fed(&mut command, move |stdin| {
+        for _ in 0..ROWS {
+            stdin.write_all(line.as_bytes())?;
+            written.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    assert_eq!((run.code, run.records().len()), (Some(0), ROWS), "{}", run.stderr);
+    assert!(server.asked().iter().all(|asked| asked.body.len() == 1 << 20));
+    let stalled_at = stalled_at.lock().unwrap().unwrap();
+    // Two under way, eight that wait, and one or two that are being read.
+    assert!(stalled_at <= 12, "{stalled_at} rows were read with two under way");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
+use super::room::Share;
 use crate::request::{Origin, Request};
 use crate::settings::{Limits, Rate};
 
@@ -28,6 +29,8 @@ pub(crate) struct Job {
     /// When the first one was.
     pub(crate) started: Option<(Instant, SystemTime)>,
     pub(crate) lane: LaneId,
+    /// Of the memory for what waits: held while it waits here.
+    pub(crate) share: Share,
 }
 
 /// Which lane a job is in. Valid for as long as the job is waiting or running.
@@ -140,19 +143,21 @@ impl Lanes {
     }
 
     /// Adds a new job to the lane of its origin.
-    pub(crate) fn push(&mut self, row: u64, id: Option<Box<str>>, request: Request) {
+    pub(crate) fn push(&mut self, row: u64, id: Option<Box<str>>, request: Request, share: Share) {
         let origin = request.origin();
         let lane = match self.by_origin.get(&origin) {
             Some(&lane) => lane,
             None => self.open(origin),
         };
-        self.lane(lane).queue.push_back(Job { row, id, request: Arc::new(request), attempts: 0, started: None, lane });
+        let job = Job { row, id, request: Arc::new(request), attempts: 0, started: None, lane, share };
+        self.lane(lane).queue.push_back(job);
         self.waiting += 1;
         self.settle(lane);
     }
 
     /// Adds a job whose attempt failed and that is to be tried again, not before `at`.
-    pub(crate) fn push_again(&mut self, job: Job, at: Instant) {
+    pub(crate) fn push_again(&mut self, mut job: Job, at: Instant) {
+        job.share.take_again();
         let lane = job.lane;
         self.lane(lane).delayed.insert((at, job.row), job);
         self.waiting += 1;
@@ -185,7 +190,8 @@ impl Lanes {
             let lane = self.lane(id);
             lane.place = Place::None;
             match lane.start(now, horizon) {
-                Ok(job) => {
+                Ok(mut job) => {
+                    job.share.give_back();
                     self.token = false;
                     self.waiting -= 1;
                     self.settle(id);
@@ -378,7 +384,7 @@ mod tests {
             body: Payload::None,
             timeout: None,
         };
-        lanes.push(row, None, request);
+        lanes.push(row, None, request, Share::default());
     }
 
     /// Starts all that may start; the rows in order.

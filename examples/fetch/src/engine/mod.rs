@@ -6,6 +6,7 @@
 mod adaptive;
 mod lanes;
 mod retry;
+mod room;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 use self::adaptive::Limit;
 use self::lanes::{Job, LaneId, Lanes, Turn};
 use self::retry::Verdict;
+pub(crate) use self::room::{Room, Share};
 use crate::extract::Extractor;
 use crate::http::{Attempt, Fetcher, Ticket};
 use crate::output::record::{Failure, Kind, Record};
@@ -60,7 +62,8 @@ pub(crate) struct Parts {
     pub(crate) fetcher: Fetcher,
     pub(crate) bodies: Bodies,
     pub(crate) extractor: Option<Extractor>,
-    pub(crate) rows: mpsc::Receiver<Row>,
+    /// Each with its share of the memory for what waits.
+    pub(crate) rows: mpsc::Receiver<(Row, Share)>,
     pub(crate) control: Arc<Control>,
     /// When the run started.
     pub(crate) start: Instant,
@@ -80,7 +83,7 @@ struct Engine {
     extractor: Option<Arc<Extractor>>,
     control: Arc<Control>,
     looked: Instant,
-    rows: mpsc::Receiver<Row>,
+    rows: mpsc::Receiver<(Row, Share)>,
     /// Whether `rows` has ended.
     read: bool,
     /// Whether rows are being taken in. It stops when there are enough and goes on when half of them are gone, so that
@@ -183,23 +186,23 @@ impl Engine {
     }
 
     /// Takes a row in, and those that are there already.
-    fn take(&mut self, row: Option<Row>) {
-        let Some(row) = row else {
+    fn take(&mut self, row: Option<(Row, Share)>) {
+        let Some((row, share)) = row else {
             self.read = true;
             return;
         };
         self.patience = None;
-        self.sort(row);
+        self.sort(row, share);
         while self.wants_rows() {
             match self.rows.try_recv() {
-                Ok(row) => self.sort(row),
+                Ok((row, share)) => self.sort(row, share),
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => self.read = true,
             }
         }
     }
 
-    fn sort(&mut self, row: Row) {
+    fn sort(&mut self, row: Row, share: Share) {
         let Row { number, id, content } = row;
         match content {
             Ok(request) if self.is_over() => {
@@ -210,10 +213,11 @@ impl Engine {
                     attempts: 0,
                     started: None,
                     lane: LaneId::default(),
+                    share,
                 };
                 self.finished.push_back(record_of(&job, Record::default(), Some(too_late())));
             }
-            Ok(request) => self.lanes.push(number, id, *request),
+            Ok(request) => self.lanes.push(number, id, *request, share),
             Err(bad) => self.finished.push_back(Record {
                 id: id.map_or_else(|| number.to_string(), Into::into),
                 row: number,

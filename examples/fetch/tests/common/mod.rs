@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -261,14 +261,20 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) ->
 
 /// Runs a prepared program with this on its standard input. Panics, with the program killed, if it hangs.
 pub fn run_with(command: &mut Command, input: &[u8]) -> Run {
+    let input = input.to_vec();
+    run_fed(command, move |stdin| stdin.write_all(&input))
+}
+
+/// The same with `feed` writing to its standard input, on a thread of its own.
+pub fn run_fed(command: &mut Command, feed: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static) -> Run {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
-    thread::spawn(move || stdin.write_all(&input));
+    let mut stdin = child.stdin.take().unwrap();
+    thread::spawn(move || feed(&mut stdin)); // A program that has ended reads no more.
     let stdout = collect(child.stdout.take().unwrap());
     let stderr = collect(child.stderr.take().unwrap());
     let (start, mut peak) = (Instant::now(), 0);
