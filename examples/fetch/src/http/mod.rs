@@ -50,7 +50,7 @@ use self::watch::{Limits, Phase, Watch};
 use crate::output::record::{Kind, Record};
 use crate::output::{Bodies, Head, Page, Partial};
 use crate::request::{Payload, Request};
-use crate::settings::{HttpSettings, Settings};
+use crate::settings::{Family, HttpSettings, Settings};
 
 /// Bodies that nobody wants are read to the end if there is not more than this, so that the connection can be used
 /// again.
@@ -374,7 +374,16 @@ impl Inner {
     }
 
     fn fault(&self, error: &reqwest::Error, stage: Stage) -> Fault {
-        Fault::client(error, stage, self.settings.connect_timeout)
+        let mut fault = Fault::client(error, stage, self.settings.connect_timeout);
+        // A host that has no such address looks as if nobody were there.
+        if fault.failure.kind == Kind::Connect {
+            fault.failure.message += match self.settings.family {
+                None => "",
+                Some(Family::V4) => " (with --ipv4)",
+                Some(Family::V6) => " (with --ipv6)",
+            };
+        }
+        fault
     }
 }
 
