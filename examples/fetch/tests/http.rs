@@ -178,6 +178,24 @@ fn a_part_that_does_not_fit_is_not_put_there() {
 }
 
 #[test]
+fn a_part_that_nobody_asked_for_is_an_error() {
+    let server = Server::start(|_, stream| {
+        respond(stream, "206 Partial Content", &["Content-Range: bytes 0-4/10"], b"first")?;
+        Ok(Then::Keep)
+    });
+    let (directory, url) = (tempfile::tempdir().unwrap(), server.url("/"));
+    let whole = run(["--quiet", "--keep-errors", "-o", in_text(directory.path()), &url]);
+    let record = whole.record(&url);
+    assert_eq!((whole.code, whole.kind(&url).as_str()), (Some(1), "partial"), "{whole:?}");
+    assert_eq!((record["status"].as_u64(), record["bytes"].as_u64(), record.get("file")), (Some(206), Some(5), None));
+    assert_eq!(common::files(directory.path()).len(), 0);
+    assert_eq!(server.asked().len(), 1, "it would be the same again");
+
+    let part = good(["-H", "Range: bytes=0-4", "--body", "text", &url]);
+    assert_eq!((part.record(&url)["status"].as_u64(), part.record(&url)["body"].as_str()), (Some(206), Some("first")));
+}
+
+#[test]
 fn only_what_has_changed_is_sent_again() {
     let changed = Arc::new(AtomicBool::new(false));
     let now = changed.clone();

@@ -79,7 +79,7 @@ stand in a config file (--config, or fetch/config.toml in the directory of confi
 command line goes before variables, and these before the file. Every switch can be taken back: --no-ordered.
 
 Kinds of errors: bad-input, dns, connect, tls, connect-timeout, first-byte-timeout, idle-timeout, timeout, connection,
-truncated, protocol, redirect, too-large, status, denied, robots, output, extract, deadline, internal.
+truncated, partial, protocol, redirect, too-large, status, denied, robots, output, extract, deadline, internal.
 
 Exit codes: 0 all URLs succeeded; 1 some failed (see --fail-above); 2 wrong usage; 130 interrupted. Ctrl-C lets what
 runs finish within --grace, a second one doesn't.";

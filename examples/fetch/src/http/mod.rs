@@ -176,6 +176,10 @@ impl Inner {
         };
         describe(&response, watch, record);
         let status = response.status();
+        if status == 206 && resumed.is_none() && !request.headers.contains_key(RANGE) {
+            record.bytes = drain(&mut response, watch).await;
+            return Err(Fault::new(Kind::Partial, "a part of the body came (206), though the whole was asked for"));
+        }
         let fault = (status.as_u16() >= 400).then(|| Fault::status(status, response.headers()));
         let has_body = request.method != Method::HEAD && status != 304;
         if fault.is_some() && !(has_body && bodies.wants(status.as_u16())) {
