@@ -1,11 +1,12 @@
 //! `fetch` beside the tools that people use today, on this machine, in one run: `cargo bench -p fetch`.
 //!
-//! Each tool fetches the same list of different URLs of 1 KiB each from a server on the loopback interface and keeps the
-//! bodies; whichever of them is installed takes part. They take turns round by round, so that a noisy moment hits all, and
-//! medians are compared. The server is nginx if there is one, otherwise one of our own. `--help` tells the options.
+//! Each tool fetches the same list of different URLs of 1 KiB each from a server on the loopback interface and keeps
+//! the bodies; whichever of them is installed takes part. They take turns round by round, so that a noisy moment hits
+//! all, and medians are compared. The server is nginx if there is one, otherwise one of our own. `--help` tells the
+//! options.
 //!
-//! Two more runs are of `fetch` alone, against a server that takes its time: what they wait for can't be made faster, so
-//! that they are compared with the shortest time that is possible. `--waiting` does nothing but these.
+//! Two more runs are of `fetch` alone, against a server that takes its time: what they wait for can't be made faster,
+//! so that they are compared with the shortest time that is possible. `--waiting` does nothing but these.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

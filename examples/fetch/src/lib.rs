@@ -1,8 +1,9 @@
-//! `fetch` fetches URLs by the hundred thousand and prints one JSON object for each: a tool, and the sample of `polypool`
-//! for work that waits.
+//! `fetch` fetches URLs by the hundred thousand and prints one JSON object for each: a tool, and the sample of
+//! `polypool` for work that waits.
 //!
-//! `cli` reads what is asked for, `input` the rows; `engine` decides what is fetched when, and `http` fetches it; `output`
-//! keeps records and bodies, `extract` looks into pages, `report` says how it goes. This file puts them together.
+//! `cli` reads what is asked for, `input` the rows; `engine` decides what is fetched when, and `http` fetches it;
+//! `output` keeps records and bodies, `extract` looks into pages, `report` says how it goes. This file puts them
+//! together.
 
 mod cli;
 mod demo;
@@ -48,8 +49,8 @@ pub mod fuzzing {
 /// How many rows wait between the thread that reads them and the engine.
 const BETWEEN: usize = 256;
 
-/// How many bytes of rows wait, there and in the engine: enough for rows with bodies of some kilobytes to be read as far
-/// ahead as others, little beside the memory of a run.
+/// How many bytes of rows wait, there and in the engine: rows with bodies of some kilobytes are read as far ahead as
+/// others, rows with megabytes are not.
 const WAITING: usize = 8 << 20;
 
 /// The whole program.
@@ -67,8 +68,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(settings: Settings) -> Result<ExitCode> {
-    // Connections and files are descriptors, and the usual limit is made for programs of another kind. Without more, the
-    // requests that find none fail, and say so.
+    // Connections and files are descriptors, and the usual limit is made for programs of another kind. Without more,
+    // the requests that find none fail, and say so.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     // One thread for all that waits, this run itself included, so that nothing crosses between cores.
     let pool = ThreadPool::builder().workers(1).name_prefix("fetch").build()?;
@@ -182,8 +183,8 @@ struct Counts {
     duplicates: u64,
 }
 
-/// Reads rows on a thread of its own, for reading blocks, and leaves out those that have their record already. The future
-/// says how the reading ended.
+/// Reads rows on a thread of its own, for reading blocks, and leaves out those that have their record already. The
+/// future says how the reading ended.
 fn read(mut rows: Rows, done: Arc<Done>) -> Result<(mpsc::Receiver<(Row, Share)>, TaskFuture<Result<Counts>>)> {
     // A pool of its own, so that nobody who ends the run has to wait for input. Dropping it lets the thread finish.
     let pool = ThreadPool::builder().workers(1).name_prefix("input").build()?;

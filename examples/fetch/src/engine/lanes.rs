@@ -1,5 +1,5 @@
-//! Who may start next, and when. Every origin has a lane: a queue, a limit, a rate and a "not before". Hosts take turns,
-//! and nothing that waits (for its host, for a rate, for a second attempt) holds a slot that another could use.
+//! Who may start next, and when. Every origin has a lane: a queue, a limit, a rate and a "not before". Hosts take
+//! turns, and nothing that waits (for its host, for a rate, for a second attempt) holds a slot that another could use.
 //!
 //! Time comes from outside, except that the token buckets read the clock themselves.
 
@@ -85,8 +85,8 @@ struct Lane {
     rate: Option<DefaultDirectRateLimiter>,
     /// When the last job started.
     last: Option<Instant>,
-    /// In which of the lists of [`Lanes`] it stands: `ready`, `asleep` until this instant (other entries there are stale),
-    /// `beyond`.
+    /// In which of the lists of [`Lanes`] it stands: `ready`, `asleep` until this instant (other entries there are
+    /// stale), `beyond`.
     ready: bool,
     alarm: Option<Instant>,
     beyond: bool,
