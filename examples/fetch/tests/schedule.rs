@@ -20,6 +20,9 @@ struct Door {
     changed: Condvar,
 }
 
+/// How long anybody waits at a door.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Inside {
     came: usize,
@@ -29,7 +32,7 @@ struct Inside {
 }
 
 impl Door {
-    /// Comes in, and stays until so many have come or the door was opened; gives up after some seconds.
+    /// Comes in, and stays until so many have come or the door was opened; gives up in the end.
     fn pass(&self, until: impl Fn(usize) -> usize) {
         let mut inside = self.state.lock().unwrap();
         inside.came += 1;
@@ -38,20 +41,24 @@ impl Door {
         let wanted = until(inside.came);
         self.changed.notify_all();
         let wait = |inside: &mut Inside| inside.came < wanted && !inside.open;
-        let (mut inside, _) = self.changed.wait_timeout_while(inside, Duration::from_secs(20), wait).unwrap();
+        let (mut inside, _) = self.changed.wait_timeout_while(inside, PATIENCE, wait).unwrap();
         inside.now -= 1;
     }
 
     fn wait_for(&self, came: usize) {
         let inside = self.state.lock().unwrap();
         let wait = |inside: &mut Inside| inside.came < came;
-        let (inside, waited) = self.changed.wait_timeout_while(inside, Duration::from_secs(20), wait).unwrap();
+        let (inside, waited) = self.changed.wait_timeout_while(inside, PATIENCE, wait).unwrap();
         assert!(!waited.timed_out(), "only {} came", inside.came);
     }
 
     fn open(&self) {
         self.state.lock().unwrap().open = true;
         self.changed.notify_all();
+    }
+
+    fn came(&self) -> usize {
+        self.state.lock().unwrap().came
     }
 
     fn most(&self) -> usize {
@@ -271,6 +278,103 @@ fn concurrency_is_found_while_running() {
     let run = common::run(["--concurrency", "auto", "--quiet", &url]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(run.records().len(), 2000);
+}
+
+#[test]
+fn concurrency_comes_down_where_a_server_has_too_much_to_do() {
+    const AT_ONCE: usize = 4;
+    const START: usize = 8; // of auto
+    const ROWS: usize = 100;
+    /// How long a request stays if nobody comes in who would be too much.
+    const WORK: Duration = Duration::from_millis(30);
+    let inside = Arc::new((Mutex::new(Inside::default()), Condvar::new()));
+    let state = inside.clone();
+    let server = Server::start(move |_, stream| {
+        let (state, changed) = &*state;
+        let mut inside = state.lock().unwrap();
+        inside.came += 1;
+        inside.now += 1;
+        let too_much = inside.now > AT_ONCE;
+        // Those that the program starts with are there together, however slow this machine is.
+        if inside.came == START {
+            inside.open = true;
+        } else if inside.came > START {
+            inside.most = inside.most.max(inside.now);
+        }
+        changed.notify_all();
+        inside = changed.wait_timeout_while(inside, PATIENCE, |inside| !inside.open).unwrap().0;
+        if !too_much {
+            inside = changed.wait_timeout_while(inside, WORK, |inside| inside.now <= AT_ONCE).unwrap().0;
+        }
+        inside.now -= 1;
+        drop(inside);
+        let status = if too_much { "429 Too Many Requests" } else { "200 OK" };
+        respond(stream, status, &[], b"")?;
+        Ok(Then::Keep)
+    });
+    let url = server.url(&format!("/{{1..{ROWS}}}"));
+    let flags = ["--quiet", "--concurrency", "auto", "--retry", "1000", "--retry-delay", "10ms"];
+    let run = common::run(flags.iter().chain(&["--retry-max-delay", "50ms", &url]));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let rows: HashSet<_> = run.records().iter().map(|record| record["row"].as_u64().unwrap()).collect();
+    assert_eq!((run.records().len(), rows.len()), (ROWS, ROWS));
+    let (came, most) = (inside.0.lock().unwrap().came, inside.0.lock().unwrap().most);
+    assert!(came > ROWS, "nobody was sent away");
+    assert!(most < START, "{most} at once after too many had been sent away");
+}
+
+#[test]
+fn in_order_no_row_starts_far_ahead_of_the_one_that_is_awaited() {
+    const AHEAD: usize = 4096;
+    let door = Arc::new(Door::default());
+    let (inside, started) = (door.clone(), Arc::new(AtomicUsize::new(0)));
+    let count = started.clone();
+    let server = Server::start(move |asked, stream| {
+        if asked.path == "/1" {
+            inside.pass(|_| AHEAD);
+            // One more would be here by now.
+            thread::sleep(Duration::from_millis(300));
+            count.store(inside.came(), Ordering::SeqCst);
+        } else {
+            inside.pass(|_| 0);
+        }
+        ok(stream, b"")?;
+        Ok(Then::Keep)
+    });
+    let url = server.url("/{1..5000}");
+    let run = common::run(["--quiet", "--ordered", "--first-byte-timeout", "80", "--concurrency", "8", &url]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(started.load(Ordering::SeqCst), AHEAD);
+    let rows: Vec<_> = run.records().iter().map(|record| record["row"].as_u64().unwrap()).collect();
+    assert_eq!(rows, (1..=5000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_host_that_asks_for_distance_gets_it_and_holds_nobody_up() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let started = |name: &'static str, robots: &'static str| {
+        let log = log.clone();
+        Server::start(move |asked, stream| {
+            if asked.path == "/robots.txt" {
+                ok(stream, robots.as_bytes())?;
+            } else {
+                log.lock().unwrap().push((name, Instant::now()));
+                ok(stream, b"")?;
+            }
+            Ok(Then::Keep)
+        })
+    };
+    let distant = started("distant", "User-agent: *\nCrawl-delay: 1\n");
+    let near = started("near", "User-agent: *\nDisallow: /private\n");
+    // With one slot in all, waiting in it would hold up everybody.
+    let urls = [distant.url("/{1..3}"), near.url("/{1..3}")];
+    let run = common::run(["--quiet", "--polite", "--concurrency", "1"].map(str::to_owned).iter().chain(&urls));
+    assert_eq!((run.code, run.records().len()), (Some(0), 6), "{}", run.stderr);
+    let log = log.lock().unwrap();
+    let times: Vec<_> = log.iter().filter(|(name, _)| *name == "distant").map(|&(_, time)| time).collect();
+    // A little less, as the first one waited for robots.txt.
+    assert!(times[2] - times[0] >= Duration::from_millis(1500), "{:?}", times[2] - times[0]);
+    assert_eq!(log[5].0, "distant", "{log:?}");
 }
 
 #[test]

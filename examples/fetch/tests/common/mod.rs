@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A run that takes longer than this hangs.
 const WATCHDOG: Duration = Duration::from_secs(90);
@@ -122,6 +123,18 @@ impl Server {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
+}
+
+/// Answers what comes over a connection of HTTP/2 with the protocol's name; `seen` gets the paths.
+pub async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin>(stream: S, seen: impl Fn(&str)) -> io::Result<()> {
+    let mut connection = h2::server::handshake(stream).await.map_err(io::Error::other)?;
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        seen(request.uri().path());
+        let response = axum::http::Response::default();
+        let mut body = respond.send_response(response, false).map_err(io::Error::other)?;
+        body.send_data("HTTP/2".into(), true).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 /// Makes closing it a reset.
