@@ -237,7 +237,7 @@ pub(super) struct Limits {
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     pub(super) deadline: Option<Duration>,
 
-    /// Rows read ahead, to find hosts that have nothing to do
+    /// Rows read ahead, but for those beyond 8 MiB, to find hosts that have nothing to do
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub(super) lookahead: u32,
 
