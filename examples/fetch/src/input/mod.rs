@@ -826,7 +826,7 @@ mod tests {
             assert!(words.iter().all(|word| bad.message.contains(word)), "{line:.80}: {}", bad.message);
         }
         let (_directory, row) = json(r#"{"url": "http://u:p@a/", "x": 1}"#);
-        assert_eq!((bad(&row).url.as_str(), row.id), ("http://a/", None));
+        assert_eq!((bad(&row).url.as_str(), row.id.as_deref()), ("http://a/", None));
     }
 
     #[test]
