@@ -447,8 +447,8 @@ fn a_socks_proxy_is_told_where_to_connect_to() {
         assert_eq!(run.record(url)["body"], place, "{scheme}");
     }
     let proxy = format!("socks5h://{}", socks(true).address);
-    let run = good(["--body", "text", "--proxy", &proxy, "--proxy-user", "user:word", url]);
-    assert_eq!(run.record(url)["body"], "user:word@far.example:80/page");
+    let asked = good(["--body", "text", "--proxy", &proxy, "--proxy-user", "user:word", url]);
+    assert_eq!(asked.record(url)["body"], "user:word@far.example:80/page");
 
     // Nobody is asked directly where the proxy is not there.
     let direct = Server::echo();
