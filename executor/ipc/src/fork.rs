@@ -3,6 +3,8 @@
 //! Forking a process with several threads leaves a child in which the others have vanished in the middle of what they
 //! did: locks (also the allocator's) stay locked, data stays half-written. With a single thread nothing of this can
 //! happen, and the child is an ordinary copy of the parent.
+//!
+//! And a number by which a child is noticed that somebody else has forked, whatever threads there were.
 
 use std::io;
 
