@@ -63,6 +63,8 @@ fn a_server_that_was_started_anew_is_another_one() {
     let _new = second.named("n").value(&3u8).wait().unwrap();
     assert!(matches!(named.get().wait(), Err(ManagerError::Stale { .. })));
     assert!(matches!(other.get().wait(), Err(ManagerError::Stale { .. })));
+    // The new one has the number of the old one.
+    assert!(matches!(second.remove(&named).wait(), Err(ManagerError::ObjectGone)));
     named.reconnect().unwrap();
     assert_eq!(named.get().wait().unwrap(), 3);
     assert!(matches!(other.reconnect(), Err(ManagerError::Stale { .. })));
