@@ -747,6 +747,7 @@ mod tests {
 
     #[test]
     fn keys_are_in_no_message_to_the_process_of_the_server() {
+        #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
         let mut wanted = vec![(0..32).map(|at| at * 7 + 1).collect::<Vec<u8>>()];
         let builder = Manager::builder().auth_key(AuthKey::new(wanted[0].clone()).unwrap());
         #[cfg(feature = "tls")]
