@@ -96,6 +96,7 @@ mod backlog;
 mod clock;
 mod codec;
 mod context;
+mod cores;
 mod error;
 mod executor;
 mod future;

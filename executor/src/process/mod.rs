@@ -178,7 +178,7 @@ struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            workers: crate::cores::cores(),
             prefix: "polypool".to_owned(),
             start_method: StartMethod::Spawn,
             executable: None,
