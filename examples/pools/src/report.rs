@@ -254,3 +254,119 @@ fn costs(measurement: &Measurement) -> Vec<(Executor, Vec<(f64, f64)>)> {
     };
     pools.into_iter().map(|pool| (pool, points(pool).collect())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Cell, Round};
+
+    /// Rounds of 1,000 tasks with these throughputs, whose round trips take a millionth of them in µs.
+    fn cell(executor: Executor, workload: Workload, throughputs: &[f64]) -> Cell {
+        let round = |throughput: &f64| Round {
+            tasks: 1_000,
+            throughput: *throughput,
+            round_trips_ns: vec![(1e9 / throughput) as u64; 10],
+            cpu_s_per_million: Some(1.0),
+            peak_rss_mib: None,
+        };
+        Cell { executor, workload, rounds: throughputs.iter().map(round).collect(), left_out: None }
+    }
+
+    fn report(cells: Vec<Cell>) -> Report {
+        Report::new(&Measurement { cells, probes: vec![1.0], cores: 2, seconds: 1.0 }, 2, false)
+    }
+
+    const OURS: [Executor; 1] = [Executor::ThreadPool];
+
+    fn of_ours(throughputs: &[f64]) -> Report {
+        report(vec![cell(Executor::ThreadPool, Workload::NoOp, throughputs)])
+    }
+
+    #[test]
+    fn figures_are_medians_with_ratios_to_each_peer() {
+        let report = report(vec![
+            cell(Executor::ThreadPool, Workload::Io1ms, &[1_000.0, 1_200.0, 800.0]),
+            cell(Executor::Rayon, Workload::Io1ms, &[500.0, 600.0, 400.0]),
+        ]);
+        let figures = report.figures(Executor::ThreadPool, Workload::Io1ms).unwrap();
+        assert_eq!((figures.throughput_per_s, figures.throughput_range), (1_000.0, [800.0, 1_200.0]));
+        assert!((figures.spread - 0.4).abs() < 1e-9);
+        assert_eq!(figures.efficiency, Some(0.5), "two workers could wait 2,000 times a second");
+        assert_eq!(figures.ratios, BTreeMap::from([("rayon".to_owned(), 2.0)]));
+        assert!((figures.p50_ratios["rayon"] - 0.5).abs() < 0.01);
+        assert_eq!((figures.cpu_s_per_million, figures.peak_rss_mib), (Some(1.0), None));
+    }
+
+    #[test]
+    fn what_a_plain_loop_could_do_is_its_ideal() {
+        assert_eq!(ideal(Executor::Sequential, Workload::Cpu1ms, 8, 4), Some(1_000.0));
+        assert_eq!(ideal(Executor::Rayon, Workload::Cpu1ms, 8, 4), Some(4_000.0), "there are only 4 cores");
+        assert_eq!(ideal(Executor::Rayon, Workload::Io1ms, 8, 4), Some(8_000.0), "waiting needs no core");
+        assert_eq!(ideal(Executor::ThreadPool, Workload::AsyncWait, 8, 4), None);
+    }
+
+    #[test]
+    fn slower_beyond_the_noise_is_a_regression() {
+        let (then, now) = (of_ours(&[1_000.0, 1_050.0, 1_100.0]), of_ours(&[800.0, 820.0, 850.0]));
+        let found = now.regressions(&then, &OURS).unwrap();
+        assert_eq!(found.len(), 2, "throughput and round trip: {found:?}");
+        assert!(found[0].contains("thread-pool, no-op") && found[0].contains("820"), "{found:?}");
+        assert_eq!(then.regressions(&now, &OURS).unwrap(), [""; 0], "faster is no regression");
+    }
+
+    #[test]
+    fn what_the_noise_or_the_tolerance_explains_is_no_regression() {
+        let then = of_ours(&[1_000.0, 1_050.0, 1_100.0]);
+        assert_eq!(of_ours(&[910.0]).regressions(&then, &OURS).unwrap(), [""; 0], "less than a tenth");
+        let noisy = of_ours(&[300.0, 400.0, 950.0]);
+        assert_eq!(noisy.regressions(&then, &OURS).unwrap(), [""; 0], "one round was as fast as then");
+    }
+
+    #[test]
+    fn peers_may_become_slower() {
+        let [then, now] = [1_000.0, 100.0].map(|throughput| {
+            let cells = [Executor::ThreadPool, Executor::Rayon].map(|executor| {
+                let throughput = if executor == Executor::Rayon { throughput } else { 50.0 };
+                cell(executor, Workload::NoOp, &[throughput])
+            });
+            report(cells.into())
+        });
+        assert_eq!(now.regressions(&then, &OURS).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn reports_that_have_nothing_in_common_are_not_compared() {
+        let (mut then, now) = (of_ours(&[1_000.0]), of_ours(&[1_000.0]));
+        assert!(now.regressions(&then, &[Executor::ProcessPoolSpawn]).is_err());
+        then.workers = 4;
+        let error = now.regressions(&then, &OURS).unwrap_err();
+        assert!(error.to_string().contains("use --workers 4"), "{error}");
+    }
+
+    #[test]
+    fn the_threshold_is_that_of_the_process_pool_over_the_thread_pool() {
+        let cells = [(Workload::Cpu10us, 0.5), (Workload::Cpu1us, 0.1), (Workload::Cpu1ms, 1.0)];
+        let cells = cells.into_iter().flat_map(|(workload, part)| {
+            [
+                cell(Executor::ThreadPool, workload, &[1_000.0]),
+                cell(Executor::ProcessPoolForkServer, workload, &[1_000.0 * part]),
+            ]
+        });
+        let threshold = report(cells.collect()).threshold.unwrap();
+        assert_eq!(threshold.executor, "process-pool-forkserver");
+        let (lengths, costs): (Vec<_>, Vec<_>) = threshold.points.iter().copied().unzip();
+        assert_eq!((lengths, costs), (vec![1.0, 10.0, 1_000.0], vec![9.0, 1.0, 0.0]));
+        assert!(threshold.task_us.is_some_and(|us| (10.0..1_000.0).contains(&us)));
+        assert!(of_ours(&[1.0]).threshold.is_none());
+    }
+
+    #[test]
+    fn reasons_are_shown_once() {
+        let reason =
+            |executor| Cell { left_out: Some("it has no map".to_owned()), ..cell(executor, Workload::Map, &[]) };
+        let report = report(vec![reason(Executor::Blocking), reason(Executor::TokioSpawn)]);
+        let text = report.text(&[Executor::Blocking, Executor::TokioSpawn], &[Workload::Map]);
+        assert!(text.contains("without blocking, tokio-spawn: it has no map"), "{text}");
+        assert!(report.results.is_empty());
+    }
+}
