@@ -33,6 +33,8 @@ pub(crate) struct Extent {
     rounds: usize,
     /// When no more round is begun, except the first of each.
     enough: Duration,
+    /// When even first rounds are given up, because the machine is too busy for all of them.
+    at_most: Duration,
     /// How long the tasks of one round should take.
     slice: Duration,
     most_tasks: u64,
@@ -46,6 +48,7 @@ impl Extent {
             Extent {
                 rounds: 3,
                 enough: Duration::from_secs(40),
+                at_most: Duration::from_secs(55),
                 slice: Duration::from_millis(20),
                 most_tasks: 100_000,
                 round_trips: (Duration::from_millis(10), 500),
@@ -54,6 +57,7 @@ impl Extent {
             Extent {
                 rounds: 7,
                 enough: Duration::MAX,
+                at_most: Duration::MAX,
                 slice: Duration::from_millis(300),
                 most_tasks: 1_000_000,
                 round_trips: (Duration::from_millis(200), 5_000),
@@ -146,6 +150,10 @@ pub(crate) fn all(
         }
         let cell = &mut measurement.cells[index];
         if cell.left_out.is_some() {
+            continue;
+        }
+        if begin.elapsed() > extent.at_most {
+            cell.left_out = Some("the minute of --quick was over: the machine is busy".to_owned());
             continue;
         }
         let python = python.as_ref().ok().filter(|_| cell.executor.is_python());
