@@ -21,9 +21,6 @@ use crate::group::Group;
 use crate::runner::{Answer, Plan};
 use crate::workload::{Workload, calibrate, time_spin};
 
-/// How long a runner may take for one answer, before it is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 const PYTHON: &str = include_str!("runner.py");
 
 /// How much is measured.
@@ -35,6 +32,8 @@ pub(crate) struct Extent {
     enough: Duration,
     /// When even first rounds are given up, because the machine is too busy for all of them.
     at_most: Duration,
+    /// How long a runner may take for one answer, before it is given up.
+    patience: Duration,
     /// How long the tasks of one round should take.
     slice: Duration,
     most_tasks: u64,
@@ -49,6 +48,7 @@ impl Extent {
                 rounds: 3,
                 enough: Duration::from_secs(40),
                 at_most: Duration::from_secs(55),
+                patience: Duration::from_secs(10),
                 slice: Duration::from_millis(20),
                 most_tasks: 100_000,
                 round_trips: (Duration::from_millis(10), 500),
@@ -58,6 +58,7 @@ impl Extent {
                 rounds: 7,
                 enough: Duration::MAX,
                 at_most: Duration::MAX,
+                patience: Duration::from_secs(60),
                 slice: Duration::from_millis(300),
                 most_tasks: 1_000_000,
                 round_trips: (Duration::from_millis(200), 5_000),
@@ -158,7 +159,7 @@ pub(crate) fn all(
         }
         let python = python.as_ref().ok().filter(|_| cell.executor.is_python());
         let plan = Plan::new(cell.executor, cell.workload, workers, python.map_or(rust, |p| p.rounds_per_us));
-        match Runner::start(&plan, python).and_then(|runner| runner.round(cell, extent)) {
+        match Runner::start(&plan, python, extent.patience).and_then(|runner| runner.round(cell, extent)) {
             Ok(round) => cell.rounds.push(round),
             Err(error) => {
                 cell.left_out = Some(format!("it failed: {error:#}"));
@@ -209,10 +210,11 @@ struct Runner {
     answers: Receiver<String>,
     group: Group,
     workers: usize,
+    patience: Duration,
 }
 
 impl Runner {
-    fn start(plan: &Plan, python: Option<&Python>) -> Result<Self> {
+    fn start(plan: &Plan, python: Option<&Python>, patience: Duration) -> Result<Self> {
         let text = serde_json::to_string(plan)?;
         let mut command = match python {
             Some(python) => Command::new(&python.executable),
@@ -232,7 +234,7 @@ impl Runner {
         std::thread::spawn(move || {
             BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| sender.send(l))
         });
-        Ok(Runner { requests, answers, group, workers: plan.workers })
+        Ok(Runner { requests, answers, group, workers: plan.workers, patience })
     }
 
     fn ask(&mut self, request: &str) -> Result<Answer> {
@@ -240,12 +242,12 @@ impl Runner {
         if let Some(requests) = &mut self.requests {
             let _ = writeln!(requests, "{request}");
         }
-        match self.answers.recv_timeout(PATIENCE) {
+        match self.answers.recv_timeout(self.patience) {
             Ok(line) => match serde_json::from_str(&line)? {
                 Answer::Error(error) => Err(anyhow!(error)),
                 answer => Ok(answer),
             },
-            Err(mpsc::RecvTimeoutError::Timeout) => bail!("no answer for {PATIENCE:?}"),
+            Err(mpsc::RecvTimeoutError::Timeout) => bail!("no answer for {:?}", self.patience),
             Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the runner has ended"),
         }
     }
