@@ -312,7 +312,7 @@ impl Runner {
                 self.batch((first.tasks / 4).max(warm_up))?;
                 first.tasks
             }
-            None => self.find_number(warm_up, cell.workload.step(), extent)?,
+            None => self.find_number(warm_up, cell.workload.step(self.workers), extent)?,
         };
         let before = account::usage(self.group.id());
         let time = self.batch(tasks)?;

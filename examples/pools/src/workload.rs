@@ -119,9 +119,9 @@ impl Workload {
         self.payload().map_or(usize::MAX, |bytes| ((128 << 20) / bytes).min(1_024))
     }
 
-    /// The number of tasks of a batch is a multiple of this.
-    pub(crate) fn step(self) -> u64 {
-        if self == Workload::Crash { CRASH_EVERY } else { 1 }
+    /// The number of tasks of a batch is a multiple of this, so that all workers have some, and as many of them.
+    pub(crate) fn step(self, workers: usize) -> u64 {
+        if self == Workload::Crash { CRASH_EVERY } else { self.window().min(4 * workers) as u64 }
     }
 }
 
@@ -218,6 +218,13 @@ mod tests {
     #[test]
     fn one_task_in_a_thousand_crashes() {
         assert_eq!((0..5 * CRASH_EVERY).filter(|n| crashes(*n)).count(), 5);
+    }
+
+    #[test]
+    fn a_batch_has_work_for_all_workers_but_no_more_than_may_be_under_way() {
+        assert_eq!(Workload::Io10ms.step(3), 12);
+        assert_eq!(Workload::Payload64MiB.step(3), 2);
+        assert_eq!(Workload::Crash.step(3), CRASH_EVERY);
     }
 
     #[test]
