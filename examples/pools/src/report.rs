@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn what_a_plain_loop_could_do_is_its_ideal() {
-        let ideal = |executor, workload| ideal(&measurement(Vec::new(), 4), executor, workload, 8);
+        let ideal = |executor, workload| ideal(&measurement(Vec::new(), 4), executor, workload, 8).map(f64::round);
         assert_eq!(ideal(Executor::Sequential, Workload::Cpu1ms), Some(1_000.0));
         assert_eq!(ideal(Executor::Rayon, Workload::Cpu1ms), Some(4_000.0), "there are only 4 cores");
         assert_eq!(ideal(Executor::Rayon, Workload::Io1ms), Some(8_000.0), "waiting needs no core");

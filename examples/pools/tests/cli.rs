@@ -124,13 +124,13 @@ fn a_regression_ends_with_1_and_none_with_0() {
 #[test]
 fn processes_and_crashes_are_measured_and_what_can_not_be_says_why() {
     let directory = TempDir::new().unwrap();
-    let args = ["--quick", "--workers", "1", "--json", "out.json", "--workloads", "crash,async-wait,payload-64kib"];
+    let args = ["--quick", "--workers", "1", "--json", "out.json", "--workloads", "crash,async-wait,payload-1mib"];
     let executors = ["--executors", "process-pool-spawn,process-pool-forkserver,procspawn,thread-pool,threadpool"];
     let output = pools().current_dir(directory.path()).args(args).args(executors).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let report = read_json(&directory.path().join("out.json"));
     for executor in ["process-pool-spawn", "process-pool-forkserver", "procspawn"] {
-        for workload in ["crash", "payload-64kib"] {
+        for workload in ["crash", "payload-1mib"] {
             assert!(report["results"][executor][workload].is_object(), "{executor}, {workload}: {report:#}");
         }
     }
