@@ -88,8 +88,8 @@ fn the_html_needs_nothing_else() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let page = std::fs::read_to_string(directory.path().join("out.html")).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.contains("</html>"));
-    assert_eq!(page.matches("<svg").count(), if cfg!(unix) { 4 } else { 3 }, "a plot for each workload and the answer");
-    assert_eq!(page.matches("<table").count(), 3);
+    assert_eq!(page.matches("<svg").count(), if cfg!(unix) { 5 } else { 4 }, "workloads, peers, and the answer");
+    assert_eq!(page.matches("<table").count(), 4);
     assert!(page.contains("@media print"));
     assert!(!cfg!(unix) || page.contains("over threads here"), "the answer is missing");
     for outside in ["http", "src=", "href=", "url(", "@import", "<script", "<link", "<img", "<iframe"] {
