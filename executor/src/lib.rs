@@ -106,6 +106,7 @@ mod options;
 mod panic;
 mod process;
 mod program;
+pub mod queue;
 #[doc(hidden)]
 pub mod result_bytes;
 #[cfg(any(target_os = "linux", target_os = "android"))]
