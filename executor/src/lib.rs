@@ -114,6 +114,7 @@ pub mod shared;
 mod state;
 mod task;
 mod thread;
+mod timer;
 
 pub use context::{Context, Progress, context};
 pub use error::{
@@ -130,6 +131,7 @@ pub use process::{InitializerOutput, ProcessPool, ProcessPoolBuilder, StartMetho
 pub use state::{Call, TaskId, TaskState};
 pub use task::{Run, Task};
 pub use thread::{MAX_EXTRA_WORKERS, ThreadPool, ThreadPoolBuilder};
+pub use timer::Periodic;
 
 #[cfg(not(unix))]
 #[doc(hidden)]
