@@ -78,6 +78,10 @@ use crate::timer::{self, Periodic};
 ///
 /// **Dropping** the last handle of a pool returns at once; accepted work still finishes, then the workers end.
 ///
+/// **The end of the program.** When `main` returns, or the program is killed, its threads and worker processes end with
+/// it, whatever they are doing: in Python's word, all workers are daemons. What must be finished before is waited for,
+/// by its future or by `shutdown(Shutdown::Drain).wait()`.
+///
 /// **Broken.** When workers can't start (their initialiser fails, or they die several times in a row before their first
 /// task), everything pending and everything submitted later fails with [`SubmitError::Broken`] and the reason.
 ///

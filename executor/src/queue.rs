@@ -615,7 +615,7 @@ mod tests {
         assert_eq!(queue.get_timeout(SHORT), Err(GetError::TimedOut));
         let waiting = thread::spawn({
             let queue = queue.clone();
-            move || queue.get()
+            move || queue.get_timeout(SOON)
         });
         queue.put(7).unwrap();
         assert_eq!(waiting.join().unwrap(), Ok(7));
@@ -647,7 +647,7 @@ mod tests {
         queue.put(2).unwrap();
         let waiting = thread::spawn({
             let queue = queue.clone();
-            move || queue.put(3)
+            move || queue.put_timeout(3, SOON)
         });
         queue.close();
         assert_eq!(waiting.join().unwrap(), Err(PutError::Closed(3)));
@@ -663,7 +663,7 @@ mod tests {
         let waiting: Vec<_> = (0..3)
             .map(|_| {
                 let queue = queue.clone();
-                thread::spawn(move || queue.get())
+                thread::spawn(move || queue.get_timeout(SOON))
             })
             .collect();
         queue.close();
@@ -710,7 +710,7 @@ mod tests {
         let producers: Vec<_> = (0..4)
             .map(|part| {
                 let queue = queue.clone();
-                thread::spawn(move || (0..500).for_each(|n| queue.put(part * 500 + n).unwrap()))
+                thread::spawn(move || (0..500).for_each(|n| queue.put_timeout(part * 500 + n, SOON).unwrap()))
             })
             .collect();
         let consumers: Vec<_> = (0..4)
@@ -718,7 +718,7 @@ mod tests {
                 let queue = queue.clone();
                 thread::spawn(move || {
                     let mut seen = Vec::new();
-                    while let Ok(item) = queue.get() {
+                    while let Ok(item) = queue.get_timeout(SOON) {
                         seen.push(item);
                         queue.task_done().unwrap();
                     }
