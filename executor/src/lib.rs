@@ -104,6 +104,7 @@ pub mod manager;
 mod map;
 mod options;
 mod panic;
+mod pool;
 mod process;
 mod program;
 pub mod queue;
@@ -127,6 +128,7 @@ pub use options::{Priority, TaskOptions};
 #[cfg(unix)]
 pub use polypool_ipc::Fd;
 pub use polypool_macros::{main, managed, task, update};
+pub use pool::{Pool, StillOpen};
 pub use process::{InitializerOutput, ProcessPool, ProcessPoolBuilder, StartMethod, init};
 pub use state::{Call, TaskId, TaskState};
 pub use task::{Run, Task};
