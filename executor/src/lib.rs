@@ -95,6 +95,8 @@ extern crate self as polypool;
 mod backlog;
 mod clock;
 mod codec;
+#[cfg(unix)]
+pub mod command;
 mod context;
 mod error;
 mod executor;

@@ -4,6 +4,7 @@
 
 mod border;
 mod callbacks;
+mod command;
 mod common;
 mod crash;
 mod handles;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         .tests(transport::ONCE)
         .tests(hostile::ONCE)
         .tests(hardening::ROWS)
+        .tests(command::ONCE)
         .programs(orphans::PROGRAMS)
         .run()
 }
