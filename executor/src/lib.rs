@@ -93,6 +93,7 @@
 extern crate self as polypool;
 
 mod backlog;
+mod child;
 mod clock;
 mod codec;
 #[cfg(unix)]
@@ -119,6 +120,9 @@ mod task;
 mod thread;
 mod timer;
 
+pub use child::{
+    Process, ProcessBuilder, ProcessInfo, StartError, active_children, current_process, join_children, parent_process,
+};
 pub use context::{Context, Progress, context};
 pub use error::{
     BuildError, CodecError, Outcome, PanicLocation, PanicReport, SubmitError, TaskError, WorkerExit, WorkerLost,

@@ -4,6 +4,7 @@
 
 mod border;
 mod callbacks;
+mod child;
 mod command;
 mod common;
 mod crash;
@@ -43,7 +44,9 @@ fn main() -> ExitCode {
         .tests(transport::ONCE)
         .tests(hostile::ONCE)
         .tests(hardening::ROWS)
+        .tests(child::ONCE)
         .tests(command::ONCE)
         .programs(orphans::PROGRAMS)
+        .programs(child::PROGRAMS)
         .run()
 }
