@@ -653,7 +653,8 @@ mod tests {
         queue.close();
         assert_eq!(waiting.join().unwrap(), Err(PutError::Closed(3)));
         assert_eq!(queue.try_put(3), Err(PutError::Closed(3)));
-        assert_eq!((queue.get(), queue.try_get(), queue.get()), (Ok(1), Ok(2), Err(GetError::Closed)));
+        let got = (queue.get_timeout(SOON), queue.try_get(), queue.get_timeout(SOON));
+        assert_eq!(got, (Ok(1), Ok(2), Err(GetError::Closed)));
         assert_eq!(queue.put(3), Err(PutError::Closed(3)));
         assert_eq!(queue.unfinished(), 2);
     }
@@ -682,7 +683,7 @@ mod tests {
         drop(queue.get().unwrap());
         queue.close_now();
         assert_eq!(Arc::strong_count(&item), 1);
-        assert_eq!(queue.get(), Err(GetError::Closed));
+        assert_eq!(queue.get_timeout(SOON), Err(GetError::Closed));
         assert_eq!(queue.unfinished(), 1, "the one that was taken out is still being dealt with");
         queue.task_done().unwrap();
         queue.join();

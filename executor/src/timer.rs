@@ -493,8 +493,8 @@ mod tests {
     #[test]
     fn a_pool_that_is_shut_down_refuses_when_the_time_has_come() {
         let pool = pool();
-        let future = pool.spawn_after(Duration::from_millis(20), || ());
         pool.shutdown(Shutdown::Now).wait();
+        let future = pool.spawn_after(TICK, || ());
         assert!(matches!(soon(future), Err(TaskError::Rejected(SubmitError::ShutDown))));
     }
 
@@ -547,6 +547,26 @@ mod tests {
             soon(pool.spawn(|| ())).unwrap();
             assert_eq!(starts.load(Ordering::SeqCst), at_end);
         }
+    }
+
+    #[test]
+    fn a_run_that_waits_for_a_worker_never_starts_after_a_cancel() {
+        let pool = pool();
+        let (open, gate) = mpsc::channel::<()>();
+        let busy = pool.spawn(move || gate.recv().unwrap());
+        let starts = Arc::new(AtomicU64::new(0));
+        let mine = starts.clone();
+        let ticking = pool.spawn_every(TICK, move || mine.fetch_add(1, Ordering::SeqCst));
+        let end = Instant::now() + SOON;
+        while ticking.ticks() < 1 || pool.stats().queued < 1 {
+            assert!(Instant::now() < end);
+            std::thread::yield_now();
+        }
+        assert!(ticking.cancel());
+        open.send(()).unwrap();
+        soon(busy).unwrap();
+        soon(pool.spawn(|| ())).unwrap();
+        assert_eq!(starts.load(Ordering::SeqCst), 0);
     }
 
     #[test]
