@@ -93,8 +93,11 @@
 extern crate self as polypool;
 
 mod backlog;
+mod child;
 mod clock;
 mod codec;
+#[cfg(unix)]
+pub mod command;
 mod context;
 mod cores;
 mod error;
@@ -105,8 +108,10 @@ pub mod manager;
 mod map;
 mod options;
 mod panic;
+mod pool;
 mod process;
 mod program;
+pub mod queue;
 #[doc(hidden)]
 pub mod result_bytes;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -114,7 +119,11 @@ pub mod shared;
 mod state;
 mod task;
 mod thread;
+mod timer;
 
+pub use child::{
+    Process, ProcessBuilder, ProcessInfo, StartError, active_children, current_process, join_children, parent_process,
+};
 pub use context::{Context, Progress, context};
 pub use error::{
     BuildError, CodecError, Outcome, PanicLocation, PanicReport, SubmitError, TaskError, WorkerExit, WorkerLost,
@@ -126,10 +135,12 @@ pub use options::{Priority, TaskOptions};
 #[cfg(unix)]
 pub use polypool_ipc::Fd;
 pub use polypool_macros::{main, managed, task, update};
+pub use pool::{Pool, StillOpen};
 pub use process::{InitializerOutput, ProcessPool, ProcessPoolBuilder, StartMethod, init};
 pub use state::{Call, TaskId, TaskState};
 pub use task::{Run, Task};
 pub use thread::{MAX_EXTRA_WORKERS, ThreadPool, ThreadPoolBuilder};
+pub use timer::Periodic;
 
 #[cfg(not(unix))]
 #[doc(hidden)]
