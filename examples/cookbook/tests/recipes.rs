@@ -266,6 +266,38 @@ fn each_recipe_is_listed_checked_and_linked() {
     }
 }
 
+/// The names that a Python programmer may search the guide for.
+const PYTHON_NAMES: &str = "
+    Thread start join is_alive ident daemon current_thread enumerate Timer cancel Lock acquire release blocking timeout RLock
+    Semaphore BoundedSemaphore ValueError Event set clear wait is_set Condition wait_for notify notify_all Barrier action abort reset
+    BrokenBarrierError local GIL
+    Queue LifoQueue PriorityQueue SimpleQueue put get put_nowait get_nowait Full Empty qsize task_done maxsize
+    Process exitcode pid terminate kill close current_process active_children parent_process fork spawn forkserver
+    set_start_method freeze_support cpu_count getpid getppid getuid getgid getpriority setpriority
+    Pipe duplex send recv send_bytes recv_bytes maxlength poll EOFError OSError JoinableQueue Value get_lock Array
+    Manager dict list Namespace BaseManager register get_server serve_forever connect address authkey
+    SharedMemory buf size unlink ShareableList count index SharedMemoryManager
+    Pool initializer initargs maxtasksperchild apply apply_async callback error_callback map chunksize map_async imap imap_unordered
+    starmap starmap_async ready successful dummy ThreadPool
+    Future cancelled running done result exception add_done_callback submit shutdown cancel_futures ThreadPoolExecutor
+    max_workers thread_name_prefix ProcessPoolExecutor mp_context max_tasks_per_child as_completed return_when
+    run stdin stdout stderr capture_output shell cwd check returncode check_returncode CalledProcessError TimeoutExpired Popen
+    communicate send_signal
+    tqdm iterable desc total leave file ncols mininterval disable unit unit_scale bar_format initial position postfix colour
+    update set_description set_postfix
+";
+
+#[test]
+fn guide_answers_every_python_name() {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../executor/src/from_python.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    // Only the first column counts, where Python's names are.
+    let rows = guide.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let answered: BTreeSet<&str> = rows.flat_map(|row| row.split(|c: char| !c.is_alphanumeric() && c != '_')).collect();
+    let missing: Vec<_> = PYTHON_NAMES.split_whitespace().filter(|name| !answered.contains(name)).collect();
+    assert!(missing.is_empty(), "the guide has no row for {missing:?}");
+}
+
 /// Names of programs that follow `before` and end with `.rs`.
 fn linked(page: &str, before: &str) -> Vec<String> {
     page.split(before).skip(1).map(|rest| rest.split_once(".rs").unwrap().0.to_owned()).collect()

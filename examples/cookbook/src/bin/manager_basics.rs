@@ -23,7 +23,7 @@ fn child(dict: DictProxy<Thing, Thing>, list: ListProxy<u32>, namespace: Namespa
         dict.insert(&Thing::Float(0.25), &Thing::Null).wait()?;
         list.reverse().wait()?;
         namespace.set("x", &10).wait()?;
-        namespace.set("y", "hello").wait()
+        namespace.set("y", &"hello".to_owned()).wait()
     };
     change().map_err(|error| error.to_string())
 }

@@ -3,25 +3,27 @@
 //! As in Python, the length is fixed and each item has the room of its first value, if `room` gives it no more. Unlike
 //! there, trailing zero bytes are kept, and an item is never seen half-written.
 
-use polypool::shared::{ListItem, SharedList};
+use polypool::shared::{ListError, SharedList};
 use polypool::{ExecutorExt, ProcessPool};
+
+#[expect(clippy::approx_constant, reason = "it is the number of the Python program")]
+fn change_all(list: &SharedList) -> Result<(), ListError> {
+    list.set(0, 0)?;
+    list.set(1, 3.141_592)?;
+    list.set(2, false)?;
+    list.set(3, "aaa")?;
+    list.set(4, "Hello World")
+}
 
 #[polypool::task]
 fn change(list: SharedList) {
-    let change = || {
-        list.update(0, |item| *item = ListItem::Int(0))?;
-        list.set(1, 3.141_592)?;
-        list.set(2, false)?;
-        list.set(3, "aaa")?;
-        list.set(4, "Hello World")
-    };
-    change().expect("five items, each with enough room");
+    change_all(&list).expect("five items, each with enough room");
 }
 
 #[polypool::main]
 fn main() -> anyhow::Result<()> {
-    let list =
-        SharedList::builder().room(16).create([100.into(), 3.14.into(), true.into(), "abc".into(), "aaa".into()])?;
+    let items = [100.into(), 2.5.into(), true.into(), "abc".into(), "aaa".into()];
+    let list = SharedList::builder().room(16).create(items)?;
     ProcessPool::new()?.submit(change { list: list.clone() }).wait()?;
     for item in list.iter() {
         println!("{:?}", item?);

@@ -1,9 +1,10 @@
 //! `multiprocessing.Value`, 2 × 100,000 increments: right under the lock; right without one, as an atomic; and lost
 //! updates where reading and writing are two steps, as Python's `value.value += 1` is without `get_lock()`.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use polypool::shared::{AtomicValue, Value};
 use polypool::{ExecutorExt, ProcessPool};
-use std::sync::atomic::Ordering::Relaxed;
 
 const TIMES: u32 = 100_000;
 
