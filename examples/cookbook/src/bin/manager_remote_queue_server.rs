@@ -10,7 +10,7 @@ fn main() -> anyhow::Result<()> {
     let port = std::env::args().nth(1).map_or(Ok(50_000), |port| port.parse())?;
     let bind = BindTo::Tcp { host: "127.0.0.1".into(), port, tls: false };
     Manager::builder().bind(bind).auth_key(key).serve_forever(|manager| {
-        manager.named("get_queue").queue::<String>().wait()?;
+        let _ = manager.named("get_queue").queue::<String>().wait()?;
         println!("{}", manager.address());
         Ok(())
     })?;
