@@ -113,8 +113,10 @@ pub mod manager;
 mod map;
 mod options;
 mod panic;
+mod pool;
 mod process;
 mod program;
+pub mod queue;
 #[doc(hidden)]
 pub mod result_bytes;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -122,6 +124,7 @@ pub mod shared;
 mod state;
 mod task;
 mod thread;
+mod timer;
 
 pub use context::{Context, Progress, context};
 pub use error::{
@@ -134,10 +137,12 @@ pub use options::{Priority, TaskOptions};
 #[cfg(unix)]
 pub use polypool_ipc::Fd;
 pub use polypool_macros::{main, managed, task, update};
+pub use pool::{Pool, StillOpen};
 pub use process::{InitializerOutput, ProcessPool, ProcessPoolBuilder, StartMethod, init};
 pub use state::{Call, TaskId, TaskState};
 pub use task::{Run, Task};
 pub use thread::{MAX_EXTRA_WORKERS, ThreadPool, ThreadPoolBuilder};
+pub use timer::Periodic;
 
 #[cfg(not(unix))]
 #[doc(hidden)]
