@@ -98,8 +98,11 @@
 extern crate self as polypool;
 
 mod backlog;
+mod child;
 mod clock;
 mod codec;
+#[cfg(unix)]
+pub mod command;
 mod context;
 mod error;
 mod executor;
@@ -126,6 +129,9 @@ mod task;
 mod thread;
 mod timer;
 
+pub use child::{
+    Process, ProcessBuilder, ProcessInfo, StartError, active_children, current_process, join_children, parent_process,
+};
 pub use context::{Context, Progress, context};
 pub use error::{
     BuildError, CodecError, Outcome, PanicLocation, PanicReport, SubmitError, TaskError, WorkerExit, WorkerLost,

@@ -440,6 +440,7 @@ pub struct TooManyDone;
 
 /// What decides which item comes out first: [`Fifo`], [`Lifo`] or [`Ranked`].
 #[doc(hidden)]
+#[allow(clippy::len_without_is_empty)]
 pub trait Store: sealed::Sealed + Default {
     type Item;
     fn put(&mut self, item: Self::Item);
