@@ -7,13 +7,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -215,7 +216,7 @@ recipes! {
         "poll: None\ncommunicate: hello\nreturn code Some(0)\nkilled, return code None\n",
     );
     progress_basic => Bar("sum: 4950\n", &["100/100 ["]);
-    progress_format => Bar("2000000 of 2000000 bytes\n", &["reading", "2.00M/2.00MB", "disk=sda"]);
+    progress_format => Bar("2000000 of 2000000 bytes\n", &["reading", "2.0M/2.0MB", "disk=sda"]);
     progress_dynamic => Bar(
         "step 25: loss 0.277\nstep 50: loss 0.077\n50 of 50 steps\n", &["warming up", "training", "50/50 ["],
     );
@@ -229,7 +230,8 @@ const CHECKED_TOGETHER: [&str; 3] =
 #[test]
 fn manager_remote_queue() {
     let mut server = Command::new(env!("CARGO_BIN_EXE_manager_remote_queue_server"));
-    let mut server = server.arg("0").env("POLYPOOL_KEY", KEY).stdout(Stdio::piped()).spawn().unwrap();
+    let server = server.arg("0").env("POLYPOOL_KEY", KEY).process_group(0).stdout(Stdio::piped());
+    let mut server = server.spawn().unwrap();
     let watchdog = Watchdog::over(&server);
     let mut address = String::new();
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut address).unwrap();
@@ -359,6 +361,7 @@ fn on_a_terminal(program: &str) -> String {
         .stdout(Stdio::null())
         .stderr(File::options().read(true).write(true).open(name).unwrap())
         .env("TERM", "xterm")
+        .process_group(0)
         .spawn()
         .unwrap();
     let _watchdog = Watchdog::over(&child);
@@ -367,13 +370,14 @@ fn on_a_terminal(program: &str) -> String {
 }
 
 fn run(command: &mut Command) -> Output {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
     let _watchdog = Watchdog::over(&child);
     child.wait_with_output().unwrap()
 }
 
-/// Kills the process if it isn't dropped within the limit. It is dropped only after the process was waited for, or
-/// while that still can be.
+/// Kills the group of a process, with all who hold its output open, if it isn't dropped within the limit. For a process
+/// that leads a group of its own.
 struct Watchdog {
     _alive: std::sync::mpsc::Sender<()>,
 }
@@ -384,7 +388,7 @@ impl Watchdog {
         let pid = Pid::from_child(child);
         thread::spawn(move || {
             if end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-                let _ = kill_process(pid, Signal::KILL);
+                let _ = kill_process_group(pid, Signal::KILL);
             }
         });
         Watchdog { _alive: alive }

@@ -9,7 +9,7 @@ const NUMBERS: [u64; 4] = [10_897_409, 20_292_113, 31_518_271, 40_003_027];
 
 #[polypool::task]
 fn is_prime(n: u64) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 #[polypool::main]
