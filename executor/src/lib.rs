@@ -35,6 +35,11 @@
 //! }
 //! ```
 //!
+#![cfg_attr(
+    any(target_os = "linux", target_os = "android"),
+    doc = "Coming from Python? [`from_python`] has every API that you know, and what to use for it here."
+)]
+//!
 //! # Workers and `main`
 //!
 //! A worker process is the program started again. [`#[main]`](macro@main) or [`init()`] on the first line of `main` is
@@ -102,6 +107,10 @@ mod context;
 mod cores;
 mod error;
 mod executor;
+// Only in the documentation. Its examples are for Linux, as shared state is.
+#[cfg(all(any(doc, doctest), any(target_os = "linux", target_os = "android")))]
+#[doc = include_str!("from_python.md")]
+pub mod from_python {}
 mod future;
 mod job;
 pub mod manager;

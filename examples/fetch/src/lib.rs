@@ -31,13 +31,12 @@ use polypool::{TaskFuture, ThreadPool};
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
-use crate::engine::{Control, Parts, Room, Share};
+use crate::engine::{Control, Incoming, Parts, Room};
 use crate::extract::Extractor;
 use crate::http::Fetcher;
 use crate::input::Rows;
 use crate::output::{Bodies, Done, Writer};
 use crate::report::{Circumstances, Live, Summary, say};
-use crate::request::Row;
 use crate::settings::Settings;
 
 /// What the fuzz targets need.
@@ -185,7 +184,7 @@ struct Counts {
 
 /// Reads rows on a thread of its own, for reading blocks, and leaves out those that have their record already. The
 /// future says how the reading ended.
-fn read(mut rows: Rows, done: Arc<Done>) -> Result<(mpsc::Receiver<(Row, Share)>, TaskFuture<Result<Counts>>)> {
+fn read(mut rows: Rows, done: Arc<Done>) -> Result<(Incoming, TaskFuture<Result<Counts>>)> {
     // A pool of its own, so that nobody who ends the run has to wait for input. Dropping it lets the thread finish.
     let pool = ThreadPool::builder().workers(1).name_prefix("input").build()?;
     let (sender, receiver) = mpsc::channel(BETWEEN);

@@ -175,7 +175,7 @@ pub(crate) fn crashes(n: u64) -> bool {
     n % CRASH_EVERY == CRASH_EVERY / 2
 }
 
-/// How many rounds of [`spin`] take a microsecond: the best of several tries, because everything else that runs can only
+/// How many rounds of [`spin()`] take a microsecond: the best of several tries, because everything else that runs can only
 /// make them slower.
 pub(crate) fn calibrate() -> f64 {
     let mut rounds = 1_000;

@@ -60,14 +60,16 @@ pub(crate) struct Control {
     pub(crate) busiest: parking_lot::Mutex<Vec<(String, usize, usize)>>,
 }
 
+/// The rows as they are read, each with its share of the memory for what waits.
+pub(crate) type Incoming = mpsc::Receiver<(Row, Share)>;
+
 /// What a run works with.
 pub(crate) struct Parts {
     pub(crate) pool: ThreadPool,
     pub(crate) fetcher: Fetcher,
     pub(crate) bodies: Bodies,
     pub(crate) extractor: Option<Extractor>,
-    /// Each with its share of the memory for what waits.
-    pub(crate) rows: mpsc::Receiver<(Row, Share)>,
+    pub(crate) rows: Incoming,
     pub(crate) control: Arc<Control>,
     /// When the run started.
     pub(crate) start: Instant,
@@ -87,7 +89,7 @@ struct Engine {
     extractor: Option<Arc<Extractor>>,
     control: Arc<Control>,
     looked: Instant,
-    rows: mpsc::Receiver<(Row, Share)>,
+    rows: Incoming,
     /// Whether `rows` has ended.
     read: bool,
     /// Whether rows are being taken in. It stops when there are enough and goes on when half of them are gone, so that
