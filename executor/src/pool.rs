@@ -12,6 +12,7 @@ use std::task::{Context, Wake, Waker};
 
 use parking_lot::Mutex;
 
+use crate::cores::cores;
 use crate::error::{BuildError, Outcome, SubmitError, TaskError};
 use crate::executor::{Executor, ExecutorExt, Shutdown, submit_job};
 use crate::future::{Completer, TaskFuture};
@@ -88,7 +89,7 @@ impl Pool<ThreadPool> {
 impl<E: Executor> Pool<E> {
     /// Over an executor that was made elsewhere. Its chunks are those of a pool with a worker for each core.
     pub fn over(executor: E) -> Self {
-        Pool { executor, workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get) }
+        Pool { executor, workers: cores() }
     }
 
     /// The executor, for whatever has no word here.

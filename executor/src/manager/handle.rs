@@ -656,13 +656,13 @@ impl ManagerProxy {
     }
 
     /// Gives an object a name, under which any process [finds](Self::get) it, and which keeps it until
-    /// [`unpublish`](Self::unpublish) or the end of the manager. An object may have several.
+    /// [`unpublish`](Self::unpublish) or the end of the manager. An object may have several. The proxy
+    /// [finds its object again](Proxy::reconnect) by the last of them whose call was awaited.
     ///
     /// # Errors
     /// [`ManagerError::NameTaken`].
     pub fn publish<P: Proxy>(&self, name: &str, proxy: &P) -> Call<()> {
-        proxy.remote().set_name(name);
-        self.about(root::PUBLISH, proxy, |request| request.sized(name.as_bytes()))
+        self.about(root::PUBLISH, proxy, |request| request.sized(name.as_bytes())).naming(proxy.remote(), name)
     }
 
     /// Takes a name back. The object goes on for as long as somebody refers to it.

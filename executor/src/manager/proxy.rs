@@ -168,13 +168,7 @@ impl Remote {
             Ok(request) => CallState::Fresh(request),
             Err(error) => CallState::Failed(error),
         };
-        Call { core: self.0.clone(), method, state, decode, undo: None, again: true, expected: None }
-    }
-
-    pub(super) fn set_name(&self, name: &str) {
-        if !self.0.is_inherited() {
-            self.0.state.lock().name = Some(name.into());
-        }
+        Call { core: self.0.clone(), method, state, decode, undo: None, again: true, expected: None, naming: None }
     }
 
     #[doc(hidden)]
@@ -397,6 +391,8 @@ pub struct Call<R> {
     again: bool,
     /// The schema to be named when it does not fit, if it is not that of the object that is called.
     expected: Option<String>,
+    /// The proxy whose object has a name once the call has succeeded. Not before: it may be the name of another object.
+    naming: Option<(Remote, Arc<str>)>,
 }
 
 /// Where a result comes from.
@@ -452,6 +448,11 @@ impl<R> Call<R> {
     /// What the result is expected to be, if it is an object.
     pub(super) fn expecting(mut self, schema: String) -> Self {
         self.expected = Some(schema);
+        self
+    }
+
+    pub(super) fn naming(mut self, proxy: &Remote, name: &str) -> Self {
+        self.naming = Some((proxy.clone(), name.into()));
         self
     }
 
@@ -519,10 +520,15 @@ impl<R> Call<R> {
     /// The result; `None` when the call is to be sent once more.
     fn finish(&mut self, (outcome, connection): Settled, object: u64) -> Option<Result<R, ManagerError>> {
         match outcome {
-            Ok(result) => Some(match &connection {
-                Some(connection) => (self.decode)(&result, &Source { core: &self.core, connection, object }),
-                None => Err(self.core.gone()),
-            }),
+            Ok(result) => {
+                if let Some((proxy, name)) = self.naming.take() {
+                    proxy.0.state.lock().name = Some(name);
+                }
+                Some(match &connection {
+                    Some(connection) => (self.decode)(&result, &Source { core: &self.core, connection, object }),
+                    None => Err(self.core.gone()),
+                })
+            }
             Err(Ended::NotSent(request)) if std::mem::replace(&mut self.again, false) => {
                 self.state = CallState::Fresh(request);
                 None

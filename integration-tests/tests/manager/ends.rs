@@ -187,6 +187,14 @@ fn removed_objects_end_their_waits() {
         manager.publish("e", &one).wait().unwrap();
         manager.publish("e", &one).wait().unwrap();
         assert!(matches!(manager.publish("e", &two).wait(), Err(ManagerError::NameTaken(_))));
+        // Nor does the proxy take the name of somebody else's object for its own.
+        manager.remove(&two).wait().unwrap();
+        assert!(matches!(two.with_own_connection().reconnect(), Err(ManagerError::Stale { .. })));
+        manager.unpublish("e").wait().unwrap();
+        let found = one.with_own_connection();
+        manager.remove(&one).wait().unwrap();
+        manager.named("e").event().wait().unwrap();
+        found.reconnect().unwrap();
     });
 }
 

@@ -74,9 +74,8 @@ pub(crate) struct Head<'a> {
 pub(crate) struct Body {
     shared: Arc<Shared>,
     bytes: u64,
+    /// Of all that has come, or of nothing yet: a small body in memory is hashed when it is whole or grows too long.
     hash: Sha256,
-    /// Whether the hash is of all that has come, and not of nothing yet: a small body is hashed when it is whole.
-    hashed: bool,
     store: Store,
     /// What its file will be called.
     name: Option<String>,
@@ -167,7 +166,6 @@ impl Bodies {
             shared: Arc::clone(shared),
             bytes: 0,
             hash: Sha256::new(),
-            hashed: true,
             store: Store::Nothing,
             name: None,
             draft: None,
@@ -192,13 +190,11 @@ impl Bodies {
         }
         if body.name.is_some() || body.draft.is_some() || body.page.is_some() || body.inline.is_some() {
             body.store = Store::Memory(Vec::new());
-            body.hashed = false;
         }
         if let Some(partial) = head.resumed {
             body.bytes = partial.len;
             let held = partial.into_held().ok_or_else(|| io::Error::other("the first part of the body is gone"))?;
             body.hash = held.hash;
-            body.hashed = true;
             body.store = Store::Named(held.file);
         }
         Ok(body)
@@ -245,7 +241,7 @@ impl Body {
             bytes.extend_from_slice(chunk);
             return Ok(());
         }
-        self.hash_all();
+        self.hash_small();
         self.hash.update(chunk);
         if self.inline.is_some() && self.bytes > LONGEST_IN_MEMORY {
             let message = format!("the body is longer than {LONGEST_IN_MEMORY} bytes, which is too much for a record");
@@ -260,12 +256,13 @@ impl Body {
         written.map_err(|error| self.failed(&error))
     }
 
-    /// Hashes what has been collected, once.
-    fn hash_all(&mut self) {
-        if let (false, Store::Memory(bytes)) = (self.hashed, &self.store) {
+    /// Hashes a small body in memory; whatever is longer, or elsewhere, has been hashed as it came.
+    fn hash_small(&mut self) {
+        if let Store::Memory(bytes) = &self.store
+            && bytes.len() <= SMALL
+        {
             self.hash.update(bytes);
         }
-        self.hashed = true;
     }
 
     /// To a file from now on, if it may have one.
@@ -306,7 +303,7 @@ impl Body {
     }
 
     fn put(&mut self) -> io::Result<Kept> {
-        self.hash_all();
+        self.hash_small();
         let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
         let mut kept = Kept { bytes: self.bytes, sha256, file: None, inline: None, warc: None, page: None };
         if let Some(how) = self.inline {
