@@ -810,7 +810,7 @@ mod tests {
         let CallState::Sent(ticket) = &call.state else { panic!("it was not sent") };
         let Call { method, decode, undo, again, .. } = *call;
         let core = Remote(call.core.clone()).inherited().0;
-        Call { core, method, state: CallState::Sent(ticket.clone()), decode, undo, again, expected: None }
+        Call { core, method, state: CallState::Sent(ticket.clone()), decode, undo, again, expected: None, naming: None }
     }
 
     #[test]
