@@ -160,6 +160,17 @@ impl ManagedRegistration {
     pub const fn of_implementor<T: Implements<P>, P: OfTrait>(make: fn(u64, &[u8]) -> Result<Made, Failed>) -> Self {
         ManagedRegistration { name: T::NAME, schema: P::SCHEMA, make }
     }
+
+    fn make(&self, making: &Making<'_>) -> Result<Box<dyn Object>, Failure> {
+        if self.schema != making.schema {
+            return Err(Failure::Schema { found: self.schema.to_owned() });
+        }
+        match panic::catch(|| (self.make)(making.constructor, making.arguments)) {
+            Ok(Ok(Made(object))) => Ok(object),
+            Ok(Err(Failed(failure))) => Err(failure),
+            Err(report) => Err(Failure::Panicked(report)),
+        }
+    }
 }
 
 /// A new object.
@@ -196,15 +207,7 @@ pub(super) fn make(making: &Making<'_>) -> Result<Box<dyn Object>, Failure> {
     let unknown = || Failure::UnknownType(making.kind.to_owned());
     let name = making.kind.strip_prefix(TYPE_PREFIX).ok_or_else(unknown)?;
     let types = BY_NAME.get_or_init(|| MANAGED.iter().map(|entry| (entry.name, *entry)).collect());
-    let found = types.get(name).ok_or_else(unknown)?;
-    if found.schema != making.schema {
-        return Err(Failure::Schema { found: found.schema.to_owned() });
-    }
-    match panic::catch(|| (found.make)(making.constructor, making.arguments)) {
-        Ok(Ok(Made(object))) => Ok(object),
-        Ok(Err(Failed(failure))) => Err(failure),
-        Err(report) => Err(Failure::Panicked(report)),
-    }
+    types.get(name).ok_or_else(unknown)?.make(making)
 }
 
 /// A value of the user's. Calls of `&self` methods run side by side, those of `&mut self` methods alone.
@@ -347,4 +350,19 @@ pub(super) fn duplicate() -> Option<&'static str> {
     };
     twice(MANAGED.iter().map(|entry| entry.name).collect())
         .or_else(|| twice(UPDATES.iter().map(|entry| entry.name).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constructors_of_another_schema_are_not_called() {
+        let make = |_, _: &[u8]| panic!("it was called");
+        let odd = ManagedRegistration { name: "odd", schema: "odd(u8)", make };
+        let making = Making { kind: "type odd", schema: "odd(u16)", constructor: 0, arguments: &[0; 2] };
+        assert!(matches!(odd.make(&making), Err(Failure::Schema { found }) if found == "odd(u8)"));
+        let making = Making { schema: "odd(u8)", ..making };
+        assert!(matches!(odd.make(&making), Err(Failure::Panicked(_))));
+    }
 }
