@@ -193,7 +193,7 @@ fn removed_objects_end_their_waits() {
         manager.unpublish("e").wait().unwrap();
         let found = one.with_own_connection();
         manager.remove(&one).wait().unwrap();
-        manager.named("e").event().wait().unwrap();
+        let _other = manager.named("e").event().wait().unwrap();
         found.reconnect().unwrap();
     });
 }
