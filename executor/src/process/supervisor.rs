@@ -494,7 +494,12 @@ impl Supervisor {
             if not_now {
                 // They keep their turn. If there is another idle worker, they go there, otherwise to the first that is.
                 let mut state = self.pool.state.lock();
-                calls.drain(..).rev().for_each(|call| state.lanes.push_front(call));
+                if state.phase.refuses_again().is_some() {
+                    // The backlog has been cleared meanwhile, and they were not in it.
+                    self.settlements.push(Settlement::PutBack(calls.drain(..).collect()));
+                } else {
+                    calls.drain(..).rev().for_each(|call| state.lanes.push_front(call));
+                }
             }
             self.taken = calls;
             if not_now && idle.is_none() {
