@@ -32,6 +32,7 @@ use super::MAX_EXTRA_WORKERS;
 use super::driver::Driver;
 use crate::backlog::{Lanes, Room};
 use crate::clock::{self, Clock};
+use crate::cores::cores;
 use crate::error::{SubmitError, TaskError};
 use crate::executor::inside::PoolId;
 use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
@@ -76,10 +77,6 @@ impl std::fmt::Debug for Config {
             .field("backlog", &self.backlog)
             .finish_non_exhaustive()
     }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 pub(super) struct Pool {

@@ -74,6 +74,7 @@ pub(crate) struct Head<'a> {
 pub(crate) struct Body {
     shared: Arc<Shared>,
     bytes: u64,
+    /// Of all that has come, or of nothing yet: a small body in memory is hashed when it is whole or grows too long.
     hash: Sha256,
     store: Store,
     /// What its file will be called.
@@ -234,6 +235,13 @@ impl Body {
     /// Takes the next piece.
     pub(crate) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.bytes += chunk.len() as u64;
+        if let Store::Memory(bytes) = &mut self.store
+            && bytes.len() + chunk.len() <= SMALL
+        {
+            bytes.extend_from_slice(chunk);
+            return Ok(());
+        }
+        self.hash_small();
         self.hash.update(chunk);
         if self.inline.is_some() && self.bytes > LONGEST_IN_MEMORY {
             let message = format!("the body is longer than {LONGEST_IN_MEMORY} bytes, which is too much for a record");
@@ -241,17 +249,20 @@ impl Body {
         }
         let written = match &mut self.store {
             Store::Nothing => Ok(()),
-            Store::Memory(bytes) => {
-                if bytes.len() + chunk.len() <= SMALL {
-                    bytes.extend_from_slice(chunk);
-                    return Ok(());
-                }
-                self.write_much(chunk)
-            }
+            Store::Memory(_) => self.write_much(chunk),
             Store::Named(file) => file.write_all(chunk),
             Store::Unnamed(file) => file.write_all(chunk),
         };
         written.map_err(|error| self.failed(&error))
+    }
+
+    /// Hashes a small body in memory; whatever is longer, or elsewhere, has been hashed as it came.
+    fn hash_small(&mut self) {
+        if let Store::Memory(bytes) = &self.store
+            && bytes.len() <= SMALL
+        {
+            self.hash.update(bytes);
+        }
     }
 
     /// To a file from now on, if it may have one.
@@ -292,6 +303,7 @@ impl Body {
     }
 
     fn put(&mut self) -> io::Result<Kept> {
+        self.hash_small();
         let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
         let mut kept = Kept { bytes: self.bytes, sha256, file: None, inline: None, warc: None, page: None };
         if let Some(how) = self.inline {
