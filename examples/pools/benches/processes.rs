@@ -71,7 +71,7 @@ fn main() -> Result<()> {
     procspawn::init();
     polypool::init();
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
-    let rows: &[(&str, fn() -> Result<Row>)] = &[
+    let rows: &[(&str, MakeRow)] = &[
         ("one-by-one", one_by_one),
         ("map-chunks", map_chunks),
         ("trip-busy", trip_busy),
@@ -93,6 +93,9 @@ fn main() -> Result<()> {
 }
 
 // ---- Rows ------------------------------------------------------------------------------------------------------------
+
+/// Prepares a row.
+type MakeRow = fn() -> Result<Row>;
 
 /// One contender: its name, and what measures it once.
 type Contender = (&'static str, Box<dyn FnMut() -> Result<f64>>);
@@ -257,7 +260,7 @@ fn map_chunks() -> Result<Row> {
 }
 
 /// The median of `count` times, in microseconds.
-fn trips(count: usize, mut trip: impl FnMut() -> Result<()>, pause: Option<Duration>) -> Result<f64> {
+fn trips<T>(count: usize, mut trip: impl FnMut() -> Result<T>, pause: Option<Duration>) -> Result<f64> {
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
         if let Some(pause) = pause {
@@ -274,10 +277,8 @@ fn trip_busy() -> Result<Row> {
     let pool = spawned()?;
     let peer = procspawn::Pool::new(WORKERS)?;
     let mut contenders = vec![
-        contender("polypool", move || trips(20_000, || Ok(drop(pool.submit(no_op { n: 1 }).wait()?)), None)),
-        contender("procspawn", move || {
-            trips(300, || Ok(drop(procspawn::spawn!(in peer, (1_u64 => n) || n).join()?)), None)
-        }),
+        contender("polypool", move || trips(20_000, || Ok(pool.submit(no_op { n: 1 }).wait()?), None)),
+        contender("procspawn", move || trips(300, || Ok(procspawn::spawn!(in peer, (1_u64 => n) || n).join()?), None)),
     ];
     let plan = "\"workload\": \"no-op\", \"window\": 1000000000";
     contenders.extend(pythons(plan, "round-trips 300 1".to_owned(), middle_us));
@@ -319,7 +320,7 @@ fn trip_slept() -> Result<Row> {
     let ping = PingPong::start();
     let mut turn = 0;
     let contenders = vec![
-        contender("polypool", move || trips(100, || Ok(drop(pool.submit(no_op { n: 1 }).wait()?)), PAUSE)),
+        contender("polypool", move || trips(100, || Ok(pool.submit(no_op { n: 1 }).wait()?), PAUSE)),
         contender("bare futex ping-pong", move || {
             trips(
                 100,
