@@ -9,8 +9,11 @@
 //! Handles of what processes share are descriptors, which no bytes can hold. They are the luggage of a [`Message`]: collected
 //! while it is packed, and handed out again while it is unpacked.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 #[cfg(unix)]
 pub(crate) use polypool_ipc::Luggage;
@@ -22,21 +25,68 @@ pub(crate) const MOST_HANDLES: usize = 1_024;
 /// An encoded value with the descriptors that belong to it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Message {
-    pub(crate) bytes: Bytes,
+    pub(crate) bytes: Encoded,
     pub(crate) luggage: Luggage,
 }
 
 /// Without handles.
-impl From<Bytes> for Message {
-    fn from(bytes: Bytes) -> Self {
+impl From<Encoded> for Message {
+    fn from(bytes: Encoded) -> Self {
         Message { bytes, luggage: Luggage::default() }
+    }
+}
+
+/// So many bytes stand in place of the reference to longer ones.
+const SHORT: usize = 22;
+
+/// Encoded bytes. The short ones, which most calls and answers are, stand in place: they take no allocation and no
+/// count of owners.
+#[derive(Clone)]
+pub(crate) enum Encoded {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Bytes),
+}
+
+impl Encoded {
+    /// A copy of those bytes.
+    pub(crate) fn copy_of(from: &[u8]) -> Self {
+        if from.len() > SHORT {
+            return Encoded::Long(Bytes::copy_from_slice(from));
+        }
+        let mut bytes = [0; SHORT];
+        bytes[..from.len()].copy_from_slice(from);
+        // Not more than 22.
+        Encoded::Short { length: from.len() as u8, bytes }
+    }
+}
+
+impl Default for Encoded {
+    fn default() -> Self {
+        Encoded::copy_of(&[])
+    }
+}
+
+impl std::ops::Deref for Encoded {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Encoded::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Encoded::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl std::fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Encoded({} bytes)", self.len())
     }
 }
 
 /// Encodes a value together with its handles; the error is the codec's message.
 pub(crate) fn pack<T: Serialize + ?Sized>(value: &T) -> Result<Message, String> {
-    let (bytes, luggage) = collect(|| encode(value));
-    let bytes = Bytes::from(bytes?);
+    let (bytes, luggage) = collect(|| encode_compact(value));
+    let bytes = bytes?;
     match luggage.len() {
         count if count > MOST_HANDLES => {
             Err(format!("it has {count} handles, and a message carries at most {MOST_HANDLES}"))
@@ -82,29 +132,54 @@ pub(crate) use no_luggage::Luggage;
 #[cfg(not(unix))]
 use no_luggage::{collect, hand_out};
 
+/// What is longer isn't copied out of the buffer that it was encoded into, but takes it along.
+const COPIED: usize = 64 * 1024;
+
+thread_local! {
+    /// What this thread encodes into; its memory serves the next value.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Encodes into as little memory as it takes.
+fn encode_compact<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, String> {
+    // Taken, as a value may encode others while it is encoded.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    encode_into(value, &mut scratch)?;
+    if scratch.len() > COPIED {
+        return Ok(Encoded::Long(scratch.into()));
+    }
+    let encoded = Encoded::copy_of(&scratch);
+    SCRATCH.set(scratch);
+    Ok(encoded)
+}
+
 /// Encodes a value that has no handles; the error is the codec's message.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    value
-        .serialize(&mut rmp_serde::Serializer::new(&mut bytes).with_struct_map())
-        .map_err(|error| error.to_string())?;
+    encode_into(value, &mut bytes)?;
     Ok(bytes)
+}
+
+fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<(), String> {
+    value.serialize(&mut rmp_serde::Serializer::new(bytes).with_struct_map()).map_err(|error| error.to_string())
 }
 
 /// Decodes a value that has no handles; the error is the codec's message. Bytes left over are an error too.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let mut rest = bytes;
-    let value = {
-        let mut decoder = rmp_serde::Deserializer::new(&mut rest);
-        T::deserialize(&mut decoder).map_err(|error| error.to_string())?
-    };
-    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes are left over after the value", rest.len())) }
+    // By reference: text and blocks of bytes are looked at where they are, and copied once.
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
+    let value = T::deserialize(&mut decoder).map_err(|error| error.to_string())?;
+    // The decoder doesn't tell how far it is; but a number that isn't there has no first byte.
+    match u8::deserialize(&mut decoder) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
+        _ => Err("bytes are left over after the value".to_owned()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(tag = "kind")]
@@ -137,9 +212,36 @@ mod tests {
     }
 
     #[test]
-    fn bytes_left_over_are_an_error() {
-        let mut bytes = encode(&7u8).unwrap();
-        bytes.push(0);
-        assert!(decode::<u8>(&bytes).unwrap_err().contains("left over"));
+    fn bytes_left_over_are_an_error_whatever_they_are() {
+        let whole = encode(&7u8).unwrap();
+        for byte in 0..=255 {
+            let bytes = [&whole[..], &[byte]].concat();
+            assert!(decode::<u8>(&bytes).unwrap_err().contains("left over"), "{byte:#x}");
+        }
+        assert_eq!(decode::<u8>(&whole), Ok(7));
+        assert!(decode::<()>(&[]).is_err());
+    }
+
+    #[test]
+    fn short_and_long_bytes_are_what_they_were_made_of() {
+        assert_eq!(size_of::<Encoded>(), size_of::<Bytes>());
+        for length in [0, 1, SHORT - 1, SHORT, SHORT + 1, COPIED, COPIED + 1] {
+            let bytes: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            assert_eq!(*Encoded::copy_of(&bytes), bytes[..]);
+            let message = pack(serde_bytes::Bytes::new(&bytes)).unwrap();
+            assert_eq!(unpack::<serde_bytes::ByteBuf>(&message).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_value_may_encode_another_one_while_it_is_encoded() {
+        struct Outer;
+        impl Serialize for Outer {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&pack("inner").unwrap().bytes)
+            }
+        }
+        let outer = unpack::<serde_bytes::ByteBuf>(&pack(&Outer).unwrap()).unwrap();
+        assert_eq!(decode::<String>(&outer).unwrap(), "inner");
     }
 }

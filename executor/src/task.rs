@@ -296,15 +296,17 @@ pub(crate) fn decode_output<T: Task>(message: &Message) -> Result<T::Output, Cod
 
 /// Decodes the results of a chunk.
 pub(crate) fn decode_outputs<T: Task>(message: &Message) -> Result<Vec<Outcome<T::Output>>, CodecError> {
-    let elements = decode_reply::<Vec<Element<OwnedOutput<T>>>>(message)?;
-    Ok(elements
-        .into_iter()
-        .map(|element| match element {
-            Element::Value(output) => Ok(output.0),
-            Element::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
-            Element::Failed(error) => Err(error.into()),
-        })
-        .collect())
+    Ok(match decode_reply::<Outputs<OwnedOutput<T>>>(message)? {
+        Outputs::Values(outputs) => outputs.into_iter().map(|output| Ok(output.0)).collect(),
+        Outputs::Mixed(elements) => elements
+            .into_iter()
+            .map(|element| match element {
+                Element::Value(output) => Ok(output.0),
+                Element::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
+                Element::Failed(error) => Err(error.into()),
+            })
+            .collect(),
+    })
 }
 
 fn decode_reply<R: DeserializeOwned>(message: &Message) -> Result<R, CodecError> {
@@ -312,6 +314,14 @@ fn decode_reply<R: DeserializeOwned>(message: &Message) -> Result<R, CodecError>
         Ok(result) => result.map_err(CodecError::DecodeResult),
         Err(report) => Err(CodecError::DecodeResult(format!("its decoder panicked{report}"))),
     }
+}
+
+/// The outcomes of a chunk, as they cross the border: mostly they are values, which then need not say so one by one.
+/// [`Elements`] writes it.
+#[derive(Deserialize)]
+enum Outputs<O> {
+    Values(Vec<O>),
+    Mixed(Vec<Element<O>>),
 }
 
 /// The outcome of one call of a chunk, as it crosses the border.
@@ -340,9 +350,34 @@ impl<'de, T: Task> Deserialize<'de> for OwnedOutput<T> {
     }
 }
 
+/// Writes what is read as [`Outputs`].
 struct Elements<'a, T: Task>(&'a [Outcome<T::Output>]);
 
 impl<T: Task> Serialize for Elements<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.iter().all(Result::is_ok) {
+            return serializer.serialize_newtype_variant("Outputs", 0, "Values", &Values::<T>(self.0));
+        }
+        serializer.serialize_newtype_variant("Outputs", 1, "Mixed", &Mixed::<T>(self.0))
+    }
+}
+
+/// The values among outcomes.
+struct Values<'a, T: Task>(&'a [Outcome<T::Output>]);
+
+impl<T: Task> Serialize for Values<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut values = serializer.serialize_seq(Some(self.0.len()))?;
+        for output in self.0.iter().flatten() {
+            values.serialize_element(&OutputOf::<T>(output))?;
+        }
+        values.end()
+    }
+}
+
+struct Mixed<'a, T: Task>(&'a [Outcome<T::Output>]);
+
+impl<T: Task> Serialize for Mixed<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut elements = serializer.serialize_seq(Some(self.0.len()))?;
         for outcome in self.0 {

@@ -3,11 +3,11 @@
 //!
 //! Each function takes any bytes, and is right when it returns.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use polypool_ipc::Luggage;
 
 use super::wire::{self, Header, Hello, Kind, Ready};
-use crate::codec::{self, Message};
+use crate::codec::{self, Encoded, Message};
 use crate::context::Progress;
 use crate::error::{CodecError, PanicReport};
 use crate::task::{self, Execution, Reply, Shape, TASKS, Task};
@@ -31,7 +31,7 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-fn frame(header: &Header, payload: &Bytes) {
+fn frame(header: &Header, payload: &[u8]) {
     assert!(payload.len() <= header.length as usize);
     match header.kind {
         Kind::Hello => drop(codec::decode::<Hello>(payload)),
@@ -66,5 +66,5 @@ pub fn answers<T: Task>(data: &[u8], luggage: &Luggage) {
 }
 
 fn message(payload: &[u8], luggage: &Luggage) -> Message {
-    Message { bytes: Bytes::copy_from_slice(payload), luggage: luggage.clone() }
+    Message { bytes: Encoded::copy_of(payload), luggage: luggage.clone() }
 }

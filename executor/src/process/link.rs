@@ -23,11 +23,11 @@ use tokio::sync::Notify;
 
 use super::pool::{Abandoned, Pool, WorkerInfo};
 use super::start::{Greeted, Handle, Sockets, Started};
-use super::transport::{Line, Look};
+use super::transport::Line;
 use super::wire::{self, Header, Kind};
-use crate::codec::Message;
+use crate::codec::{Encoded, Message};
 use crate::error::CodecError;
-use crate::state::{Call, Callable, Ticket, WorkerLink};
+use crate::state::{Call, Callable, Ticket, Wire, WorkerLink};
 use crate::task::Shape;
 
 /// The most calls that a worker has at a time: its claim words.
@@ -38,6 +38,9 @@ const AHEAD: Duration = Duration::from_millis(2);
 
 /// An answer that is to come within this time is looked for before anybody sleeps.
 const SOON: Duration = Duration::from_micros(50);
+
+/// How much work must lie ahead of a worker before its answers may wait for a moment.
+const WELL_FED: Duration = Duration::from_micros(300);
 
 /// Above this size, a payload is written from where it is instead of being copied behind its header.
 const COPY_BELOW: usize = 16 * 1024;
@@ -76,7 +79,11 @@ impl WorkerLink for Shared {
     }
 
     fn abandoned(&self, ticket: Ticket) {
-        self.pool.inbox.lock().push(Abandoned { worker: self.index, ticket });
+        {
+            let mut inbox = self.pool.inbox.lock();
+            inbox.push(Abandoned { worker: self.index, ticket });
+            self.pool.has_news.store(true, Ordering::Relaxed);
+        }
         self.pool.notify.notify_one();
     }
 }
@@ -94,6 +101,63 @@ enum Out {
 pub(super) struct Flight {
     pub(super) cell: Arc<dyn Callable>,
     pub(super) ticket: Ticket,
+}
+
+/// The calls a worker has, by the slot of their claim word.
+struct Flights {
+    by_slot: Vec<Option<Flight>>,
+    /// Used in turn: the words that the worker looks at are then in other lines of the cache than those that are
+    /// written.
+    free: VecDeque<usize>,
+    len: usize,
+}
+
+impl Flights {
+    fn new() -> Self {
+        Flights { by_slot: (0..WINDOW).map(|_| None).collect(), free: (0..WINDOW).collect(), len: 0 }
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The slot was taken out of `free`.
+    fn insert(&mut self, flight: Flight) {
+        let slot = flight.ticket.slot;
+        self.by_slot[slot] = Some(flight);
+        self.len += 1;
+    }
+
+    fn get(&self, ticket: Ticket) -> Option<&Flight> {
+        self.by_slot.get(ticket.slot)?.as_ref().filter(|flight| flight.ticket == ticket)
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Flight> {
+        self.get(ticket)?;
+        self.len -= 1;
+        self.free.push_back(ticket.slot);
+        self.by_slot[ticket.slot].take()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Flight> {
+        self.by_slot.iter().flatten()
+    }
+
+    /// For a worker that is dead: the slots are not used again.
+    fn take_all(&mut self) -> Vec<Flight> {
+        self.len = 0;
+        self.by_slot.iter_mut().filter_map(Option::take).collect()
+    }
+}
+
+struct LastTask {
+    name: &'static str,
+    signature: &'static str,
+    place: u32,
 }
 
 /// What came of sending a call.
@@ -115,14 +179,14 @@ pub(super) struct Worker {
     pub(super) line: Line,
     sockets: Sockets,
     shared: Arc<Shared>,
-    /// The calls it has, by the slot of their claim word.
-    flights: HashMap<usize, Flight>,
-    free: Vec<usize>,
+    flights: Flights,
     next_sequence: u64,
     /// How many calls it may still be sent, if that is limited.
     pub(super) left: Option<usize>,
     /// The place and signature of each task in its registry.
     pub(super) tasks: HashMap<String, (u32, String)>,
+    /// The task that was looked up last: most calls are of the same one.
+    last: Option<LastTask>,
     window: usize,
     /// How long a call takes, by its last ones.
     each: Option<Duration>,
@@ -159,11 +223,11 @@ impl Worker {
             line: Line::new(started.channel, ring)?,
             sockets,
             shared: Arc::new(Shared { claims, index, pool: pool.clone() }),
-            flights: HashMap::new(),
-            free: (0..WINDOW).rev().collect(),
+            flights: Flights::new(),
             next_sequence: wire::INITIALIZER + 1,
             left: pool.config.max_tasks_per_worker,
             tasks: HashMap::new(),
+            last: None,
             window: 1,
             each: None,
             busy_since: Instant::now(),
@@ -204,27 +268,14 @@ impl Worker {
     /// Puts a call on its way; `flush` writes it.
     pub(super) fn send(&mut self, call: Call) -> Sent {
         let wire = call.cell().wire();
-        let task = match self.tasks.get(wire.name) {
-            Some((task, signature)) if signature == wire.signature => *task,
-            found => {
-                let what = match found {
-                    None => format!(
-                        "the worker executable has no task {:?}; a task in a crate that nothing refers to is left out \
-                         by the linker, and a hand-written one must be named in polypool::register!",
-                        wire.name
-                    ),
-                    Some((_, theirs)) => format!(
-                        "the task {:?} of the worker executable is {theirs:?}, but here it is {:?}",
-                        wire.name, wire.signature
-                    ),
-                };
-                return Sent::Unknown(call, CodecError::UnknownTask(what));
-            }
+        let task = match self.find(&wire) {
+            Ok(task) => task,
+            Err(error) => return Sent::Unknown(call, error),
         };
         if wire.has_luggage && !self.flights.is_empty() {
             return Sent::NotNow(call);
         }
-        let Some(slot) = self.free.pop() else {
+        let Some(slot) = self.flights.free.pop_front() else {
             unreachable!("the window is not larger than the number of claim words")
         };
         let ticket = Ticket { slot, sequence: self.next_sequence };
@@ -233,7 +284,7 @@ impl Worker {
         let cell = call.into_cell();
         let Some(payload) = cell.send(self.shared.clone(), ticket) else {
             // The worker hears nothing of it, so the slot can be used again.
-            self.free.push(slot);
+            self.flights.free.push_back(slot);
             return Sent::WasSettled;
         };
         if self.flights.is_empty() {
@@ -259,9 +310,9 @@ impl Worker {
             id: wire.id.0,
             ..Header::new(Kind::Call)
         };
-        self.flights.insert(slot, Flight { cell, ticket });
+        self.flights.insert(Flight { cell, ticket });
         if let Some(name) = wire.own_name {
-            self.put(Header { kind: Kind::Name, ..header }, Bytes::from(name.into_owned()).into());
+            self.put(Header { kind: Kind::Name, ..header }, Encoded::copy_of(name.as_bytes()).into());
         }
         self.put(header, payload);
         Sent::Yes
@@ -282,7 +333,7 @@ impl Worker {
 
     /// The call that a frame is about, if the worker has it.
     pub(super) fn flight(&self, header: &Header) -> Option<&Flight> {
-        self.flights.get(&(header.slot as usize)).filter(|flight| flight.ticket.sequence == header.sequence)
+        self.flights.get(Ticket { slot: header.slot as usize, sequence: header.sequence })
     }
 
     /// The call has been answered.
@@ -293,9 +344,34 @@ impl Worker {
         Some(flight)
     }
 
+    /// The place of a task in the worker's registry.
+    fn find(&mut self, wire: &Wire) -> Result<u32, CodecError> {
+        // The names are constants: the same text at the same place is the same name.
+        let is_same =
+            |last: &LastTask| std::ptr::eq(last.name, wire.name) && std::ptr::eq(last.signature, wire.signature);
+        if let Some(last) = self.last.as_ref().filter(|last| is_same(last)) {
+            return Ok(last.place);
+        }
+        let what = match self.tasks.get(wire.name) {
+            Some((place, signature)) if signature == wire.signature => {
+                self.last = Some(LastTask { name: wire.name, signature: wire.signature, place: *place });
+                return Ok(*place);
+            }
+            None => format!(
+                "the worker executable has no task {:?}; a task in a crate that nothing refers to is left out by the \
+                 linker, and a hand-written one must be named in polypool::register!",
+                wire.name
+            ),
+            Some((_, theirs)) => format!(
+                "the task {:?} of the worker executable is {theirs:?}, but here it is {:?}",
+                wire.name, wire.signature
+            ),
+        };
+        Err(CodecError::UnknownTask(what))
+    }
+
     fn remove(&mut self, ticket: Ticket) -> Option<Flight> {
-        let flight = self.flights.remove(&ticket.slot)?;
-        self.free.push(ticket.slot);
+        let flight = self.flights.remove(ticket)?;
         if self.flights.is_empty() {
             self.info.busy.store(false, Ordering::Relaxed);
         }
@@ -326,7 +402,7 @@ impl Worker {
     }
 
     pub(super) fn has(&self, ticket: Ticket) -> bool {
-        self.flights.get(&ticket.slot).is_some_and(|flight| flight.ticket == ticket)
+        self.flights.get(ticket).is_some()
     }
 
     /// Somebody has taken this call back; the worker will skip it.
@@ -341,7 +417,10 @@ impl Worker {
     /// Takes back up to `most` of the calls that it has not begun with, the last ones first; they come in their order.
     /// Afterwards, if all were asked for, it can begin with none.
     pub(super) fn take_back(&mut self, most: usize) -> Vec<Flight> {
-        let mut tickets: Vec<Ticket> = self.flights.values().map(|flight| flight.ticket).collect();
+        if most == 0 {
+            return Vec::new();
+        }
+        let mut tickets: Vec<Ticket> = self.flights.all().map(|flight| flight.ticket).collect();
         tickets.sort_by_key(|ticket| ticket.sequence);
         let mut taken = Vec::new();
         for ticket in tickets.into_iter().rev() {
@@ -363,7 +442,7 @@ impl Worker {
 
     /// Everything that it has, in the order it was sent: for a worker that is dead.
     pub(super) fn take_all(&mut self) -> Vec<Flight> {
-        let mut flights: Vec<Flight> = self.flights.drain().map(|(_, flight)| flight).collect();
+        let mut flights = self.flights.take_all();
         flights.sort_by_key(|flight| flight.ticket.sequence);
         flights
     }
@@ -423,7 +502,9 @@ impl Worker {
                 self.out.push_back(Out::Frames(frames));
             }
         }
-        if copied.len() < payload.len() {
+        if let Encoded::Long(payload) = payload
+            && payload.len() >= COPY_BELOW
+        {
             self.out.push_back(Out::Payload(payload));
         }
     }
@@ -436,15 +517,26 @@ impl Worker {
         self.line.read(&mut self.read, missing)
     }
 
-    /// Whether an answer is to come within microseconds, so that it is worth to [`look`](Worker::look) for it.
+    /// Whether an answer is to come within microseconds, so that it is worth to look for it.
     pub(super) fn is_due(&self) -> bool {
-        !self.flights.is_empty() && self.each.is_some_and(|each| each < SOON)
+        !self.flights.is_empty() && self.line.has_ring() && self.each.is_some_and(|each| each < SOON)
     }
 
-    /// Looks whether there is something to read; if not, the channel's socket can be waited for. `may_look` says
-    /// whether to look more than once.
-    pub(super) fn look(&mut self, may_look: bool) -> Look {
-        self.line.look(may_look)
+    /// Whether there is something to read from it, as far as can be seen without asking the system.
+    pub(super) fn has_something(&self) -> bool {
+        !self.is_deaf && self.line.has_something()
+    }
+
+    /// Whether it has so much ahead of it that its answers can wait for a moment.
+    pub(super) fn is_well_fed(&self) -> bool {
+        let ahead = self.each.unwrap_or_default() * u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
+        self.stage == Stage::Ready && self.flights.len() >= 16 && ahead >= WELL_FED
+    }
+
+    /// Nothing is to be read from it any more.
+    pub(super) fn hang_up(&mut self) {
+        self.is_deaf = true;
+        self.poke.notify_one();
     }
 
     /// Whether nothing can be written to it any more, as it has gone or has closed its ears.

@@ -29,8 +29,14 @@ pub(super) struct Pool {
     pub(super) config: Config,
     room: Room,
     pub(super) state: Mutex<State>,
+    /// Whether the phase is another one than open: a hint, for those who would take the lock only to learn that.
+    pub(super) is_closed: AtomicBool,
     /// Tasks that somebody ended while they were with a worker.
     pub(super) inbox: Mutex<Vec<Abandoned>>,
+    /// Whether there is something in the inbox. Written under its lock.
+    pub(super) has_news: AtomicBool,
+    /// How many calls have been submitted, for a supervisor that looks without the lock.
+    pub(super) arrived: AtomicU64,
     /// Wakes the supervisor.
     pub(super) notify: Notify,
     pub(super) clock: Clock,
@@ -47,7 +53,9 @@ pub(super) struct State {
     /// Whether the supervisor's thread is there.
     pub(super) supervised: bool,
     pub(super) workers: BTreeMap<usize, Arc<WorkerInfo>>,
-    submitted: u64,
+    pub(super) submitted: u64,
+    /// Whether the supervisor looks once more at `submitted` before it rests, or has been woken to do so.
+    pub(super) awake: bool,
 }
 
 /// A worker, as `stats()` shows it.
@@ -78,8 +86,12 @@ impl Pool {
                     supervised: false,
                     workers: BTreeMap::new(),
                     submitted: 0,
+                    awake: false,
                 }),
+                is_closed: AtomicBool::new(false),
                 inbox: Mutex::new(Vec::new()),
+                has_news: AtomicBool::new(false),
+                arrived: AtomicU64::new(0),
                 notify: Notify::new(),
                 clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),
                 ended: CancellationToken::new(),
@@ -100,7 +112,9 @@ impl Pool {
             Err(error) => return Err(Refused { call, error }),
         }
         // Refused calls are refused before the work of encoding, and checked again when they enter the backlog.
-        if let Err(error) = self.check() {
+        if self.is_closed.load(Ordering::Relaxed)
+            && let Err(error) = self.check()
+        {
             return Err(Refused { call, error });
         }
         if let Err(error) = cell.encode(true, self.config.max_message_size) {
@@ -122,9 +136,13 @@ impl Pool {
             state.supervised = true;
         }
         state.submitted += 1;
+        self.arrived.store(state.submitted, Ordering::Relaxed);
         state.lanes.push(call);
+        let wake = !std::mem::replace(&mut state.awake, true);
         drop(state);
-        self.notify.notify_one();
+        if wake {
+            self.notify.notify_one();
+        }
         Ok(())
     }
 
@@ -158,6 +176,7 @@ impl Pool {
         if !state.phase.shut_down(mode) {
             return;
         }
+        self.is_closed.store(true, Ordering::Relaxed);
         let cancelled = if mode >= Shutdown::CancelQueued { state.lanes.take_all() } else { Vec::new() };
         let supervised = state.supervised;
         drop(state);
@@ -230,6 +249,7 @@ impl Pool {
         let reason: Arc<str> = reason.into();
         let mut state = self.state.lock();
         state.phase.break_down(reason.clone());
+        self.is_closed.store(true, Ordering::Relaxed);
         let pending = state.lanes.take_all();
         drop(state);
         self.room.close();

@@ -12,6 +12,10 @@
 //!    and an idle worker takes over what was sent ahead to a busy one;
 //! 3. the settlements; they may put calls back, and then it dispatches again.
 //!
+//! Turns follow each other in a [`bustle`], for as long as something comes: it looks for calls and answers in memory, and
+//! comes back to the runtime when there are none, or when it is time to look after everything else. Nobody wakes the
+//! supervisor meanwhile; before it rests, it says so and looks once more ([`Supervisor::rest`]).
+//!
 //! **A dead worker.** What it has written is read to the end first. Of the calls it has not answered, the one whose
 //! claim says that it was begun is the task that died with it: [`TaskError::WorkerLost`]. The others go back to the
 //! front of the backlog.
@@ -21,30 +25,28 @@
 //! is running, the worker is killed. So a late kill never hits another task.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_ext::{BlockingObserver, set_blocking_observer};
 use polypool_ipc::ClaimState;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
-use tokio::task::{LocalSet, spawn_blocking, spawn_local};
+use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::StartMethod;
 use super::link::{Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
-use super::transport::{self, Look};
+use super::transport::{self, Looks};
 use super::wire::{self, Header, Kind, Ready};
-use crate::codec::{self, Message};
+use crate::codec::{self, Encoded, Message};
 use crate::context::Progress;
 use crate::error::{CodecError, TaskError, WorkerExit, WorkerLost};
 use crate::executor::Shutdown;
@@ -71,6 +73,15 @@ const LUGGAGE_PAUSE: Duration = Duration::from_millis(2);
 /// How much is read from one worker before the others have their turn.
 const READ_AT_ONCE: usize = 8 * 1024 * 1024;
 
+/// For how long calls and answers are looked after without asking the system what else has happened.
+const BUSTLE: Duration = Duration::from_micros(500);
+
+/// After so many looks, those who want the core have it in between: the caller who waits for the answer, or a worker.
+const CLOSELY: u32 = 32;
+
+/// For how long answers are left lying, where all workers have more than enough to do.
+const NAP: Duration = Duration::from_micros(100);
+
 /// The life of the supervisor's thread.
 pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
     enter(pool.id);
@@ -79,8 +90,13 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
         let supervisor: Cast = Rc::new(RefCell::new(Supervisor::new(pool.clone())));
         loop {
             pool.notify.notified().await;
-            if turn(&supervisor, Supervisor::hear) {
-                break;
+            match bustle(&supervisor) {
+                Bustle::Rests => {}
+                Bustle::Goes => {
+                    pool.notify.notify_one();
+                    yield_now().await;
+                }
+                Bustle::Over => break,
             }
         }
     });
@@ -119,6 +135,11 @@ struct Supervisor {
     being_started: usize,
     failed_starts: u32,
     settlements: Vec<Settlement>,
+    /// Calls between the backlog and a worker; empty but for that moment.
+    taken: VecDeque<Call>,
+    /// How many calls had been submitted when it last looked.
+    seen: u64,
+    looks: Looks,
     #[cfg(target_os = "linux")]
     fork_server: Option<Rc<super::forkserver::ForkServer>>,
     this: std::rc::Weak<RefCell<Supervisor>>,
@@ -145,8 +166,9 @@ enum Settlement {
 /// Does one thing to the supervisor, and everything that follows from it. `true`: the pool has ended.
 fn turn(supervisor: &Cast, what: impl FnOnce(&mut Supervisor)) -> bool {
     let mut what = Some(what);
+    let mut settlements = Vec::new();
     loop {
-        let (pool, settlements) = {
+        let pool = {
             let mut borrowed = supervisor.borrow_mut();
             if borrowed.this.strong_count() == 0 {
                 borrowed.this = Rc::downgrade(supervisor);
@@ -158,17 +180,93 @@ fn turn(supervisor: &Cast, what: impl FnOnce(&mut Supervisor)) -> bool {
             borrowed.carry_out_shutdown();
             borrowed.dispatch();
             if borrowed.settlements.is_empty() {
+                if settlements.capacity() > borrowed.settlements.capacity() {
+                    // Its memory serves the next turn.
+                    borrowed.settlements = settlements;
+                }
                 return borrowed.is_over();
             }
-            (borrowed.pool.clone(), std::mem::take(&mut borrowed.settlements))
+            std::mem::swap(&mut borrowed.settlements, &mut settlements);
+            borrowed.pool.clone()
         };
-        settle(&pool, settlements);
+        settle(&pool, &mut settlements);
     }
 }
 
-fn settle(pool: &Arc<Pool>, settlements: Vec<Settlement>) {
+/// What came of sending a call.
+fn note(pool: &Pool, settlements: &mut Vec<Settlement>, sent: Sent) {
+    match sent {
+        Sent::Yes => {}
+        Sent::WasSettled => {
+            pool.skipped.fetch_add(1, Ordering::Relaxed);
+        }
+        Sent::NotNow(call) => settlements.push(Settlement::PutBack(vec![call])),
+        Sent::Unknown(call, error) => settlements.push(Settlement::Unknown(call, error)),
+    }
+}
+
+/// How a [`bustle`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bustle {
+    /// Nothing more comes, and whoever has something from now on wakes the supervisor.
+    Rests,
+    /// There may be more, but it's time to look after other things.
+    Goes,
+    /// The pool has ended.
+    Over,
+}
+
+/// Turns, as long as calls and answers come. A wake-up through the runtime costs several times what a small task does,
+/// so what can be seen in memory is looked for there: new calls, and what stands in the rings.
+fn bustle(supervisor: &Cast) -> Bustle {
+    let begun = Instant::now();
+    supervisor.borrow().pool.state.lock().awake = true;
+    let mut what: fn(&mut Supervisor) = Supervisor::hear;
+    let mut has_napped = false;
+    loop {
+        if turn(supervisor, what) {
+            return Bustle::Over;
+        }
+        what = Supervisor::gather;
+        if begun.elapsed() >= BUSTLE {
+            return Bustle::Goes;
+        }
+        let mut looks = 0;
+        loop {
+            let mut borrowed = supervisor.borrow_mut();
+            if borrowed.has_come() {
+                borrowed.looks.found();
+                has_napped = false;
+                break;
+            }
+            // Not again if nothing has come meanwhile: the tasks have become longer.
+            if !has_napped && borrowed.can_nap() {
+                has_napped = true;
+                drop(borrowed);
+                std::thread::sleep(NAP);
+                continue;
+            }
+            if borrowed.may_look() && borrowed.looks.again() {
+                drop(borrowed);
+                looks += 1;
+                if looks < CLOSELY {
+                    std::hint::spin_loop();
+                } else {
+                    std::thread::yield_now();
+                }
+                continue;
+            }
+            if borrowed.rest() {
+                return Bustle::Rests;
+            }
+            break;
+        }
+    }
+}
+
+fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) {
     let mut back = Vec::new();
-    for settlement in settlements {
+    for settlement in settlements.drain(..) {
         let (cell, ended) = match settlement {
             Settlement::Reply(cell, ticket, reply) => {
                 pool.completed.fetch_add(1, Ordering::Relaxed);
@@ -235,6 +333,9 @@ impl Supervisor {
             being_started: 0,
             failed_starts: 0,
             settlements: Vec::new(),
+            taken: VecDeque::new(),
+            seen: 0,
+            looks: Looks::default(),
             #[cfg(target_os = "linux")]
             fork_server: None,
             this: std::rc::Weak::new(),
@@ -266,7 +367,11 @@ impl Supervisor {
 
     /// Reads the inbox.
     fn hear(&mut self) {
-        let abandoned = std::mem::take(&mut *self.pool.inbox.lock());
+        let abandoned = {
+            let mut inbox = self.pool.inbox.lock();
+            self.pool.has_news.store(false, Ordering::Relaxed);
+            std::mem::take(&mut *inbox)
+        };
         for item in abandoned {
             let Some(worker) = self.workers.get_mut(&item.worker).filter(|worker| worker.has(item.ticket)) else {
                 continue;
@@ -354,8 +459,12 @@ impl Supervisor {
         for worker in self.workers.values_mut().filter(|worker| worker.is_spent()) {
             worker.retire();
         }
-        'giving: loop {
-            let waiting = self.pool.state.lock().lanes.len();
+        loop {
+            let waiting = {
+                let state = self.pool.state.lock();
+                self.seen = state.submitted;
+                state.lanes.len()
+            };
             if waiting == 0 {
                 break;
             }
@@ -375,29 +484,39 @@ impl Supervisor {
             };
             // Each gets its share of what waits, as far as it has room.
             let share = waiting.div_ceil(ready.max(1)).max(1);
-            let Some(mut worker) = self.workers.get_mut(&index) else { break };
+            let Some(worker) = self.workers.get_mut(&index) else { break };
             let mut count = share.min(worker.room());
             if idle.is_some() && worker.in_flight() == 0 {
                 count = count.max(1);
             }
-            for _ in 0..count {
-                let call = self.pool.state.lock().lanes.pop();
-                let Some(call) = call else { break };
-                let sent = match worker.send(call) {
+            let mut calls = std::mem::take(&mut self.taken);
+            {
+                let mut state = self.pool.state.lock();
+                calls.extend(std::iter::from_fn(|| state.lanes.pop()).take(count));
+            }
+            while let Some(call) = calls.pop_front() {
+                match worker.send(call) {
                     Sent::NotNow(call) => {
-                        // It keeps its turn. If there is another idle worker, it goes there, otherwise to the first
-                        // that is.
-                        self.pool.state.lock().lanes.push_front(call);
-                        if idle.is_some() {
-                            break;
-                        }
-                        break 'giving;
+                        calls.push_front(call);
+                        break;
                     }
-                    sent => sent,
-                };
-                self.note(sent);
-                let Some(next) = self.workers.get_mut(&index) else { break };
-                worker = next;
+                    sent => note(&self.pool, &mut self.settlements, sent),
+                }
+            }
+            let not_now = !calls.is_empty();
+            if not_now {
+                // They keep their turn. If there is another idle worker, they go there, otherwise to the first that is.
+                let mut state = self.pool.state.lock();
+                if state.phase.refuses_again().is_some() {
+                    // The backlog has been cleared meanwhile, and they were not in it.
+                    self.settlements.push(Settlement::PutBack(calls.drain(..).collect()));
+                } else {
+                    calls.drain(..).rev().for_each(|call| state.lanes.push_front(call));
+                }
+            }
+            self.taken = calls;
+            if not_now && idle.is_none() {
+                break;
             }
         }
         self.share_out();
@@ -407,18 +526,6 @@ impl Supervisor {
             }
         }
         self.let_go();
-    }
-
-    /// What came of sending a call.
-    fn note(&mut self, sent: Sent) {
-        match sent {
-            Sent::Yes => {}
-            Sent::WasSettled => {
-                self.pool.skipped.fetch_add(1, Ordering::Relaxed);
-            }
-            Sent::NotNow(call) => self.settlements.push(Settlement::PutBack(vec![call])),
-            Sent::Unknown(call, error) => self.settlements.push(Settlement::Unknown(call, error)),
-        }
     }
 
     /// Idle workers take over half of what was sent ahead to the busiest one.
@@ -450,7 +557,7 @@ impl Supervisor {
             let room = worker.room();
             let mut calls = calls.into_iter();
             let sent: Vec<Sent> = calls.by_ref().take(room).map(|call| worker.send(call)).collect();
-            sent.into_iter().for_each(|sent| self.note(sent));
+            sent.into_iter().for_each(|sent| note(&self.pool, &mut self.settlements, sent));
             let rest: Vec<Call> = calls.collect();
             if !rest.is_empty() {
                 self.settlements.push(Settlement::PutBack(rest));
@@ -639,7 +746,7 @@ impl Supervisor {
     }
 
     /// One frame of a worker; `true` when it answers a call.
-    fn frame(&mut self, index: usize, header: Header, payload: Bytes) -> Result<bool, String> {
+    fn frame(&mut self, index: usize, header: Header, payload: Encoded) -> Result<bool, String> {
         let Some(worker) = self.workers.get_mut(&index) else { return Ok(false) };
         match header.kind {
             Kind::Ready if worker.stage == Stage::Starting => {
@@ -737,12 +844,53 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Looks whether there is something to read from a worker.
-    fn look(&mut self, index: usize) -> Look {
-        let Some(worker) = self.workers.get(&index) else { return Look::Nothing };
-        // All are asked only where it matters: this comes with every wait for every worker.
-        let may_look = worker.is_due() && self.has_core();
-        self.workers.get_mut(&index).map_or(Look::Nothing, |worker| worker.look(may_look))
+    // ---- Looking and resting ---------------------------------------------------------------------------------------
+
+    /// Reads what stands in the rings.
+    fn gather(&mut self) {
+        let mut next = 0;
+        while let Some(index) = self.workers.range(next..).find(|(_, worker)| worker.has_something()).map(|(at, _)| *at)
+        {
+            if !self.readable(index)
+                && let Some(worker) = self.workers.get_mut(&index)
+            {
+                worker.hang_up();
+            }
+            next = index + 1;
+        }
+        if self.pool.has_news.load(Ordering::Relaxed) {
+            self.hear();
+        }
+    }
+
+    /// Whether something has happened, as far as can be seen without asking the system.
+    fn has_come(&self) -> bool {
+        self.pool.arrived.load(Ordering::Relaxed) != self.seen
+            || self.workers.values().any(|worker| worker.has_something())
+            || self.pool.has_news.load(Ordering::Relaxed)
+    }
+
+    /// Whether every worker has so much to do that nobody is kept waiting if answers are left lying for a moment. They
+    /// are then read in one go; otherwise each of them would wake the supervisor, on the core of a worker.
+    fn can_nap(&self) -> bool {
+        !self.has_core() && self.workers.values().all(Worker::is_well_fed)
+    }
+
+    /// Whether something is likely to come at once, and waiting for it with open eyes is in nobody's way.
+    fn may_look(&self) -> bool {
+        self.has_core() && self.workers.values().all(|worker| worker.in_flight() == 0 || worker.is_due())
+    }
+
+    /// Before the supervisor waits for the system. `false`: something has come, for which nobody will wake it.
+    fn rest(&mut self) -> bool {
+        let rests = self.workers.values_mut().filter(|worker| !worker.is_deaf()).all(|worker| worker.line.rest());
+        let mut state = self.pool.state.lock();
+        // Whoever submits does so under this lock, and looks at `awake` there.
+        if !rests || state.submitted != self.seen {
+            return false;
+        }
+        state.awake = false;
+        true
     }
 
     /// Whether there is a core on which this thread is in nobody's way.
@@ -859,6 +1007,9 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
                 if !open {
                     break end(&process).await;
                 }
+                if bustle(&supervisor) != Bustle::Rests {
+                    supervisor.borrow().pool.notify.notify_one();
+                }
             }
             () = room(&supervisor, index, &stream), if wants_write && !luggage_waits => {
                 turn(&supervisor, |supervisor| {
@@ -915,20 +1066,14 @@ async fn end(process: &start::Handle) -> WorkerExit {
 /// # Cancellation safety
 /// Can be dropped and called again: a rest that has begun goes on.
 async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std::io::Result<()> {
-    let mut is_first = true;
-    let found = std::future::poll_fn(|cx| {
-        match supervisor.borrow_mut().look(index) {
-            Look::Nothing => Poll::Ready(false),
-            Look::Something if !is_first => Poll::Ready(true),
-            // The others go first, also if one worker writes as fast as its answers are read.
-            _ => {
-                is_first = false;
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-        }
-    });
-    if found.await { Ok(()) } else { stream.readable().await }
+    let rests = supervisor.borrow_mut().workers.get_mut(&index).is_none_or(|worker| worker.line.rest());
+    if rests {
+        stream.readable().await
+    } else {
+        // The others go first, also if one worker writes as fast as its answers are read.
+        yield_now().await;
+        Ok(())
+    }
 }
 
 /// Waits until there may be room for what is to be written to a worker.

@@ -23,8 +23,8 @@
 //! | state | how it gets there | what the worker does when it has written |
 //! | --- | --- | --- |
 //! | awake | it has just read something | nothing: the supervisor looks again before it sleeps |
-//! | looking | nothing was there, but an answer is due within microseconds and there is a core to spare | nothing |
-//! | resting | nothing came while it looked; [`Line::look`] has marked the ring, and looked once more after that | rings at the socket, once for each rest |
+//! | looking | nothing was there, but something is likely to come within microseconds and there is a core to spare | nothing |
+//! | resting | nothing came while it looked; [`Line::rest`] has marked the ring, and looked once more after that | rings at the socket, once for each rest |
 //!
 //! The mark and the second look are what no wake-up gets lost between (`stream/protocol.rs` of `polypool-ipc`, with its
 //! loom model): either the worker sees the mark, or the supervisor sees the bytes. A wait that is dropped, because
@@ -70,17 +70,6 @@ pub(super) fn foresight(have: usize, there: usize, missing: usize) -> usize {
     there.max(missing.min(have.clamp(4 * 1024, PIECE)))
 }
 
-/// What the supervisor finds in a worker's ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    /// There is something to read.
-    Something,
-    /// Nothing; but something is to come so soon that it is worth looking again.
-    Soon,
-    /// Nothing, and the worker will ring at the socket.
-    Nothing,
-}
-
 /// The supervisor's end of a worker's channel.
 pub(super) struct Line {
     stream: Rc<UnixStream>,
@@ -99,7 +88,6 @@ pub(super) struct Ring {
     waits_for_room: bool,
     /// Whether the socket has ended.
     has_ended: bool,
-    looks: Looks,
 }
 
 impl Ring {
@@ -116,8 +104,7 @@ impl Ring {
         let bell = writer.bell()?;
         bell.set_nonblocking(true)?;
         let room = Rc::new(UnixStream::from_std(bell)?);
-        let looks = Looks::default();
-        let ring = Ring { reader, writer, room, rests: false, waits_for_room: false, has_ended: false, looks };
+        let ring = Ring { reader, writer, room, rests: false, waits_for_room: false, has_ended: false };
         Ok((ring, luggage))
     }
 }
@@ -190,23 +177,23 @@ impl Line {
         }
     }
 
-    /// Looks whether there is something to read, and rests if there is not and `may_look` says that nothing is to come
-    /// at once. Through a socket, there is nothing to look at.
-    pub(super) fn look(&mut self, may_look: bool) -> Look {
-        let Some(ring) = &mut self.ring else { return Look::Nothing };
+    pub(super) fn has_ring(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Whether there is something to read, as far as can be seen without asking the system. Through a socket, nothing
+    /// can.
+    pub(super) fn has_something(&self) -> bool {
         // A position that can't be is something to read as well: the error.
-        if ring.reader.has_buffered() {
-            ring.looks.found();
-            return Look::Something;
-        }
-        if ring.rests {
-            return Look::Nothing;
-        }
-        if may_look && ring.looks.again() {
-            return Look::Soon;
-        }
+        self.ring.as_ref().is_some_and(|ring| ring.reader.has_buffered())
+    }
+
+    /// Rests, so that the worker rings at the socket when it writes. `false`: there is something to read, for which
+    /// nobody rings.
+    pub(super) fn rest(&mut self) -> bool {
+        let Some(ring) = &mut self.ring else { return true };
         ring.rests = true;
-        if ring.reader.rest() { Look::Nothing } else { Look::Something }
+        ring.reader.rest()
     }
 
     /// Before a wait for room: whether there is none, so that the worker will ring.
@@ -239,7 +226,7 @@ fn hear(socket: &UnixStream) -> io::Result<bool> {
 
 /// Whether looking pays.
 #[derive(Debug, Default)]
-struct Looks {
+pub(super) struct Looks {
     since: Option<Instant>,
     credit: u32,
     skip: u32,
@@ -248,14 +235,15 @@ struct Looks {
 impl Looks {
     const MOST_CREDIT: u32 = 16;
 
-    fn found(&mut self) {
+    /// Something has come.
+    pub(super) fn found(&mut self) {
         if self.since.take().is_some() {
             self.credit = (self.credit + 1).min(Self::MOST_CREDIT);
         }
     }
 
     /// Whether to look once more.
-    fn again(&mut self) -> bool {
+    pub(super) fn again(&mut self) -> bool {
         let now = Instant::now();
         match self.since {
             None if self.skip > 0 => {

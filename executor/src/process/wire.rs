@@ -19,13 +19,13 @@
 //! a length above the limit, an unknown kind, a call that the worker was not given or luggage that is not as announced
 //! ends the worker.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::codec::MOST_HANDLES;
+use crate::codec::{Encoded, MOST_HANDLES};
 
 /// The version of this protocol; both sides must have the same.
-pub(super) const PROTOCOL: u32 = 3;
+pub(super) const PROTOCOL: u32 = 4;
 
 pub(super) const HEADER: usize = 32;
 
@@ -62,20 +62,19 @@ pub(super) enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [
-            Kind::Hello,
-            Kind::Call,
-            Kind::Exit,
-            Kind::Name,
-            Kind::Ready,
-            Kind::Started,
-            Kind::Value,
-            Kind::Panicked,
-            Kind::Codec,
-            Kind::Progress,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == byte)
+        Some(match byte {
+            1 => Kind::Hello,
+            2 => Kind::Call,
+            3 => Kind::Exit,
+            4 => Kind::Name,
+            16 => Kind::Ready,
+            17 => Kind::Started,
+            18 => Kind::Value,
+            19 => Kind::Panicked,
+            20 => Kind::Codec,
+            21 => Kind::Progress,
+            _ => return None,
+        })
     }
 }
 
@@ -88,6 +87,9 @@ const LUGGAGE: u8 = 4;
 
 /// The number of handles before the payload.
 const COUNT: usize = 4;
+
+/// Below this size a payload is copied out of what has been read, so that the memory for reading stays in one piece.
+const COPIED: usize = 8 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -186,7 +188,7 @@ pub(super) fn missing(read: &[u8]) -> usize {
 ///
 /// # Errors
 /// Says what is wrong with the bytes: an unknown kind, a length above `limit`, or luggage that can't be.
-pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, Bytes)>, String> {
+pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, Encoded)>, String> {
     if read.len() < HEADER {
         return Ok(None);
     }
@@ -198,21 +200,29 @@ pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, By
     if read.len() < whole {
         return Ok(None);
     }
-    read.advance(HEADER);
-    let mut payload = read.split_to(header.length as usize).freeze();
+    let mut head = HEADER;
     if header.flags & LUGGAGE != 0 {
         if !matches!(header.kind, Kind::Call | Kind::Value) {
             return Err(format!("a frame {:?} that comes with descriptors", header.kind));
         }
-        if payload.len() < COUNT {
+        let Some(count) = read[HEADER..whole].first_chunk() else {
             return Err("a frame that does not say how many descriptors come with it".to_owned());
-        }
+        };
+        head += COUNT;
         header.flags &= !LUGGAGE;
-        header.luggage = payload.get_u32_le();
+        header.luggage = u32::from_le_bytes(*count);
         if header.luggage == 0 || header.luggage as usize > MOST_HANDLES {
             return Err(format!("a frame with {} descriptors, of at most {MOST_HANDLES}", header.luggage));
         }
     }
+    let payload = if whole - head < COPIED {
+        let payload = Encoded::copy_of(&read[head..whole]);
+        read.advance(whole);
+        payload
+    } else {
+        read.advance(head);
+        Encoded::Long(read.split_to(whole - head).freeze())
+    };
     Ok(Some((header, payload)))
 }
 
@@ -244,6 +254,10 @@ pub(super) const CANCEL: usize = 8;
 mod tests {
     use super::*;
 
+    fn taken(read: &mut BytesMut) -> Option<(Header, Vec<u8>)> {
+        take(read, 100).unwrap().map(|(header, payload)| (header, payload.to_vec()))
+    }
+
     #[test]
     fn a_frame_comes_back_however_it_is_cut() {
         let header = Header {
@@ -266,12 +280,12 @@ mod tests {
         let mut frames = Vec::new();
         for byte in bytes {
             read.extend_from_slice(&[byte]);
-            while let Some(frame) = take(&mut read, 100).unwrap() {
+            while let Some(frame) = taken(&mut read) {
                 frames.push(frame);
             }
         }
-        assert_eq!(frames[0], (Header { length: 7, ..header }, Bytes::from_static(b"payload")));
-        assert_eq!(frames[1], (Header { length: 11, ..laden }, Bytes::from_static(b"payload")));
+        assert_eq!(frames[0], (Header { length: 7, ..header }, b"payload".to_vec()));
+        assert_eq!(frames[1], (Header { length: 11, ..laden }, b"payload".to_vec()));
         assert_eq!(frames[2].0.kind, Kind::Exit);
         assert_eq!(frames.len(), 3);
     }

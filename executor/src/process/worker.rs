@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_ext::CancellationToken;
 use parking_lot::{Condvar, Mutex};
 use polypool_ipc::{Claims, Luggage, LuggageError};
@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 
 use super::transport::{self, RingReader, RingSocket, RingWriter};
 use super::wire::{self, Header, Hello, Kind, Ready};
-use crate::codec::{self, Message};
+use crate::codec::{self, Encoded, Message};
 use crate::context::{self, ContextSource, Progress};
 use crate::error::{CodecError, PanicReport};
 use crate::panic;
@@ -62,6 +62,8 @@ struct Worker {
     limit: u64,
     tasks: Vec<&'static Registration>,
     current: Arc<Mutex<Option<Arc<Current>>>>,
+    /// What stood for the last call: it serves the next one, unless somebody has kept it.
+    spare: Option<Arc<Current>>,
     /// The name of the next call, if it has one of its own.
     name: Option<String>,
     reports: Arc<Reports>,
@@ -174,6 +176,7 @@ impl Worker {
             limit: hello.max_message_size,
             tasks,
             current,
+            spare: None,
             name: None,
             reports: Arc::default(),
             runtime: None,
@@ -193,7 +196,7 @@ impl Worker {
         Ok(())
     }
 
-    fn next_frame(&mut self) -> io::Result<Option<(Header, Bytes)>> {
+    fn next_frame(&mut self) -> io::Result<Option<(Header, Encoded)>> {
         loop {
             if let Some(frame) = wire::take(&mut self.read, self.limit).map_err(invalid)? {
                 return Ok(Some(frame));
@@ -222,7 +225,7 @@ impl Worker {
         }
     }
 
-    fn call(&mut self, header: Header, payload: Bytes) -> io::Result<()> {
+    fn call(&mut self, header: Header, payload: Encoded) -> io::Result<()> {
         let slot = header.slot as usize;
         let name = self.name.take();
         if header.sequence != wire::INITIALIZER && !self.claims.start(slot, header.sequence) {
@@ -246,19 +249,13 @@ impl Worker {
             }
             (Some(task), Ok(luggage)) => {
                 let payload = Message { bytes: payload, luggage };
-                let current = Arc::new(Current {
-                    name: name.map_or(Cow::Borrowed(task.name), Cow::Owned),
-                    header: answer,
-                    cancelled: AtomicBool::new(false),
-                    stop: OnceLock::new(),
-                    reports: self.reports.clone(),
-                    channel: self.channel.clone(),
-                });
+                let current = self.current(name.map_or(Cow::Borrowed(task.name), Cow::Owned), answer);
                 *self.current.lock() = Some(current.clone());
                 let shape = if header.flags & wire::CHUNK != 0 { Shape::Chunk } else { Shape::One };
                 let reply = self.execute(task, payload, shape, &current);
                 self.current.lock().take();
                 current.stop();
+                self.spare = Some(current);
                 reply
             }
         };
@@ -271,6 +268,27 @@ impl Worker {
             self.read = BytesMut::new();
         }
         Ok(())
+    }
+
+    /// What stands for a call while it is made.
+    fn current(&mut self, name: Cow<'static, str>, header: Header) -> Arc<Current> {
+        if let Some(mut spare) = self.spare.take()
+            && let Some(current) = Arc::get_mut(&mut spare)
+        {
+            current.name = name;
+            current.header = header;
+            current.cancelled = AtomicBool::new(false);
+            current.stop = OnceLock::new();
+            return spare;
+        }
+        Arc::new(Current {
+            name,
+            header,
+            cancelled: AtomicBool::new(false),
+            stop: OnceLock::new(),
+            reports: self.reports.clone(),
+            channel: self.channel.clone(),
+        })
     }
 
     fn execute(&mut self, task: &Registration, payload: Message, shape: Shape, current: &Arc<Current>) -> Reply {

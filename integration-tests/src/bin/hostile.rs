@@ -113,7 +113,7 @@ impl Worker {
             _ => {}
         }
         let ready = Ready {
-            protocol: if mode == "other protocol" { 99 } else { 3 },
+            protocol: if mode == "other protocol" { 99 } else { 4 },
             pid: std::process::id(),
             ring: rings.is_some() || mode == "rings it was not given",
             tasks: vec![(<double as Task>::NAME.to_owned(), <double as Task>::SIGNATURE.to_owned())],

@@ -15,6 +15,7 @@ pub(crate) const ROWS: &[Row<fn()>] = crate::both![
     limits_of_the_system_leave_the_socket,
     want_of_descriptors_leaves_the_socket,
     large_messages_fill_both_directions_at_once,
+    calls_are_seen_however_they_meet_the_rest_of_the_supervisor,
     rings_go_with_their_workers,
     rings_go_with_workers_that_are_killed,
     workers_with_nothing_to_do_use_no_processor_time,
@@ -128,6 +129,29 @@ fn want_of_descriptors_leaves_the_socket(method: StartMethod) {
     }
     // A ring takes five on the way: some of the pools had enough for all but that.
     assert!(with > 0 && without >= 4, "{with} with, {without} without");
+}
+
+/// Round trips whose pauses sweep over the time for which the supervisor looks about before it rests, from several threads:
+/// a call or an answer that nobody wakes it for would wait for ever.
+fn calls_are_seen_however_they_meet_the_rest_of_the_supervisor(method: StartMethod) {
+    let pool = builder(method, 2).build().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 1..=3 {
+            let pool = &pool;
+            scope.spawn(move || {
+                for n in 0..1_000 {
+                    assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+                    let pause = std::time::Duration::from_nanos(n * thread * 37 % 80_000);
+                    let until = std::time::Instant::now() + pause;
+                    while std::time::Instant::now() < until {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(pool.stats().workers_lost, 0);
+    ends_clean(&pool, Shutdown::Drain);
 }
 
 fn large_messages_fill_both_directions_at_once(method: StartMethod) {

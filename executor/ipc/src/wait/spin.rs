@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 const LONGEST: Duration = Duration::from_micros(30);
+/// After so long, those who want the core have it between two looks: perhaps it's the one who is waited for.
+const CLOSELY: Duration = Duration::from_micros(3);
 const MOST_CREDIT: i32 = 16;
 
 /// How spinning has paid lately, for one who waits.
@@ -52,8 +54,12 @@ impl Spin {
                 }
                 std::hint::spin_loop();
             }
-            if start.elapsed() >= LONGEST {
+            let spent = start.elapsed();
+            if spent >= LONGEST {
                 break;
+            }
+            if spent >= CLOSELY {
+                std::thread::yield_now();
             }
         }
         let credit = self.credit.load(ANY) - 4;
