@@ -345,7 +345,22 @@ fn guide_answers_every_python_name() {
     assert!(missing.is_empty(), "the guide has no row for {missing:?}");
 }
 
-/// Names of programs that stand between these two.
+/// Rustdoc looks after the links to items, and nobody after those within the page.
+#[test]
+fn guide_links_to_headings_that_it_has() {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../executor/src/from_python.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let id = |heading: &str| -> String {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    // Without the snippets, in which that is a hidden line.
+    let text = guide.split("```").step_by(2).flat_map(str::lines);
+    let headings: BTreeSet<String> = text.filter_map(|line| line.strip_prefix("# ")).map(id).collect();
+    assert_same("linked in from_python.md", linked(&guide, "](#", ")"), &headings);
+}
+
+/// What stands between these two, wherever they are.
 fn linked(page: &str, before: &str, behind: &str) -> Vec<String> {
     page.split(before).skip(1).map(|rest| rest.split_once(behind).unwrap().0.to_owned()).collect()
 }
