@@ -41,7 +41,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Child;
 
@@ -432,11 +432,17 @@ async fn read(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>, limit: u
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The last one to be reaped: without it there are no others.
-        let Some(leader) = self.leader() else { return };
-        // Fails when the whole group has ended, which is what is wanted.
-        let _ = kill_process_group(leader, Signal::KILL);
+        self.children.retain(|child| pid_of(child).is_some());
+        for pid in self.children.iter().filter_map(pid_of) {
+            // The group of the first one is that of all, unless another has made one for itself, as timeout(1) does.
+            // Fails when there is no such group (any more), or process, which is what is wanted.
+            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = kill_process(pid, Signal::KILL);
+        }
         let children = std::mem::take(&mut self.children);
+        if children.is_empty() {
+            return;
+        }
         // A killed process may take its time to die, in the middle of some system calls; that is not waited for here.
         // (Without a thread, tokio reaps them at its next opportunity.)
         let _ = std::thread::Builder::new().name("polypool-reap".to_owned()).spawn(|| reap(children));
