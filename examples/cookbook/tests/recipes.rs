@@ -135,6 +135,7 @@ recipes! {
         "p1 is alive: true, in time: false\nchildren: 1\np1 has a parent: true\nended: exited with code 0, exit code Some(0)\n\
          ended: was killed by signal 15, exit code None, signal Some(15)\nits result is an error: true\n",
     );
+    process_daemon => Exactly("saved\nsave: exit code Some(0)\nwatch: signal Some(15)\n0 are alive\n");
     process_lock_print => Lines(|lines| {
         assert_eq!(lines.len(), 10);
         for pair in lines.chunks(2) {
@@ -185,6 +186,7 @@ recipes! {
         let list = lines[0].strip_prefix('[').unwrap().strip_suffix(']').unwrap();
         assert_eq!(sorted(&list.split(", ").collect::<Vec<_>>()), ["0", "10", "20", "30", "40"]);
     });
+    manager_lock => Exactly("counted to 50\ncounted to 50\nin all 100\n");
     manager_update => Exactly("n: Some(200)\nx has 2 items\n");
     manager_own_type => Exactly("served: 3, left: 1\n");
     shared_memory_named => Exactly("a second time: entity already exists\nPython\nafterwards: entity not found\n");
@@ -241,6 +243,7 @@ recipes! {
     progress_dynamic => Bar(
         "step 25: loss 0.277\nstep 50: loss 0.077\n50 of 50 steps\n", &["warming up", "training", "50/50 ["],
     );
+    progress_style => Bar("2 epochs, 100 steps\n", &["epochs", "steps", "100/100", "2/2", "\u{1b}[32m"]);
     progress_process_pool => Bar("sum: 328350\n", &["squares", "100/100 ["]);
 }
 
