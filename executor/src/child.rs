@@ -27,7 +27,8 @@ static CHILDREN: Mutex<Vec<Process>> = Mutex::new(Vec::new());
 /// A process that runs one task, and its handle: clones mean the same process.
 ///
 /// [`start`](Process::start) gives the handle, and the future of the task beside it. The value, a panic, the death of
-/// the process ([`TaskError::WorkerLost`]) are in the future; the handle knows the process.
+/// the process ([`TaskError::WorkerLost`]; [`TaskError::Rejected`] before the task has begun) are in the future; the
+/// handle knows the process. Unlike a pool's worker, it isn't replaced.
 ///
 /// | Python | here |
 /// | --- | --- |
@@ -192,8 +193,8 @@ impl Process {
         }
         state.signals.push(signal);
         drop(state);
-        // A process that dies before its task has begun would be replaced, like any worker. This takes the task back,
-        // unless it has begun; and it wakes the supervisor, which sends the signal before it ends anything.
+        // This takes the task back, unless it has begun; and it wakes the supervisor, which sends the signal before it
+        // ends anything.
         drop(self.inner.pool.shutdown(Shutdown::CancelQueued));
         self.inner.pool.poke();
     }
@@ -288,8 +289,8 @@ pub fn active_children() -> Vec<Process> {
 }
 
 /// What Python does when a program ends: terminates the [daemons](ProcessBuilder::daemon) among the processes and
-/// blocks this thread until all of them have ended. For the last line of `main`; without it, they all end with the
-/// program.
+/// blocks this thread until all of them have ended. (As in Python, one that ignores SIGTERM is waited for, too.) For the
+/// last line of `main`; without it, they all end with the program.
 ///
 /// ```
 /// # polypool::worker_hook!();
@@ -379,7 +380,6 @@ impl Watch {
     pub(crate) fn started(&self, pid: u32) {
         let mut state = self.state.lock();
         state.pid = Some(pid);
-        state.exit = None;
         drop(state);
         self.changed.notify_all();
     }

@@ -1,9 +1,10 @@
 //! External commands as tasks: Python's `subprocess.run`, with an end that is always clean.
 //!
-//! On tokio's processes. What is added: each command leads a process group, and whatever ends the wait before the
-//! command (its timeout, a cancellation, a dropped future, too much output) kills that group, not just its leader, and
-//! reaps what it has started. A group is only ever signalled while its leader has not been reaped, because from then on
-//! its number may be somebody else's; that is why output is read to its end before anybody asks how the leader ended.
+//! On tokio's processes. What is added: a command leads a process group, which the others of its pipeline join, and
+//! whatever ends the wait before the command (its timeout, a cancellation, a dropped future, too much output) kills
+//! that group, not just its leader, and reaps what was started. A group is only ever signalled while its leader has not
+//! been reaped, because from then on its number may be somebody else's. That is why output is read to its end before
+//! anybody asks how the commands ended, and why the leader, the first of them, is asked last.
 //!
 //! | Python | here |
 //! | --- | --- |
@@ -40,7 +41,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Child;
 
@@ -58,6 +59,7 @@ pub const DEFAULT_OUTPUT_LIMIT: usize = 64 << 20;
 /// [captured](Self::capture).
 #[derive(Debug)]
 #[must_use = "a command does nothing until .run() or .run_on(pool)"]
+#[doc(alias("subprocess", "Popen"))]
 pub struct Command {
     stages: Vec<std::process::Command>,
     input: Option<Vec<u8>>,
@@ -107,7 +109,8 @@ impl Command {
         self
     }
 
-    /// Makes the output of this one the input of the next: `a | b`. The options of both hold for the whole.
+    /// Makes the output of this one the input of the next: `a | b`. The options of both hold for the whole; an
+    /// [`input`](Self::input) of the next has no place there and is left out.
     pub fn pipe(mut self, next: impl Into<Command>) -> Self {
         let next = next.into();
         self.stages.extend(next.stages);
@@ -136,7 +139,7 @@ impl Command {
         self
     }
 
-    /// How long it may take. Then its process groups are killed, and [`CommandError::TimedOut`] has what was captured
+    /// How long it may take. Then its process group is killed, and [`CommandError::TimedOut`] has what was captured
     /// so far.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -144,7 +147,7 @@ impl Command {
     }
 
     /// How much captured output, of each of the two kinds and in bytes, is too much; by default
-    /// [`DEFAULT_OUTPUT_LIMIT`]. Then the groups are killed, and the outcome is [`CommandError::TooMuchOutput`].
+    /// [`DEFAULT_OUTPUT_LIMIT`]. Then the group is killed, and the outcome is [`CommandError::TooMuchOutput`].
     pub fn output_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
@@ -160,7 +163,10 @@ impl Command {
     /// See [`CommandError`].
     ///
     /// # Cancellation safety
-    /// Dropping the future kills the process groups of its commands.
+    /// Dropping the future kills the process group of its commands.
+    ///
+    /// # Panics
+    /// When it is polled on a runtime whose drivers for input, output or time are not enabled.
     pub async fn run(self) -> Result<CommandOutput, CommandError> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(CommandError::NoRuntime);
@@ -193,7 +199,7 @@ impl Command {
     /// bounds how many run at once.
     ///
     /// Cancelling the future, or a timeout in options ([`spawn_async_with`](ThreadPool::spawn_async_with) and
-    /// [`run`](Self::run)), kills the process groups.
+    /// [`run`](Self::run)), kills the process group.
     ///
     /// ```
     /// use std::time::Duration;
@@ -213,7 +219,8 @@ impl Command {
 }
 
 /// Takes over program, arguments, environment, directory and redirections, such as `stdout(file)`. What is captured,
-/// given as input or piped replaces the redirection of that stream.
+/// given as input or piped replaces the redirection of that stream. One whose `stdin` was not set has that of this
+/// program, and is stopped by the system if it reads a terminal from there; `stdin(Stdio::null())` prevents that.
 impl From<std::process::Command> for Command {
     fn from(command: std::process::Command) -> Self {
         Command {
@@ -290,6 +297,7 @@ pub enum CommandError {
     },
     /// It was to be [checked](Command::check), and did not succeed.
     #[error("{program:?} failed: {}{}", output.statuses[*at], last_words(output))]
+    #[doc(alias = "CalledProcessError")]
     Failed {
         /// The program; the first one of a pipeline that failed.
         program: String,
@@ -300,6 +308,7 @@ pub enum CommandError {
     },
     /// It took longer than its [timeout](Command::timeout), and was killed.
     #[error("the command took longer than its timeout of {after:?}")]
+    #[doc(alias = "TimeoutExpired")]
     TimedOut {
         /// The timeout.
         after: Duration,
@@ -336,7 +345,7 @@ impl Captured {
     }
 }
 
-/// Commands that have been started. Whoever drops it ends them.
+/// Commands that have been started, one process group. Whoever drops it ends them.
 struct Running {
     children: Vec<Child>,
 }
@@ -354,7 +363,8 @@ impl Running {
         // Each is dropped when it has been started: it holds our end of its pipes.
         for (at, stage) in stages.into_iter().enumerate() {
             let mut command = tokio::process::Command::from(stage);
-            command.process_group(0);
+            // A group of its own for the first, which is there for the others as long as nobody has reaped it.
+            command.process_group(running.leader().map_or(0, Pid::as_raw_pid));
             if let Some(stdin) = stdin.take() {
                 command.stdin(stdin);
             }
@@ -397,10 +407,16 @@ impl Running {
         let errors = stderrs.into_iter().zip(&mut captured.err).map(|(from, into)| read(from, into, limit));
         tokio::try_join!(feeding, read(stdout, &mut captured.out, limit), futures_util::future::try_join_all(errors))?;
         let mut statuses = Vec::with_capacity(self.children.len());
-        for child in &mut self.children {
+        for child in self.children.iter_mut().rev() {
             statuses.push(child.wait().await?);
         }
+        statuses.reverse();
         Ok(statuses)
+    }
+
+    /// The first command, if it has not been reaped: the number of their group.
+    fn leader(&self) -> Option<Pid> {
+        self.children.first().and_then(pid_of)
     }
 }
 
@@ -417,11 +433,11 @@ async fn read(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>, limit: u
 impl Drop for Running {
     fn drop(&mut self) {
         self.children.retain(|child| pid_of(child).is_some());
-        for child in &self.children {
-            if let Some(pid) = pid_of(child) {
-                // Fails when the whole group has ended, which is what is wanted.
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
+        for pid in self.children.iter().filter_map(pid_of) {
+            // The group of the first one is that of all, unless another has made one for itself, as timeout(1) does.
+            // Fails when there is no such group (any more), or process, which is what is wanted.
+            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = kill_process(pid, Signal::KILL);
         }
         let children = std::mem::take(&mut self.children);
         if children.is_empty() {

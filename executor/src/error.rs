@@ -129,6 +129,7 @@ impl fmt::Display for PanicReport {
 /// The death of a worker process.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[doc(alias = "BrokenProcessPool")]
 pub struct WorkerLost {
     /// The worker's number within its pool, from 0.
     pub worker: usize,

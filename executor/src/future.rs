@@ -96,6 +96,7 @@ impl<T: Send + 'static> TaskFuture<T> {
     /// the next callbacks and the outcome are not affected. Callbacks should be short: they keep a worker or the
     /// supervisor. On the supervisor of a process pool, a callback that blocks with a wait of this library panics,
     /// because it would stop the whole pool.
+    #[doc(alias = "add_done_callback")]
     pub fn on_done(&self, callback: impl FnOnce(&Outcome<T>) + Send + 'static) {
         self.cell.on_done(Box::new(callback));
     }

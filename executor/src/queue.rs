@@ -149,6 +149,7 @@ impl<S: Store> JoinableQueue<S> {
     ///
     /// # Errors
     /// [`PutError::Full`] or [`PutError::Closed`], with the item.
+    #[doc(alias = "put_nowait")]
     pub fn try_put(&self, item: S::Item) -> Result<(), PutError<S::Item>> {
         match self.inner.room.as_ref().map(Semaphore::try_acquire) {
             Some(Err(TryAcquireError::NoPermits)) => return Err(PutError::Full(item)),
@@ -217,6 +218,7 @@ impl<S: Store> JoinableQueue<S> {
     ///
     /// # Errors
     /// [`GetError::Empty`] or [`GetError::Closed`].
+    #[doc(alias = "get_nowait")]
     pub fn try_get(&self) -> Result<S::Item, GetError> {
         match self.inner.items.try_acquire() {
             Ok(permit) => permit.forget(),

@@ -109,6 +109,7 @@ impl<I: Iterator + ?Sized> ProgressIteratorExt for I {}
 /// assert_eq!(lines.count(), 2);
 /// ```
 #[must_use = "a progress bar is shown once it is given to a stream or an iterator"]
+#[doc(alias = "tqdm")]
 pub struct Progress {
     description: Cow<'static, str>,
     total: Option<u64>,

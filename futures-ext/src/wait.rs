@@ -228,6 +228,7 @@ where
 /// assert_eq!(waited.done, [1]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[doc(alias = "FIRST_COMPLETED")]
 pub struct FirstCompleted;
 
 impl<O> ReturnWhen<O> for FirstCompleted {
@@ -247,6 +248,7 @@ impl<O> ReturnWhen<O> for FirstCompleted {
 /// assert!(waited.done[1].is_err());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[doc(alias = "FIRST_EXCEPTION")]
 pub struct FirstFailure;
 
 impl<O: Outcome> ReturnWhen<O> for FirstFailure {
@@ -264,6 +266,7 @@ impl<O: Outcome> ReturnWhen<O> for FirstFailure {
 /// assert_eq!(wait([1, 2].map(ready), All, None).blocking().done, [1, 2]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[doc(alias = "ALL_COMPLETED")]
 pub struct All;
 
 impl<O> ReturnWhen<O> for All {

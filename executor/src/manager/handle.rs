@@ -34,6 +34,7 @@ use crate::task::{Run, Task};
 ///
 /// It is used like its [`ManagerProxy`], which [`proxy`](Self::proxy) gives to others.
 #[must_use = "dropping a manager shuts it down"]
+#[doc(alias = "BaseManager")]
 pub struct Manager {
     proxy: ManagerProxy,
     address: Address,

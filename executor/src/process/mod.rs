@@ -51,6 +51,7 @@ use pool::Pool;
 /// How worker processes come to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[doc(alias = "set_start_method")]
 pub enum StartMethod {
     /// Each worker is the program started again. Works everywhere and takes about a millisecond.
     #[default]
@@ -96,6 +97,7 @@ pub enum StartMethod {
 /// }
 /// ```
 #[derive(Clone)]
+#[doc(alias = "ProcessPoolExecutor")]
 pub struct ProcessPool {
     handle: Arc<Handle>,
 }
@@ -317,6 +319,7 @@ impl ProcessPoolBuilder {
 
     /// After how many tasks a worker is replaced, at least 1, as a remedy for leaks; by default never. A chunk of a
     /// `map` counts as one.
+    #[doc(alias("maxtasksperchild", "max_tasks_per_child"))]
     pub fn max_tasks_per_worker(mut self, tasks: usize) -> Self {
         self.config.max_tasks_per_worker = Some(tasks);
         self

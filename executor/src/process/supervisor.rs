@@ -945,6 +945,12 @@ impl Supervisor {
             let why = format!("worker {index} (pid {}) {exit} {when}{words}", worker.info.pid);
             if worker.stage == Stage::Initialising {
                 self.break_down(format!("the initialiser of worker {index} failed: {why}"));
+            } else if self.pool.config.watch.is_some() {
+                // A `Process` is one process: nobody takes its place after its end was told. (If it was terminated,
+                // its task has been cancelled by now.)
+                if self.pool.state.lock().phase.mode() < Some(Shutdown::CancelQueued) {
+                    self.break_down(why);
+                }
             } else {
                 self.start_failed(&why);
             }

@@ -44,6 +44,7 @@ pub const MAX_EXTRA_WORKERS: usize = 1_024;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
+#[doc(alias = "ThreadPoolExecutor")]
 pub struct ThreadPool {
     handle: Arc<Handle>,
 }

@@ -21,6 +21,7 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     process_terminate_and_kill,
     process_terminate_right_after_the_start_never_runs_twice,
     process_terminate_of_one_that_ignores_it,
+    process_killed_by_others_before_its_task_is_not_replaced,
     process_cancel_kills_it,
     process_join_with_a_timeout_ends_the_wait_only,
     process_knows_itself_and_its_parent,
@@ -126,6 +127,23 @@ fn process_terminate_of_one_that_ignores_it() {
     process.kill();
     assert_eq!(ended(&process), WorkerExit::Signal(9));
     lost(soon(outcome));
+}
+
+fn process_killed_by_others_before_its_task_is_not_replaced() {
+    let board = Board::new();
+    let gate = board.gate("gate");
+    for _ in 0..10 {
+        let (process, outcome) = Process::start(spin { gate: gate.clone() }).expect("a process");
+        let pid = process.pid();
+        signal(pid, Signal::KILL);
+        assert_eq!(ended(&process), WorkerExit::Signal(9));
+        assert_eq!(process.pid(), pid);
+        let error = soon(outcome).unwrap_err();
+        let is_told = error.to_string().contains("killed by signal 9");
+        assert!(is_told && matches!(error, TaskError::Rejected(_) | TaskError::WorkerLost(_)), "{error:?}");
+    }
+    assert!(active_children().is_empty());
+    no_process_is_left(seconds(0));
 }
 
 fn process_cancel_kills_it() {

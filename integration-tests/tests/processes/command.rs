@@ -19,6 +19,8 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     command_pipeline_tells_each_status,
     command_pipeline_that_can_not_start_leaves_nothing,
     command_timeout_kills_the_whole_group,
+    command_timeout_of_a_pipeline_kills_what_its_first_command_left,
+    command_timeout_of_a_pipeline_kills_groups_that_its_commands_make,
     command_cancel_kills_the_whole_group,
     command_task_timeout_and_shutdown_kill_the_whole_group,
     command_with_too_much_output_is_killed,
@@ -74,10 +76,11 @@ impl Endless {
         Endless { folder: tempfile::tempdir().expect("a folder") }
     }
 
+    /// The child ignores what a polite end would be.
+    const LINE: &str = "(trap '' TERM HUP; sleep 1000 & wait) & echo $! $$ > pids.new; mv pids.new pids; sleep 1000";
+
     fn command(&self) -> Command {
-        // The child ignores what a polite end would be.
-        let line = "(trap '' TERM HUP; sleep 1000 & wait) & echo $! $$ > pids.new; mv pids.new pids; sleep 1000";
-        Command::shell(line).current_dir(self.folder.path())
+        Command::shell(Self::LINE).current_dir(self.folder.path())
     }
 
     /// Waits until it has begun.
@@ -201,6 +204,35 @@ fn command_timeout_kills_the_whole_group() {
     assert_eq!(output.stdout_text(), "so far\n");
     assert!(began.elapsed() >= LIMIT);
     no_child_is_left();
+}
+
+fn command_timeout_of_a_pipeline_kills_what_its_first_command_left() {
+    for capture in [false, true] {
+        let folder = Endless::new();
+        // Ends at once; its child has nothing open that would be read to its end.
+        let line = "(trap '' TERM HUP; sleep 1000 & wait) > /dev/null 2>&1 & echo $! $$ > pids.new; mv pids.new pids";
+        let first = Command::shell(line).current_dir(folder.folder.path());
+        // Closes its output, too, so that nobody waits for more than its end.
+        let pipeline = first.pipe(Command::shell("exec sleep 1000 > /dev/null 2>&1")).timeout(LIMIT);
+        let pool = pool();
+        let waiting = if capture { pipeline.capture() } else { pipeline }.run_on(&pool);
+        let pids = folder.pids();
+        let error = in_time(waiting).expect("the task itself does not fail").unwrap_err();
+        assert!(matches!(error, CommandError::TimedOut { .. }), "{error:?}");
+        all_gone(&pids);
+    }
+}
+
+fn command_timeout_of_a_pipeline_kills_groups_that_its_commands_make() {
+    let endless = Endless::new();
+    // timeout(1) makes itself the leader of a group.
+    let second = Command::new("timeout").args(["1000", "/bin/sh", "-c", Endless::LINE]);
+    let pool = pool();
+    let waiting = Command::new("true").pipe(second.current_dir(endless.folder.path())).timeout(LIMIT).run_on(&pool);
+    let pids = endless.pids();
+    let error = in_time(waiting).expect("the task itself does not fail").unwrap_err();
+    assert!(matches!(error, CommandError::TimedOut { .. }), "{error:?}");
+    all_gone(&pids);
 }
 
 fn command_cancel_kills_the_whole_group() {

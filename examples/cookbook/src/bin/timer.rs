@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use polypool::ThreadPool;
 
-const UNIT: Duration = Duration::from_millis(30); // a second in the Python program
+const UNIT: Duration = Duration::from_millis(100); // a second in the Python program
 
 fn main() -> anyhow::Result<()> {
     let pool = ThreadPool::builder().workers(1).build()?;

@@ -210,6 +210,7 @@ pub enum ListError {
 /// # }
 /// ```
 #[derive(Clone)]
+#[doc(alias = "ShareableList")]
 pub struct SharedList {
     segment: Arc<Segment>,
     places: Arc<[Place]>,

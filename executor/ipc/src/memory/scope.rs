@@ -36,6 +36,7 @@ use super::shared_memory::SharedMemory;
 /// # }
 /// ```
 #[derive(Debug, Default)]
+#[doc(alias = "SharedMemoryManager")]
 pub struct SharedMemoryScope {
     made: Mutex<(Vec<SharedMemory>, Vec<SharedList>)>,
 }

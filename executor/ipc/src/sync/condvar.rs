@@ -93,6 +93,7 @@ type Rung = Vec<usize>;
 /// ```
 #[derive(Clone)]
 #[must_use = "a condition that is not kept can't be waited for"]
+#[doc(alias = "Condition")]
 pub struct Condvar {
     object: Object,
 }

@@ -173,6 +173,7 @@ impl<T: Plain> Value<T> {
     ///
     /// If `change` does; the value is then as it was.
     #[inline]
+    #[doc(alias = "get_lock")]
     pub fn with<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let raw = self.raw();
         raw.lock();
