@@ -34,6 +34,9 @@ pub struct TaskFuture<T> {
     taken: bool,
 }
 
+/// How often a blocking wait looks before it asks to be woken: for about a microsecond.
+const LOOKS: u32 = 32;
+
 impl<T: Send + 'static> TaskFuture<T> {
     pub(crate) fn new(cell: Arc<dyn Observed<T>>) -> Self {
         TaskFuture { cell, cancel_on_drop: false, taken: false }
@@ -75,6 +78,13 @@ impl<T: Send + 'static> TaskFuture<T> {
     /// # Errors
     /// Whatever the task ended with, if not with a value.
     pub fn wait(mut self) -> Outcome<T> {
+        // Often it is there already or will be in a moment, and then nobody has to be asked to wake this thread.
+        for _ in 0..LOOKS {
+            if self.cell.has_published() {
+                break;
+            }
+            std::hint::spin_loop();
+        }
         futures_ext::block_on(&mut self)
     }
 
@@ -165,6 +175,11 @@ impl<T> TaskFuture<T> {
         self.state().is_done()
     }
 
+    /// Whether the outcome can be had; may say no just after it came.
+    pub(crate) fn has_published(&self) -> bool {
+        self.cell.has_published()
+    }
+
     /// The newest [`report_progress`](crate::Context::report_progress) of the task.
     #[must_use]
     pub fn progress(&self) -> Option<Progress> {
@@ -181,6 +196,69 @@ impl<T> TaskFuture<T> {
     #[must_use]
     pub fn name(&self) -> Cow<'static, str> {
         self.cell.name()
+    }
+}
+
+/// Waits for all of the tasks: their outcomes, in the order of the tasks.
+///
+/// It looks at the newest task first and sleeps until that one is done, by which time most of the others are; so it
+/// hardly ever disturbs the workers. [`futures_ext::wait`] is for other ends (the first one, the first failure, a timeout),
+/// and for futures of any kind.
+///
+/// # Cancellation safety
+/// Dropping it detaches the tasks, and the outcomes that were there are lost.
+///
+/// ```
+/// use polypool::{ThreadPool, wait_all};
+///
+/// let pool = ThreadPool::new()?;
+/// let tasks = (1..=3_u64).map(|n| pool.spawn(move || n * n));
+/// let squares: Result<Vec<_>, _> = wait_all(tasks).wait().into_iter().collect();
+/// assert_eq!(squares?, [1, 4, 9]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn wait_all<T>(tasks: impl IntoIterator<Item = TaskFuture<T>>) -> WaitAll<T> {
+    let tasks: Vec<_> = tasks.into_iter().collect();
+    WaitAll { outcomes: Vec::with_capacity(tasks.len()), tasks }
+}
+
+/// The future made by [`wait_all`].
+#[must_use = "a future does nothing until it is polled; call .wait() where there is no runtime"]
+pub struct WaitAll<T> {
+    tasks: Vec<TaskFuture<T>>,
+    /// Those of the newest tasks, the newest first.
+    outcomes: Vec<Outcome<T>>,
+}
+
+impl<T> WaitAll<T> {
+    /// Blocks this thread until all outcomes are there; see [`TaskFuture::wait`].
+    #[must_use = "the outcomes say whether the tasks succeeded"]
+    pub fn wait(self) -> Vec<Outcome<T>> {
+        futures_ext::block_on(self)
+    }
+}
+
+impl<T> Future for WaitAll<T> {
+    type Output = Vec<Outcome<T>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Outcome<T>>> {
+        while let Some(newest) = self.tasks.last_mut() {
+            let Poll::Ready(outcome) = Pin::new(newest).poll(cx) else { return Poll::Pending };
+            self.outcomes.push(outcome);
+            self.tasks.pop();
+        }
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        outcomes.reverse();
+        Poll::Ready(outcomes)
+    }
+}
+
+// No outcome is ever pinned in place.
+impl<T> Unpin for WaitAll<T> {}
+
+impl<T> std::fmt::Debug for WaitAll<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WaitAll").field("unfinished", &self.tasks.len()).field("done", &self.outcomes.len()).finish()
     }
 }
 
