@@ -57,9 +57,9 @@ pub struct Context {
 /// Where a worker thread of the thread pool keeps the task it runs, for others to find it, its context included.
 /// A task that has ended may lie there until the next one comes.
 #[derive(Default)]
-pub(crate) struct Slot(Mutex<Option<Arc<dyn Callable>>>);
+pub(crate) struct Place(Mutex<Option<Arc<dyn Callable>>>);
 
-impl Slot {
+impl Place {
     /// Puts a task in, or nothing, and gives out what was there, to be dropped outside of all locks.
     pub(crate) fn put(&self, task: Option<Arc<dyn Callable>>) -> Option<Arc<dyn Callable>> {
         std::mem::replace(&mut *self.0.lock(), task)
@@ -77,12 +77,12 @@ impl Slot {
 /// Where the task of this thread is.
 enum Current {
     Task(Arc<dyn ContextSource>),
-    InSlot,
+    InPlace,
 }
 
 thread_local! {
     static CURRENT: RefCell<Option<(Current, u32)>> = const { RefCell::new(None) };
-    static SLOT: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+    static PLACE: RefCell<Option<Arc<Place>>> = const { RefCell::new(None) };
 }
 
 /// The context of the task that runs on this thread. Outside of a task it is one that is never cancelled and whose
@@ -93,7 +93,7 @@ pub fn context() -> Context {
         let (current, attempt) = current.as_ref()?;
         let task: Arc<dyn ContextSource> = match current {
             Current::Task(task) => task.clone(),
-            Current::InSlot => SLOT.with_borrow(|slot| slot.as_ref().and_then(|slot| slot.get()))?,
+            Current::InPlace => PLACE.with_borrow(|place| place.as_ref().and_then(|place| place.get()))?,
         };
         Some((task, *attempt))
     });
@@ -169,14 +169,14 @@ pub(crate) fn enter(cell: Arc<dyn ContextSource>, attempt: u32) -> Entered {
     Entered::new(Current::Task(cell), attempt)
 }
 
-/// The same for the task that is in the slot of this thread.
-pub(crate) fn enter_slot(attempt: u32) -> Entered {
-    Entered::new(Current::InSlot, attempt)
+/// The same for the task that is in the place of this thread.
+pub(crate) fn enter_place(attempt: u32) -> Entered {
+    Entered::new(Current::InPlace, attempt)
 }
 
-/// The slot of this thread, from now on.
-pub(crate) fn set_slot(slot: Arc<Slot>) {
-    SLOT.set(Some(slot));
+/// The place of this thread, from now on.
+pub(crate) fn set_place(place: Arc<Place>) {
+    PLACE.set(Some(place));
 }
 
 pub(crate) struct Entered {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_core::future::FusedFuture;
@@ -81,7 +81,10 @@ impl<T: Send + 'static> TaskFuture<T> {
         // Often it is there already or will be in a moment, and then nobody has to be asked to wake this thread.
         for _ in 0..LOOKS {
             if self.cell.has_published() {
-                break;
+                let mut nobody = Context::from_waker(Waker::noop());
+                if let Poll::Ready(outcome) = Pin::new(&mut self).poll(&mut nobody) {
+                    return outcome;
+                }
             }
             std::hint::spin_loop();
         }
@@ -201,8 +204,8 @@ impl<T> TaskFuture<T> {
 
 /// Waits for all of the tasks: their outcomes, in the order of the tasks.
 ///
-/// It looks at the newest task first and sleeps until that one is done, by which time most of the others are; so it
-/// hardly ever disturbs the workers. [`futures_ext::wait`] is for other ends (the first one, the first failure, a timeout),
+/// It sleeps until a task far ahead is done, by which time those before it mostly are, too; so it hardly ever disturbs the
+/// workers. [`futures_ext::wait`] is for other ends (the first one, the first failure, a timeout),
 /// and for futures of any kind.
 ///
 /// # Cancellation safety
@@ -218,16 +221,22 @@ impl<T> TaskFuture<T> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn wait_all<T>(tasks: impl IntoIterator<Item = TaskFuture<T>>) -> WaitAll<T> {
-    let tasks: Vec<_> = tasks.into_iter().collect();
-    WaitAll { outcomes: Vec::with_capacity(tasks.len()), tasks }
+    let tasks: Vec<_> = tasks.into_iter().map(Some).collect();
+    WaitAll { outcomes: Vec::with_capacity(tasks.len()), tasks, ahead: None }
 }
+
+/// So many tasks are waited for at once.
+const STRIDE: usize = 4_096;
 
 /// The future made by [`wait_all`].
 #[must_use = "a future does nothing until it is polled; call .wait() where there is no runtime"]
 pub struct WaitAll<T> {
-    tasks: Vec<TaskFuture<T>>,
-    /// Those of the newest tasks, the newest first.
+    /// `None`: its outcome is there.
+    tasks: Vec<Option<TaskFuture<T>>>,
+    /// Those of the first tasks.
     outcomes: Vec<Outcome<T>>,
+    /// The outcome of the task that was waited for, which comes later.
+    ahead: Option<Outcome<T>>,
 }
 
 impl<T> WaitAll<T> {
@@ -242,15 +251,37 @@ impl<T> Future for WaitAll<T> {
     type Output = Vec<Outcome<T>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Outcome<T>>> {
-        while let Some(newest) = self.tasks.last_mut() {
-            let Poll::Ready(outcome) = Pin::new(newest).poll(cx) else { return Poll::Pending };
-            self.outcomes.push(outcome);
-            self.tasks.pop();
+        let this = &mut *self;
+        while this.outcomes.len() < this.tasks.len() {
+            let next = this.outcomes.len();
+            let far = (next + STRIDE).min(this.tasks.len() - 1);
+            let Some(task) = &this.tasks[next] else {
+                let outcome = this.ahead.take().expect("only the outcome of one later task has been taken");
+                this.outcomes.push(outcome);
+                continue;
+            };
+            if !task.has_published() && this.ahead.is_none() && far > next {
+                if let Poll::Ready(outcome) = poll_and_take(&mut this.tasks[far], cx) {
+                    this.ahead = Some(outcome);
+                    continue;
+                }
+                return Poll::Pending;
+            }
+            let Poll::Ready(outcome) = poll_and_take(&mut this.tasks[next], cx) else { return Poll::Pending };
+            this.outcomes.push(outcome);
         }
-        let mut outcomes = std::mem::take(&mut self.outcomes);
-        outcomes.reverse();
-        Poll::Ready(outcomes)
+        this.tasks.clear();
+        Poll::Ready(std::mem::take(&mut this.outcomes))
     }
+}
+
+fn poll_and_take<T>(task: &mut Option<TaskFuture<T>>, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
+    let Some(running) = task else { return Poll::Ready(Err(TaskError::OutcomeTaken)) };
+    let poll = Pin::new(running).poll(cx);
+    if poll.is_ready() {
+        *task = None;
+    }
+    poll
 }
 
 // No outcome is ever pinned in place.
@@ -258,7 +289,7 @@ impl<T> Unpin for WaitAll<T> {}
 
 impl<T> std::fmt::Debug for WaitAll<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WaitAll").field("unfinished", &self.tasks.len()).field("done", &self.outcomes.len()).finish()
+        f.debug_struct("WaitAll").field("total", &self.tasks.len()).field("done", &self.outcomes.len()).finish()
     }
 }
 

@@ -516,10 +516,10 @@ where
                 break;
             }
             // In bursts: a reader that takes each outcome the moment it comes is in the way of the workers.
-            if turn >= LOOKS / 2 || self.0.ready.len() > 0 || W::has_some(&self.0.window) {
-                if let Some(outcome) = self.0.next_now() {
-                    return Some(outcome);
-                }
+            if (turn >= LOOKS / 2 || self.0.ready.len() > 0 || W::has_some(&self.0.window))
+                && let Some(outcome) = self.0.next_now()
+            {
+                return Some(outcome);
             }
             // Closely at first, and then whenever the workers have had the core.
             if turn < LOOKS / 2 { std::hint::spin_loop() } else { std::thread::yield_now() }

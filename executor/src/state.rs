@@ -67,7 +67,7 @@ impl TaskId {
             static OWN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
         }
         let mut id = OWN.get();
-        if id % BLOCK == 0 {
+        if id.is_multiple_of(BLOCK) {
             id = NEXT.fetch_add(1, Ordering::Relaxed) * BLOCK;
         }
         OWN.set(id + 1);
@@ -145,8 +145,8 @@ pub(crate) trait RunObserver {
     fn limit(&self, cell: &Arc<dyn Callable>, expiry: Expiry);
     /// The outcome becomes visible in the next instruction. Called under the cell's lock: must not block.
     fn about_to_publish(&self);
-    /// Whether the task that runs is in the [`Slot`](context::Slot) of this thread.
-    fn uses_slot(&self) -> bool {
+    /// Whether the task that runs is in the [`Place`](context::Place) of this thread.
+    fn uses_place(&self) -> bool {
         false
     }
 }
@@ -829,8 +829,11 @@ impl<J: Job> Callable for Cell<J> {
     fn run(self: Arc<Self>, observer: &dyn RunObserver) -> (Arc<dyn Callable>, Option<Ended>) {
         let Some((job, attempt)) = self.begin(observer) else { return (self, None) };
         let outcome = {
-            let _entered =
-                if observer.uses_slot() { context::enter_slot(attempt) } else { context::enter(self.clone(), attempt) };
+            let _entered = if observer.uses_place() {
+                context::enter_place(attempt)
+            } else {
+                context::enter(self.clone(), attempt)
+            };
             match job {
                 Err(error) => Err(error.into()),
                 Ok(job) => match panic::catch(|| job.run()) {

@@ -706,7 +706,8 @@ fn panic_in_a_drop_does_not_kill_the_worker() {
 fn wait_all_keeps_the_order_and_the_failures() {
     let pool = pool(2);
     for waiting in Waiting::BOTH {
-        let tasks: Vec<_> = (0..1_000_u64)
+        // More than it waits for at once.
+        let tasks: Vec<_> = (0..10_000_u64)
             .map(|n| {
                 pool.spawn(move || {
                     assert_ne!(n, 7, "not this one");
@@ -714,19 +715,30 @@ fn wait_all_keeps_the_order_and_the_failures() {
                 })
             })
             .collect();
-        tasks[999].cancel();
+        tasks[9_999].cancel();
         let all = wait_all(tasks);
         let outcomes = if waiting == Waiting::Awaiting { runtime().block_on(all) } else { all.wait() };
-        assert_eq!(outcomes.len(), 1_000);
+        assert_eq!(outcomes.len(), 10_000);
         for (n, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
                 Ok(value) => assert!(value == n as u64 && n != 7),
                 Err(TaskError::Panicked(_)) => assert_eq!(n, 7),
-                Err(error) => assert!(n == 999 && error.is_cancelled(), "{n}: {error}"),
+                Err(error) => assert!(n == 9_999 && error.is_cancelled(), "{n}: {error}"),
             }
         }
     }
     assert!(wait_all(Vec::<TaskFuture<()>>::new()).wait().is_empty());
+    // In whatever order they end.
+    let (completers, tasks): (Vec<Completer<usize>>, Vec<_>) = (0..10_000).map(|_| TaskFuture::pair()).unzip();
+    let completing = std::thread::spawn(move || {
+        let mut rest: Vec<_> = completers.into_iter().enumerate().collect();
+        while !rest.is_empty() {
+            let (n, completer) = rest.swap_remove(rest.len() / 2);
+            completer.complete(Ok(n)).unwrap();
+        }
+    });
+    assert!(wait_all(tasks).wait().into_iter().map(Result::unwrap).eq(0..10_000));
+    completing.join().unwrap();
 }
 
 fn chunks_of_a_map_are_chosen_by_time() {

@@ -1,7 +1,7 @@
 //! The goals of the thread pool, measured beside its peers in one process: `cargo bench -p pools --bench threads [ROW…]`.
 //!
 //! Each row is measured in rounds in which all contenders take turns (A B C A B C …); what is shown is the median of the
-//! rounds, with the goal beside it. It takes less than a minute. What a task costs in memory is in `threads_memory.rs`,
+//! rounds, with the goal beside it. It takes a minute or so. What a task costs in memory is in `threads_memory.rs`,
 //! because an allocator that counts would change the times here. The program `pools` is for whole workloads and for
 //! reports; this is for whoever works on the pool.
 

@@ -8,17 +8,17 @@
 //! [`Backlog::is_empty`], under the locks of both ends.
 //!
 //! **Spinning.** A worker that has nothing to do looks for [`SPIN`] before it lies down, as going to sleep and waking up cost
-//! more than that. Only as many spin as half of the cores: the others have work for the rest.
+//! more than that; after a first moment it gives way to whoever wants the core. No more spin at once than there are cores.
 //!
 //! A worker begins to search just *before* it publishes an outcome, so that somebody who reads the outcome and submits
 //! the next task at once finds this worker searching, and no second one is woken or started.
 //!
-//! **What runs** lies in the [`Slot`] of its worker, for a shutdown that stops it and for its context. It stays there until the
-//! worker's next task takes its place or the worker spins, which saves a step a task. Between the backlog and the slot a call is
-//! with its worker alone; a shutdown in this moment sets `stopping` before it looks into the slot, and the worker looks
+//! **What runs** lies in the [`Place`] of its worker, for a shutdown that stops it and for its context. It stays there until the
+//! worker's next task takes its place or the worker spins, which saves a step a task. Between the backlog and there a call is
+//! with its worker alone; a shutdown in this moment sets `stopping` before it looks there, and the worker looks
 //! at `stopping` after it has filled it.
 //!
-//! **Lock order**: state, head, tail, slot, and then the locks of cells, which are leaves. A cell tells its worker that it is
+//! **Lock order**: state, head, tail, place, and then the locks of cells, which are leaves. A cell tells its worker that it is
 //! about to publish by atomics alone.
 
 use std::cell::Cell;
@@ -37,7 +37,7 @@ use super::driver::Driver;
 use super::sleep::Sleep;
 use crate::backlog::{Lanes, Room, Sweeper};
 use crate::clock::{self, Clock};
-use crate::context::{self, Slot as Place};
+use crate::context::{self, Place};
 use crate::error::{SubmitError, TaskError};
 use crate::executor::inside::PoolId;
 use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
@@ -297,7 +297,7 @@ impl Pool {
                 completed: AtomicU64::new(0),
                 skipped: AtomicU64::new(0),
                 retried: AtomicU64::new(0),
-                spinners: cores() / 2,
+                spinners: if cores() > 1 { cores() } else { 0 },
                 config,
             }
         })
@@ -583,7 +583,7 @@ impl Pool {
     fn work(self: Arc<Self>, worker: &Arc<Worker>) {
         *worker.thread.lock() = Some(std::thread::current());
         self.id.enter();
-        context::set_slot(worker.place.clone());
+        context::set_place(worker.place.clone());
         set_blocking_observer(Some(Rc::new(GrowWhileBlocked { pool: self.this.clone() })));
         // Whoever started it has counted it as searching, unless there is an initialiser.
         let desk = Desk {
@@ -907,7 +907,7 @@ impl Desk<'_> {
             }
         }
         if Arc::strong_count(&cell) <= 2 {
-            // Nobody waits for it but this worker, here and in its slot.
+            // Nobody waits for it but this worker, here and in its place.
             drop(self.worker.place.put(None));
             self.let_go(cell);
         } else {
@@ -954,7 +954,7 @@ impl RunObserver for Desk<'_> {
         }
     }
 
-    fn uses_slot(&self) -> bool {
+    fn uses_place(&self) -> bool {
         true
     }
 }

@@ -17,8 +17,8 @@
 //!
 //! * *The push first*: the look finds the task.
 //! * *The look first*: what the looking worker did to the counters before (rules 2 and 3) happens before what the pushing
-//!    thread reads in them afterwards (rule 1), because the one unlocks what the other locks. So the pushing thread doesn't
-//!    count on that worker any more.
+//!   thread reads in them afterwards (rule 1), because the one unlocks what the other locks. So the pushing thread doesn't
+//!   count on that worker any more.
 //!
 //! A pushing thread that does count on a worker has read the counters before that worker changed them, so its push came before
 //! the worker's last look. Whoever is to be woken is picked under the lock of the pool, which a worker holds from before it says
