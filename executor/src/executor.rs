@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,6 +14,7 @@ use crate::map::{Map, MapUnordered};
 use crate::options::TaskOptions;
 use crate::state::{Call, Cell};
 use crate::task::Task;
+use crate::timer::{self, Periodic};
 
 /// Something that runs tasks: a [`ThreadPool`](crate::ThreadPool), a [`ProcessPool`](crate::ProcessPool), or an
 /// `Arc<dyn Executor>` that a program picks at run time.
@@ -76,14 +78,18 @@ use crate::task::Task;
 ///
 /// **Dropping** the last handle of a pool returns at once; accepted work still finishes, then the workers end.
 ///
+/// **The end of the program.** When `main` returns, or the program is killed, its threads and worker processes end with
+/// it, whatever they are doing: in Python's word, all workers are daemons. What must be finished before is waited for,
+/// by its future or by `shutdown(Shutdown::Drain).wait()`.
+///
 /// **Broken.** When workers can't start (their initialiser fails, or they die several times in a row before their first
 /// task), everything pending and everything submitted later fails with [`SubmitError::Broken`] and the reason.
 ///
 /// **Waiting inside a task.** A task on a thread pool may block on other tasks of the same pool with the waits of this
 /// library (`wait`, `blocking()`): for as long, the pool grows by one worker, so that it does not deadlock. It grows
-/// by [`MAX_EXTRA_WORKERS`](crate::MAX_EXTRA_WORKERS) at most; the wait that would need one more panics, which fails its task
-/// with a message that says so. A task in a worker process can't reach its own pool: handles of pools do not travel.
-/// It may have pools of its own.
+/// by [`MAX_EXTRA_WORKERS`](crate::MAX_EXTRA_WORKERS) at most; the wait that would need one more panics, which fails
+/// its task with a message that says so. A task in a worker process can't reach its own pool: handles of pools do not
+/// travel. It may have pools of its own.
 #[async_trait]
 pub trait Executor: std::fmt::Debug + Send + Sync + 'static {
     /// Takes a call into the backlog. `slot` is a place that was reserved for it; without one, a bounded backlog may
@@ -240,6 +246,73 @@ pub trait ExecutorExt: Executor {
             Ok(slot) => Ok(submit_job(self, Single(task), TaskOptions::new(), Some(slot))),
             Err(error) => Err(TrySubmitError { task, error }),
         }
+    }
+
+    /// Runs a task after `delay`: then it enters the backlog. Python's `threading.Timer`.
+    ///
+    /// Until then it counts as queued, and is no business of the executor's: [`cancel`](TaskFuture::cancel) takes it
+    /// back for good, and the executor may refuse it when its time comes. It keeps a handle of the executor, so that
+    /// dropping all others is no reason to refuse it. [`deadline`](TaskOptions::deadline) is looked at when the time
+    /// has come.
+    ///
+    /// Nothing runs early. How late it runs is up to the machine and the backlog. A program that ends does not
+    /// wait for what is delayed; whoever wants that waits for the future.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use polypool::{ExecutorExt, ThreadPool};
+    /// #[polypool::task]
+    /// fn remind(of: String) -> String {
+    ///     format!("don't forget {of}")
+    /// }
+    ///
+    /// let pool = ThreadPool::new()?;
+    /// let tea = pool.submit_after(Duration::from_millis(10), remind { of: "the tea".into() });
+    /// let taxes = pool.submit_after(Duration::from_secs(3_600), remind { of: "taxes".into() });
+    /// assert!(taxes.cancel()); // never starts
+    /// assert_eq!(tea.wait()?, "don't forget the tea");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "Timer")]
+    fn submit_after<T: Task>(&self, delay: Duration, task: T) -> TaskFuture<T::Output> {
+        self.submit_after_with(delay, task, TaskOptions::new())
+    }
+
+    /// Runs a task after `delay`, with options.
+    fn submit_after_with<T: Task>(&self, delay: Duration, task: T, options: TaskOptions) -> TaskFuture<T::Output> {
+        timer::submit_after(self.handle(), delay, Single(task), options)
+    }
+
+    /// Runs a task every `period`, for the first time after one period, until the [`Periodic`] is cancelled or dropped
+    /// or the executor is shut down.
+    ///
+    /// `make` makes the task of each run. It is called on a thread that all timers of the program share, so it should
+    /// be short; the run itself is the executor's.
+    ///
+    /// * **Drift**: there is none. Ticks lie on a grid that begins with this call.
+    /// * **Missed ticks**: a run that has not ended, also one that still waits in the backlog, is never joined by a
+    ///   second one; the tick is left out and counted, as is one for which the backlog is full. After a delay of the
+    ///   whole machine, ticks that have gone by are left out and not made up for.
+    /// * **Failures**: a run that fails is counted, and the next tick comes all the same.
+    ///
+    /// A period under a millisecond counts as one millisecond.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use polypool::{ExecutorExt, ThreadPool};
+    /// #[polypool::task]
+    /// fn heartbeat() {}
+    ///
+    /// let pool = ThreadPool::new()?;
+    /// let beating = pool.submit_every(Duration::from_millis(5), || heartbeat {});
+    /// while beating.ticks() < 3 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(beating.cancel()); // no run starts any more
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn submit_every<T: Task>(&self, period: Duration, mut make: impl FnMut() -> T + Send + 'static) -> Periodic {
+        timer::submit_every(self.handle(), period, move || Single(make()))
     }
 
     /// Waits for room in the backlog, and holds it for one task.

@@ -35,6 +35,11 @@
 //! }
 //! ```
 //!
+#![cfg_attr(
+    any(target_os = "linux", target_os = "android"),
+    doc = "Coming from Python? [`from_python`] has every API that you know, and what to use for it here."
+)]
+//!
 //! # Workers and `main`
 //!
 //! A worker process is the program started again. [`#[main]`](macro@main) or [`init()`] on the first line of `main` is
@@ -93,19 +98,29 @@
 extern crate self as polypool;
 
 mod backlog;
+mod child;
 mod clock;
 mod codec;
+#[cfg(unix)]
+pub mod command;
 mod context;
+mod cores;
 mod error;
 mod executor;
+// Only in the documentation. Its examples are for Linux, as shared state is.
+#[cfg(all(any(doc, doctest), any(target_os = "linux", target_os = "android")))]
+#[doc = include_str!("from_python.md")]
+pub mod from_python {}
 mod future;
 mod job;
 pub mod manager;
 mod map;
 mod options;
 mod panic;
+mod pool;
 mod process;
 mod program;
+pub mod queue;
 #[doc(hidden)]
 pub mod result_bytes;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -113,7 +128,11 @@ pub mod shared;
 mod state;
 mod task;
 mod thread;
+mod timer;
 
+pub use child::{
+    Process, ProcessBuilder, ProcessInfo, StartError, active_children, current_process, join_children, parent_process,
+};
 pub use context::{Context, Progress, context};
 pub use error::{
     BuildError, CodecError, Outcome, PanicLocation, PanicReport, SubmitError, TaskError, WorkerExit, WorkerLost,
@@ -125,10 +144,12 @@ pub use options::{Priority, TaskOptions};
 #[cfg(unix)]
 pub use polypool_ipc::Fd;
 pub use polypool_macros::{main, managed, task, update};
+pub use pool::{Pool, StillOpen};
 pub use process::{InitializerOutput, ProcessPool, ProcessPoolBuilder, StartMethod, init};
 pub use state::{Call, TaskId, TaskState};
 pub use task::{Run, Task};
 pub use thread::{MAX_EXTRA_WORKERS, ThreadPool, ThreadPoolBuilder};
+pub use timer::Periodic;
 
 #[cfg(not(unix))]
 #[doc(hidden)]

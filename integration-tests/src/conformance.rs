@@ -22,6 +22,7 @@ pub fn rows() -> Vec<(String, &'static str)> {
     let mut rows: Vec<_> = (1..=60).map(|number| (format!("P{number:02}"), flavours(number))).collect();
     rows.push(("S1".to_owned(), "P"));
     rows.push(("S2".to_owned(), "F"));
+    rows.push(("S3".to_owned(), "T P"));
     rows.extend(["S4", "S5", "S6"].map(|row| (row.to_owned(), "P")));
     rows
 }

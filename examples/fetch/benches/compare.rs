@@ -1,11 +1,14 @@
 //! `fetch` beside the tools that people use today, on this machine, in one run: `cargo bench -p fetch`.
 //!
-//! Each tool fetches the same list of different URLs of 1 KiB each from a server on the loopback interface and keeps the
-//! bodies; whichever of them is installed takes part. They take turns round by round, so that a noisy moment hits all, and
-//! medians are compared. The server is nginx if there is one, otherwise one of our own. `--help` tells the options.
+//! Each tool fetches the same list of different URLs of 1 KiB each from a server on the loopback interface and keeps
+//! the bodies; whichever of them is installed takes part. They take turns round by round, so that a noisy moment hits
+//! all, and medians are compared. The server is nginx if there is one, otherwise one of our own. `--help` tells the
+//! options.
+//!
+//! Two more runs are of `fetch` alone, against a server that takes its time: what they wait for can't be made faster,
+//! so that they are compared with the shortest time that is possible. `--waiting` does nothing but these.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -37,6 +40,10 @@ struct Args {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 
+    /// Only the runs against a server that takes its time
+    #[arg(long, conflicts_with = "only")]
+    waiting: bool,
+
     /// More flags for fetch itself
     #[arg(long, allow_hyphen_values = true, value_delimiter = ' ')]
     flags: Vec<String>,
@@ -55,9 +62,9 @@ enum Role {
     /// The loop that one would write around reqwest
     #[command(hide = true)]
     Bare { list: PathBuf, directory: PathBuf, concurrency: usize },
-    /// A server, where there is no nginx
+    /// A server, where there is no nginx; each answer takes so many milliseconds
     #[command(hide = true)]
-    Serve { port: u16 },
+    Serve { port: u16, delay: u64 },
 }
 
 /// What one run took.
@@ -77,12 +84,23 @@ fn main() -> Result<()> {
     let args = Args::parse();
     match &args.role {
         Some(Role::Bare { list, directory, concurrency }) => return bare(list, directory, *concurrency),
-        Some(Role::Serve { port }) => return serve(*port),
+        Some(Role::Serve { port, delay }) => return serve(*port, Duration::from_millis(*delay)),
         None => {}
     }
+    ensure!(args.rounds > 0, "--rounds takes at least 1");
     let course = Course { directory: tempfile::tempdir()?, args };
+    if !course.args.waiting {
+        compare(&course)?;
+    }
+    if course.args.only.is_empty() {
+        wait(&course)?;
+    }
+    Ok(())
+}
+
+fn compare(course: &Course) -> Result<()> {
     let port = free_port()?;
-    let _server = Server::start(course.directory.path(), port)?;
+    let _server = Server::fast(course.directory.path(), port)?;
     course.lists(port)?;
     let mut results: BTreeMap<usize, (&str, Vec<Run>)> = BTreeMap::new();
     let peers =
@@ -92,7 +110,7 @@ fn main() -> Result<()> {
         for (place, &&(name, command)) in peers.iter().enumerate() {
             let out = course.directory.path().join("bodies");
             fs::create_dir_all(&out)?;
-            let Some(mut command) = command(&course, &out) else { continue };
+            let Some(mut command) = command(course, &out) else { continue };
             let run = measure(&mut command).with_context(|| format!("{name} failed"))?;
             let kept = count_files(&out)?;
             ensure!(kept == course.args.urls, "{name} kept {kept} bodies instead of {}", course.args.urls);
@@ -108,11 +126,7 @@ fn main() -> Result<()> {
 fn print<'a>(args: &Args, results: impl Iterator<Item = (&'a str, Vec<Run>)>) {
     let results: Vec<_> = results
         .map(|(name, runs)| {
-            let median = |of: fn(&Run) -> f64| {
-                let mut values: Vec<_> = runs.iter().map(of).collect();
-                values.sort_by(f64::total_cmp);
-                values[values.len() / 2]
-            };
+            let median = |of: fn(&Run) -> f64| median(runs.iter().map(of).collect());
             (name, Run { seconds: median(|r| r.seconds), cpu: median(|r| r.cpu), peak: median(|r| r.peak) })
         })
         .collect();
@@ -127,6 +141,75 @@ fn print<'a>(args: &Args, results: impl Iterator<Item = (&'a str, Vec<Run>)>) {
         let per = args.urls as f64;
         println!("{name:<8} {:>11.0} {:>18.2} {:>9.1} {ratio:>12}", per / run.seconds, run.cpu / per * 1e4, run.peak);
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// How long each answer takes where `fetch` waits.
+const DELAY: Duration = Duration::from_millis(100);
+
+/// Runs that do nothing but wait, and how close to the shortest possible time they come.
+const WAITS: [Wait; 2] = [
+    Wait {
+        name: "4 hosts x 100 URLs, sorted by host, 4 per host",
+        hosts: 4,
+        urls: 100,
+        flag: "--per-host",
+        at_once: 4,
+    },
+    Wait { name: "200 URLs of one host, 64 at once", hosts: 1, urls: 200, flag: "--concurrency", at_once: 64 },
+];
+
+#[derive(Debug)]
+struct Wait {
+    name: &'static str,
+    hosts: usize,
+    /// Of each host.
+    urls: usize,
+    /// What keeps each host to so many requests at once.
+    flag: &'static str,
+    at_once: usize,
+}
+
+fn wait(course: &Course) -> Result<()> {
+    let port = free_port()?;
+    let _server = Server::slow(port)?;
+    let mut lines = Vec::new();
+    for Wait { name, hosts, urls, flag, at_once } in WAITS {
+        let list = course.path("slow-urls");
+        let mut file = BufWriter::new(File::create(&list)?);
+        for (host, url) in (0..hosts).flat_map(|host| (0..urls).map(move |url| (host, url))) {
+            writeln!(file, "http://host{host}.test:{port}/{url}")?;
+        }
+        file.flush()?;
+        let mut runs = Vec::new();
+        for round in 0..course.args.rounds {
+            let records = course.fresh("slow-records.jsonl");
+            let mut command = Command::new(env!("CARGO_BIN_EXE_fetch"));
+            command.args(["--quiet", "--noproxy", "*", flag, &at_once.to_string()]).args(&course.args.flags);
+            command.args(
+                (0..hosts).flat_map(|host| ["--resolve".to_owned(), format!("host{host}.test:{port}:127.0.0.1")]),
+            );
+            command.arg("--records").arg(&records).arg("--from").arg(&list);
+            let start = Instant::now();
+            let status = command.stdin(Stdio::null()).status()?;
+            let seconds = start.elapsed().as_secs_f64();
+            ensure!(status.success(), "{name}: it ended with {status}");
+            let kept = fs::read_to_string(&records)?.lines().count();
+            ensure!(kept == hosts * urls, "{name}: {kept} records instead of {}", hosts * urls);
+            eprintln!("round {}: {name}: {seconds:.3} s", round + 1);
+            runs.push(seconds);
+        }
+        let (seconds, ideal) = (median(runs), DELAY.as_secs_f64() * urls.div_ceil(at_once) as f64);
+        lines.push(format!("{name:<48} {seconds:>9.3} {ideal:>9.3} {:>9.2} x", seconds / ideal));
+    }
+    println!("answers that take {} ms each, medians of {} rounds", DELAY.as_millis(), course.args.rounds);
+    println!("{:<48} {:>9} {:>9} {:>11}", "", "seconds", "ideal", "at most 1.1");
+    lines.iter().for_each(|line| println!("{line}"));
+    Ok(())
 }
 
 type Peer = (&'static str, fn(&Course, &Path) -> Option<Command>);
@@ -290,7 +373,8 @@ fn free_port() -> io::Result<u16> {
 struct Server(Child);
 
 impl Server {
-    fn start(directory: &Path, port: u16) -> Result<Self> {
+    /// The fastest there is.
+    fn fast(directory: &Path, port: u16) -> Result<Self> {
         fs::write(directory.join("body.bin"), [b'x'; 1024])?;
         // nginx may work as another user than the one who starts it.
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
@@ -315,11 +399,17 @@ impl Server {
                     .stderr(Stdio::null())
                     .spawn()?
             }
-            None => {
-                Command::new(std::env::current_exe()?).args([OsStr::new("serve"), port.to_string().as_ref()]).spawn()?
-            }
+            None => serving(port, Duration::ZERO)?,
         };
-        let server = Server(child);
+        Server(child).ready(port)
+    }
+
+    /// One whose answers take a while.
+    fn slow(port: u16) -> Result<Self> {
+        Server(serving(port, DELAY)?).ready(port)
+    }
+
+    fn ready(self, port: u16) -> Result<Self> {
         let end = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             if Instant::now() > end {
@@ -327,7 +417,7 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(server)
+        Ok(self)
     }
 }
 
@@ -337,6 +427,11 @@ impl Drop for Server {
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
+}
+
+/// This program as a server.
+fn serving(port: u16, delay: Duration) -> io::Result<Child> {
+    Command::new(std::env::current_exe()?).args(["serve", &port.to_string(), &delay.as_millis().to_string()]).spawn()
 }
 
 fn bare(list: &Path, directory: &Path, concurrency: usize) -> Result<()> {
@@ -363,11 +458,16 @@ fn bare(list: &Path, directory: &Path, concurrency: usize) -> Result<()> {
     })
 }
 
-fn serve(port: u16) -> Result<()> {
+fn serve(port: u16, delay: Duration) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-        let router = axum::Router::new().fallback(async || vec![b'x'; 1024]);
+        let router = axum::Router::new().fallback(async move || {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            vec![b'x'; 1024]
+        });
         axum::serve(listener, router).await?;
         Ok(())
     })

@@ -1,7 +1,7 @@
 //! A small server on the loopback interface, so that `fetch --demo` works on a machine without a network.
 //!
-//! `/status/404` answers with that status, `/bytes/1000` with so many bytes, any other path with a greeting; `?sleep=50`
-//! lets any of them take so many milliseconds.
+//! `/status/404` answers with that status, `/bytes/1000` with so many bytes, any other path with a greeting;
+//! `?sleep=50` lets any of them take so many milliseconds.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! `fetch` fetches URLs by the hundred thousand and prints one JSON object for each: a tool, and the sample of `polypool`
-//! for work that waits.
+//! `fetch` fetches URLs by the hundred thousand and prints one JSON object for each: a tool, and the sample of
+//! `polypool` for work that waits.
 //!
-//! `cli` reads what is asked for, `input` the rows; `engine` decides what is fetched when, and `http` fetches it; `output`
-//! keeps records and bodies, `extract` looks into pages, `report` says how it goes. This file puts them together.
+//! `cli` reads what is asked for, `input` the rows; `engine` decides what is fetched when, and `http` fetches it;
+//! `output` keeps records and bodies, `extract` looks into pages, `report` says how it goes. This file puts them
+//! together.
 
 mod cli;
 mod demo;
@@ -30,13 +31,12 @@ use polypool::{TaskFuture, ThreadPool};
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
-use crate::engine::{Control, Parts};
+use crate::engine::{Control, Incoming, Parts, Room};
 use crate::extract::Extractor;
 use crate::http::Fetcher;
 use crate::input::Rows;
 use crate::output::{Bodies, Done, Writer};
 use crate::report::{Circumstances, Live, Summary, say};
-use crate::request::Row;
 use crate::settings::Settings;
 
 /// What the fuzz targets need.
@@ -47,6 +47,10 @@ pub mod fuzzing {
 
 /// How many rows wait between the thread that reads them and the engine.
 const BETWEEN: usize = 256;
+
+/// How many bytes of rows wait, there and in the engine: rows with bodies of some kilobytes are read as far ahead as
+/// others, rows with megabytes are not.
+const WAITING: usize = 8 << 20;
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -63,8 +67,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(settings: Settings) -> Result<ExitCode> {
-    // Connections and files are descriptors, and the usual limit is made for programs of another kind. Without more, the
-    // requests that find none fail, and say so.
+    // Connections and files are descriptors, and the usual limit is made for programs of another kind. Without more,
+    // the requests that find none fail, and say so.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     // One thread for all that waits, this run itself included, so that nothing crosses between cores.
     let pool = ThreadPool::builder().workers(1).name_prefix("fetch").build()?;
@@ -178,20 +182,24 @@ struct Counts {
     duplicates: u64,
 }
 
-/// Reads rows on a thread of its own, for reading blocks, and leaves out those that have their record already. The future
-/// says how the reading ended.
-fn read(mut rows: Rows, done: Arc<Done>) -> Result<(mpsc::Receiver<Row>, TaskFuture<Result<Counts>>)> {
+/// Reads rows on a thread of its own, for reading blocks, and leaves out those that have their record already. The
+/// future says how the reading ended.
+fn read(mut rows: Rows, done: Arc<Done>) -> Result<(Incoming, TaskFuture<Result<Counts>>)> {
     // A pool of its own, so that nobody who ends the run has to wait for input. Dropping it lets the thread finish.
     let pool = ThreadPool::builder().workers(1).name_prefix("input").build()?;
     let (sender, receiver) = mpsc::channel(BETWEEN);
     let reading = pool.spawn(move || {
         let mut counts = Counts::default();
         let duplicates = rows.duplicates();
+        let room = Room::new(WAITING);
         for row in &mut rows {
             let row = row?;
             if !done.is_empty() && done.check(row.number, &row.url())? {
                 counts.done_before += 1;
-            } else if sender.blocking_send(row).is_err() {
+                continue;
+            }
+            let share = room.share(row.size());
+            if sender.blocking_send((row, share)).is_err() {
                 break; // Nobody wants more.
             }
         }

@@ -49,6 +49,15 @@ pub(crate) struct BadRow {
 }
 
 impl Row {
+    /// The bytes that it takes, about. A body that it shares with all others, that of the command line, takes none.
+    pub(crate) fn size(&self) -> usize {
+        let content = match &self.content {
+            Ok(request) => request.size(),
+            Err(bad) => bad.url.len() + bad.message.len(),
+        };
+        size_of::<Row>() + self.id.as_ref().map_or(0, |id| id.len()) + content
+    }
+
     /// Its URL as records show it.
     pub(crate) fn url(&self) -> String {
         self.content.as_ref().map_or_else(|bad| bad.url.clone(), |request| redacted(&request.url))
@@ -56,6 +65,16 @@ impl Row {
 }
 
 impl Request {
+    fn size(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        let body = match &self.body {
+            Payload::Bytes(bytes) if bytes.is_unique() => bytes.len(),
+            Payload::Bytes(_) | Payload::None => 0,
+            Payload::File(path) => path.as_os_str().len(),
+        };
+        size_of::<Request>() + self.url.as_str().len() + headers.sum::<usize>() + body
+    }
+
     /// The lane it waits in: scheme, host and port.
     pub(crate) fn origin(&self) -> Origin {
         Origin::of(&self.url)

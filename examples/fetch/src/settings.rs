@@ -138,7 +138,11 @@ pub(crate) struct HttpSettings {
     /// PEM, with the key in it or in a file of its own.
     pub(crate) client_certificate: Option<(PathBuf, Option<PathBuf>)>,
     pub(crate) insecure: bool,
+    /// Nothing older.
+    pub(crate) tls13: bool,
     pub(crate) resolve: Vec<(String, u16, Vec<SocketAddr>)>,
+    /// The only addresses that are connected to.
+    pub(crate) family: Option<Family>,
     pub(crate) deny_private: bool,
     /// Asks robots.txt.
     pub(crate) polite: bool,
@@ -151,6 +155,12 @@ pub(crate) enum HttpVersion {
     Any,
     Http1,
     Http2PriorKnowledge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
 }
 
 #[derive(Clone, Debug)]

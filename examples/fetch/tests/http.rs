@@ -2,16 +2,16 @@
 
 mod common;
 
-use std::io::{self, BufReader, Write};
-use std::net::TcpStream;
+use std::io::{BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use self::common::{Run, Server, Then, ok, program, read_request, respond, run, run_with};
+use self::common::{Run, Server, Then, ok, program, read_request, respond, run, run_with, serve_http2};
 
 /// A run that must succeed.
 fn good<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Run {
@@ -175,6 +175,24 @@ fn a_part_that_does_not_fit_is_not_put_there() {
         let file = directory.path().join(record["file"].as_str().unwrap());
         assert!(std::fs::read(file).unwrap() == LONG);
     }
+}
+
+#[test]
+fn a_part_that_nobody_asked_for_is_an_error() {
+    let server = Server::start(|_, stream| {
+        respond(stream, "206 Partial Content", &["Content-Range: bytes 0-4/10"], b"first")?;
+        Ok(Then::Keep)
+    });
+    let (directory, url) = (tempfile::tempdir().unwrap(), server.url("/"));
+    let whole = run(["--quiet", "--keep-errors", "-o", in_text(directory.path()), &url]);
+    let record = whole.record(&url);
+    assert_eq!((whole.code, whole.kind(&url).as_str()), (Some(1), "partial"), "{whole:?}");
+    assert_eq!((record["status"].as_u64(), record["bytes"].as_u64(), record.get("file")), (Some(206), Some(5), None));
+    assert_eq!(common::files(directory.path()).len(), 0);
+    assert_eq!(server.asked().len(), 1, "it would be the same again");
+
+    let part = good(["-H", "Range: bytes=0-4", "--body", "text", &url]);
+    assert_eq!((part.record(&url)["status"].as_u64(), part.record(&url)["body"].as_str()), (Some(206), Some("first")));
 }
 
 #[test]
@@ -379,6 +397,67 @@ fn a_proxy_is_asked_instead() {
     assert_eq!(proxy.asked().len(), 2);
 }
 
+/// A proxy of SOCKS 5 (RFC 1928) that answers what is asked through it itself, with where it should have connected to;
+/// with a user and a password (RFC 1929) if it wants them.
+fn socks(password: bool) -> Server {
+    Server::raw(move |_, mut stream| {
+        fn take<const N: usize>(stream: &mut TcpStream) -> std::io::Result<[u8; N]> {
+            let mut bytes = [0; N];
+            stream.read_exact(&mut bytes).map(|()| bytes)
+        }
+        fn text(stream: &mut TcpStream) -> std::io::Result<String> {
+            let mut bytes = vec![0; take::<1>(stream)?[0].into()];
+            stream.read_exact(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        assert_eq!(take::<1>(&mut stream)?, [5]);
+        let methods = text(&mut stream)?;
+        let method = if password { 2 } else { 0 };
+        assert!(methods.as_bytes().contains(&method), "{methods:?}");
+        stream.write_all(&[5, method])?;
+        let mut who = String::new();
+        if password {
+            assert_eq!(take::<1>(&mut stream)?, [1]);
+            who = format!("{}:{}@", text(&mut stream)?, text(&mut stream)?);
+            stream.write_all(&[1, 0])?;
+        }
+        let [version, command, _, kind] = take::<4>(&mut stream)?;
+        assert_eq!((version, command), (5, 1));
+        let host = match kind {
+            1 => Ipv4Addr::from(take::<4>(&mut stream)?).to_string(),
+            _ => text(&mut stream)?,
+        };
+        let port = u16::from_be_bytes(take(&mut stream)?);
+        stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        while let Some(asked) = read_request(&mut reader)? {
+            ok(&mut stream, format!("{who}{host}:{port}{}", asked.path).as_bytes())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_socks_proxy_is_told_where_to_connect_to() {
+    let url = "http://far.example/page";
+    let resolve = ["--resolve", "far.example:80:192.0.2.7", "--quiet", "--body", "text"];
+    for (scheme, place) in [("socks5h", "far.example:80/page"), ("socks5", "192.0.2.7:80/page")] {
+        let proxy = format!("{scheme}://{}", socks(false).address);
+        let run = good(resolve.into_iter().chain(["--proxy", &proxy, url]));
+        assert_eq!(run.record(url)["body"], place, "{scheme}");
+    }
+    let proxy = format!("socks5h://{}", socks(true).address);
+    let asked = good(["--body", "text", "--proxy", &proxy, "--proxy-user", "user:word", url]);
+    assert_eq!(asked.record(url)["body"], "user:word@far.example:80/page");
+
+    // Nobody is asked directly where the proxy is not there.
+    let direct = Server::echo();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = format!("socks5://{gone}");
+    let run = run(["--quiet", "--retry", "0", "--proxy", &proxy, &direct.url("/")]);
+    assert_eq!((run.kind(&direct.url("/")).as_str(), direct.connections()), ("connect", 0), "{run:?}");
+}
+
 #[test]
 fn names_may_be_resolved_by_hand() {
     let server = Server::echo();
@@ -472,28 +551,20 @@ fn robots_hold_for_where_redirects_lead() {
 
 #[test]
 fn http2_without_asking() {
-    let (paths, asked) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
-    let (seen, count) = (paths.clone(), asked.clone());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
     let server = Server::raw(move |_, stream| {
         stream.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            let mut connection = h2::server::handshake(stream).await.map_err(io::Error::other)?;
-            while let Some(Ok((request, mut respond))) = connection.accept().await {
-                seen.lock().unwrap().push(request.uri().path().to_owned());
-                count.fetch_add(1, Ordering::SeqCst);
-                let response = axum::http::Response::default();
-                let mut body = respond.send_response(response, false).map_err(io::Error::other)?;
-                body.send_data("over two".into(), true).map_err(io::Error::other)?;
-            }
-            Ok(())
+            serve_http2(stream, |_| _ = count.fetch_add(1, Ordering::SeqCst)).await
         })
     });
     let urls: Vec<_> = (0..20).map(|number| server.url(&format!("/{number}"))).collect();
     let run = good(["--http2-prior-knowledge", "--body", "text"].into_iter().chain(urls.iter().map(String::as_str)));
     for url in &urls {
-        assert_eq!(run.record(url)["body"], "over two");
+        assert_eq!(run.record(url)["body"], "HTTP/2");
     }
     assert_eq!((asked.load(Ordering::SeqCst), server.connections()), (20, 1));
 }

@@ -3,9 +3,12 @@
 mod common;
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Server, Then, ok, respond};
@@ -17,6 +20,9 @@ struct Door {
     changed: Condvar,
 }
 
+/// How long anybody waits at a door.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Inside {
     came: usize,
@@ -26,7 +32,7 @@ struct Inside {
 }
 
 impl Door {
-    /// Comes in, and stays until so many have come or the door was opened; gives up after some seconds.
+    /// Comes in, and stays until so many have come or the door was opened; gives up in the end.
     fn pass(&self, until: impl Fn(usize) -> usize) {
         let mut inside = self.state.lock().unwrap();
         inside.came += 1;
@@ -35,20 +41,24 @@ impl Door {
         let wanted = until(inside.came);
         self.changed.notify_all();
         let wait = |inside: &mut Inside| inside.came < wanted && !inside.open;
-        let (mut inside, _) = self.changed.wait_timeout_while(inside, Duration::from_secs(20), wait).unwrap();
+        let (mut inside, _) = self.changed.wait_timeout_while(inside, PATIENCE, wait).unwrap();
         inside.now -= 1;
     }
 
     fn wait_for(&self, came: usize) {
         let inside = self.state.lock().unwrap();
         let wait = |inside: &mut Inside| inside.came < came;
-        let (inside, waited) = self.changed.wait_timeout_while(inside, Duration::from_secs(20), wait).unwrap();
+        let (inside, waited) = self.changed.wait_timeout_while(inside, PATIENCE, wait).unwrap();
         assert!(!waited.timed_out(), "only {} came", inside.came);
     }
 
     fn open(&self) {
         self.state.lock().unwrap().open = true;
         self.changed.notify_all();
+    }
+
+    fn came(&self) -> usize {
+        self.state.lock().unwrap().came
     }
 
     fn most(&self) -> usize {
@@ -268,6 +278,139 @@ fn concurrency_is_found_while_running() {
     let run = common::run(["--concurrency", "auto", "--quiet", &url]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(run.records().len(), 2000);
+}
+
+#[test]
+fn concurrency_comes_down_where_a_server_has_too_much_to_do() {
+    const AT_ONCE: usize = 4;
+    const START: usize = 8; // of auto
+    const ROWS: usize = 100;
+    /// How long a request stays if nobody comes in who would be too much.
+    const WORK: Duration = Duration::from_millis(30);
+    let inside = Arc::new((Mutex::new(Inside::default()), Condvar::new()));
+    let state = inside.clone();
+    let server = Server::start(move |_, stream| {
+        let (state, changed) = &*state;
+        let mut inside = state.lock().unwrap();
+        inside.came += 1;
+        inside.now += 1;
+        let too_much = inside.now > AT_ONCE;
+        // Those that the program starts with are there together, however slow this machine is.
+        if inside.came == START {
+            inside.open = true;
+        } else if inside.came > START {
+            inside.most = inside.most.max(inside.now);
+        }
+        changed.notify_all();
+        inside = changed.wait_timeout_while(inside, PATIENCE, |inside| !inside.open).unwrap().0;
+        if !too_much {
+            inside = changed.wait_timeout_while(inside, WORK, |inside| inside.now <= AT_ONCE).unwrap().0;
+        }
+        inside.now -= 1;
+        drop(inside);
+        let status = if too_much { "429 Too Many Requests" } else { "200 OK" };
+        respond(stream, status, &[], b"")?;
+        Ok(Then::Keep)
+    });
+    let url = server.url(&format!("/{{1..{ROWS}}}"));
+    let flags = ["--quiet", "--concurrency", "auto", "--retry", "1000", "--retry-delay", "10ms"];
+    let run = common::run(flags.iter().chain(&["--retry-max-delay", "50ms", &url]));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let rows: HashSet<_> = run.records().iter().map(|record| record["row"].as_u64().unwrap()).collect();
+    assert_eq!((run.records().len(), rows.len()), (ROWS, ROWS));
+    let inside = inside.0.lock().unwrap();
+    assert!(inside.came > ROWS, "nobody was sent away");
+    assert!(inside.most < START, "{} at once after too many had been sent away", inside.most);
+}
+
+#[test]
+fn in_order_no_row_starts_far_ahead_of_the_one_that_is_awaited() {
+    const AHEAD: usize = 4096;
+    let door = Arc::new(Door::default());
+    let (inside, started) = (door.clone(), Arc::new(AtomicUsize::new(0)));
+    let count = started.clone();
+    let server = Server::start(move |asked, stream| {
+        if asked.path == "/1" {
+            inside.pass(|_| AHEAD);
+            // One more would be here by now.
+            thread::sleep(Duration::from_millis(300));
+            count.store(inside.came(), Ordering::SeqCst);
+        } else {
+            inside.pass(|_| 0);
+        }
+        ok(stream, b"")?;
+        Ok(Then::Keep)
+    });
+    let url = server.url("/{1..5000}");
+    let run = common::run(["--quiet", "--ordered", "--first-byte-timeout", "80", "--concurrency", "8", &url]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(started.load(Ordering::SeqCst), AHEAD);
+    let rows: Vec<_> = run.records().iter().map(|record| record["row"].as_u64().unwrap()).collect();
+    assert_eq!(rows, (1..=5000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_host_that_asks_for_distance_gets_it_and_holds_nobody_up() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let started = |name: &'static str, robots: &'static str| {
+        let log = log.clone();
+        Server::start(move |asked, stream| {
+            if asked.path == "/robots.txt" {
+                ok(stream, robots.as_bytes())?;
+            } else {
+                log.lock().unwrap().push((name, Instant::now()));
+                ok(stream, b"")?;
+            }
+            Ok(Then::Keep)
+        })
+    };
+    let distant = started("distant", "User-agent: *\nCrawl-delay: 1\n");
+    let near = started("near", "User-agent: *\nDisallow: /private\n");
+    // With one slot in all, waiting in it would hold up everybody.
+    let urls = [distant.url("/{1..3}"), near.url("/{1..3}")];
+    let run = common::run(["--quiet", "--polite", "--concurrency", "1"].map(str::to_owned).iter().chain(&urls));
+    assert_eq!((run.code, run.records().len()), (Some(0), 6), "{}", run.stderr);
+    let log = log.lock().unwrap();
+    let times: Vec<_> = log.iter().filter(|(name, _)| *name == "distant").map(|&(_, time)| time).collect();
+    // A little less, as the first one waited for robots.txt.
+    assert!(times[2] - times[0] >= Duration::from_millis(1500), "{:?}", times[2] - times[0]);
+    assert_eq!(log[5].0, "distant", "{log:?}");
+}
+
+#[test]
+fn rows_with_long_bodies_are_not_read_far_ahead() {
+    const ROWS: usize = 40;
+    const BODY: usize = 1_000_000; // the longest line has 1 MiB
+    let written = Arc::new(AtomicUsize::new(0));
+    let (count, stalled_at) = (written.clone(), Arc::new(Mutex::new(None)));
+    let stalled = stalled_at.clone();
+    let server = Server::start(move |_, stream| {
+        // Nothing is answered before the program reads no more.
+        let mut stalled = stalled.lock().unwrap();
+        while stalled.is_none() {
+            let before = count.load(Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(500));
+            *stalled = Some(before).filter(|&before| before > 0 && before == count.load(Ordering::SeqCst));
+        }
+        drop(stalled);
+        ok(stream, b"")?;
+        Ok(Then::Keep)
+    });
+    let line = format!("{}\n", serde_json::json!({"url": server.url("/"), "method": "PUT", "body": "x".repeat(BODY)}));
+    let mut command = common::program();
+    command.args(["--quiet", "--format", "jsonl", "--from", "-", "--concurrency", "2"]);
+    let run = common::run_fed(&mut command, move |stdin| {
+        for _ in 0..ROWS {
+            stdin.write_all(line.as_bytes())?;
+            written.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    assert_eq!((run.code, run.records().len()), (Some(0), ROWS), "{}", run.stderr);
+    assert!(server.asked().iter().all(|asked| asked.body.len() == BODY));
+    let stalled_at = stalled_at.lock().unwrap().unwrap();
+    // Two under way, eight that wait, and one or two that are being read.
+    assert!(stalled_at <= 12, "{stalled_at} rows were read with two under way");
 }
 
 #[test]

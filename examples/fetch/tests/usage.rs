@@ -84,6 +84,21 @@ fn wrong_usage_names_the_flag_and_what_would_be_right() {
         (&["-O"], &["-o DIR"]),
         (&["-w", "%{http_code}"], &["every record"]),
         (&["--limit-rate", "1M"], &["--rate"]),
+        (&["-sSi"], &["--warc FILE"]),
+        (&["-j"], &["--cookies"]),
+        (&["--retry-all-errors"], &["--resume --retry-failed"]),
+        (&["--no-progress-meter"], &["--quiet"]),
+        (&["--no-keepalive"], &["connections"]),
+        (&["--capath", "/etc/ssl"], &["--cacert FILE"]),
+        (&["--connect-to", "a:1:b:2"], &["--resolve HOST:PORT:ADDRESS"]),
+        (&["--tlsv1.1"], &["TLS 1.2"]),
+        (&["--http1.0"], &["--http1.1"]),
+        (&["--socks5", "a:1"], &["--proxy", "socks5://HOST:PORT"]),
+        (&["--digest"], &["--user"]),
+        (&["--next"], &["--format jsonl"]),
+        (&["--json", "{}", "--data-raw", "x"], &["--json", "--data"]),
+        (&["--json", "{}", "--data-urlencode", "x"], &["--json", "--data"]),
+        (&["--data-urlencode", "a@no/such"], &["--data-urlencode", "no/such"]),
     ] {
         let arguments = arguments.iter().chain(&["http://127.0.0.1:1/"]);
         let run = run(arguments.clone());
@@ -195,6 +210,24 @@ fn requests_are_what_curl_would_send() {
         (Some("application/json"), Some("application/json"))
     );
 
+    let parts = ["-d", "1", "--data-raw", "@2", "-d", "3", "--data-binary", "4", "--data-urlencode", "5 ", "-d", "6"];
+    let parts = asked(&parts);
+    assert_eq!((parts.method.as_str(), parts.body.as_slice()), ("POST", &b"1&@2&3&4&5+&6"[..]));
+    for (text, encoded) in [
+        ("a b&c", "a+b%26c"),
+        ("a b&c=d e", "a b&c=d+e"),
+        ("=a@b~-._'()", "a%40b~-._%27%28%29"),
+        ("n=\u{fc}+", "n=%C3%BC%2B"),
+        ("n=", "n="),
+        ("", ""),
+    ] {
+        let form = asked(&["--data-urlencode", text]);
+        assert_eq!(String::from_utf8_lossy(&form.body), encoded, "{text}");
+        assert_eq!(form.header("content-type"), Some("application/x-www-form-urlencoded"));
+    }
+    assert_eq!(asked(&["-G", "--data-urlencode", "n=a b", "-d", "c"]).path, "/?n=a+b&c");
+    assert_eq!(asked(&["--data-raw", "a\r\nb"]).body, b"a\r\nb");
+
     let query = asked(&["-G", "-d", "a=1", "-d", "b=2"]);
     assert_eq!((query.method.as_str(), query.path.as_str()), ("GET", "/?a=1&b=2"));
 
@@ -216,6 +249,7 @@ fn requests_are_what_curl_would_send() {
     fs::write(file.path(), "a\r\nb\n").unwrap();
     assert_eq!(asked(&["-d", &at(file.path())]).body, b"ab");
     assert_eq!(asked(&["--data-binary", &at(file.path())]).body, b"a\r\nb\n");
+    assert_eq!(asked(&["--data-urlencode", &format!("n{}", at(file.path()))]).body, b"n=a%0D%0Ab%0A");
     fs::write(file.path(), "X-C: 1\r\n\nX-D: 2\n").unwrap();
     let headers = asked(&["-H", &at(file.path())]);
     assert_eq!((headers.header("x-c"), headers.header("x-d")), (Some("1"), Some("2")));
@@ -227,9 +261,44 @@ fn requests_are_what_curl_would_send() {
 
 #[test]
 fn flags_that_curl_has_and_that_change_nothing_are_accepted() {
-    let arguments = ["-f", "-s", "-S", "-L", "-Z", "--compressed", "--http2", "--fail"];
+    let arguments = [
+        "-f",
+        "-sSN",
+        "-L",
+        "-Z",
+        "--compressed",
+        "--http2",
+        "--fail",
+        "--tlsv1.2",
+        "--create-dirs",
+        "--retry-connrefused",
+    ];
     let run = run(arguments.iter().copied().chain([Server::echo().url("/").as_str()]));
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn addresses_may_be_of_one_family_only() {
+    let server = Server::echo();
+    let (url, resolve) = (format!("http://both.test:{}/", server.address.port()), |addresses: &str| {
+        format!("both.test:{}:{addresses}", server.address.port())
+    });
+    for (flag, addresses, code) in [
+        ("-4", "[::1],127.0.0.1", 0),
+        ("--ipv4", "127.0.0.1,[::1]", 0),
+        ("-6", "127.0.0.1", 1),
+        ("--ipv6", "[::1]", 1), // where nobody listens
+    ] {
+        let run = run(["--quiet", "--retry", "0", flag, "--resolve", &resolve(addresses), &url]);
+        assert_eq!(run.code, Some(code), "{flag} {addresses}: {run:?}");
+        if code != 0 {
+            assert_eq!(run.kind(&url), "connect");
+            assert!(run.message(&url).ends_with("(with --ipv6)"), "{run:?}");
+        }
+    }
+    // The last one counts.
+    assert_eq!(run(["--quiet", "-6", "-4", &server.url("/")]).code, Some(0));
+    assert_eq!(run(["--quiet", "--retry", "0", "-4", "-6", &server.url("/")]).code, Some(1));
 }
 
 #[test]

@@ -70,6 +70,18 @@ impl Executor {
         matches!(self, Executor::ProcessPoolSpawn | Executor::ProcessPoolForkServer)
     }
 
+    /// Whether its tasks run in other processes, rather than in threads of this one.
+    pub(crate) fn has_processes(self) -> bool {
+        self.is_process_pool()
+            || matches!(self, Executor::Procspawn | Executor::PythonProcessPool | Executor::PythonMultiprocessing)
+    }
+
+    /// Whether the two do the same in different ways: both on threads, or both on processes.
+    pub(crate) fn competes_with(self, other: Executor) -> bool {
+        let alone = [self, other].contains(&Executor::Sequential);
+        !alone && self.is_ours() != other.is_ours() && self.has_processes() == other.has_processes()
+    }
+
     pub(crate) fn is_python(self) -> bool {
         matches!(self, Executor::PythonThreadPool | Executor::PythonProcessPool | Executor::PythonMultiprocessing)
     }

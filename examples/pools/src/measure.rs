@@ -19,7 +19,7 @@ use crate::account;
 use crate::executor::{Blocking, Executor};
 use crate::group::Group;
 use crate::runner::{Answer, Plan};
-use crate::workload::{Workload, calibrate, time_spin};
+use crate::workload::{PRIME, Workload, calibrate, time_prime, time_spin};
 
 const PYTHON: &str = include_str!("runner.py");
 
@@ -32,8 +32,10 @@ pub(crate) struct Extent {
     enough: Duration,
     /// When even first rounds are given up, because the machine is too busy for all of them.
     at_most: Duration,
-    /// How long a runner may take for one answer, before it is given up.
+    /// How long a runner may take for one answer, before it is given up; in any case not beyond the end.
     patience: Duration,
+    /// When nothing goes on any more.
+    end: Duration,
     /// How long the tasks of one round should take.
     slice: Duration,
     most_tasks: u64,
@@ -46,9 +48,10 @@ impl Extent {
         if quick {
             Extent {
                 rounds: 3,
-                enough: Duration::from_secs(40),
-                at_most: Duration::from_secs(55),
-                patience: Duration::from_secs(10),
+                enough: Duration::from_secs(50),
+                at_most: Duration::from_secs(54),
+                patience: Duration::from_secs(4),
+                end: Duration::from_secs(57),
                 slice: Duration::from_millis(20),
                 most_tasks: 100_000,
                 round_trips: (Duration::from_millis(10), 500),
@@ -59,6 +62,7 @@ impl Extent {
                 enough: Duration::MAX,
                 at_most: Duration::MAX,
                 patience: Duration::from_secs(60),
+                end: Duration::MAX,
                 slice: Duration::from_millis(300),
                 most_tasks: 1_000_000,
                 round_trips: (Duration::from_millis(200), 5_000),
@@ -75,6 +79,20 @@ pub(crate) struct Measurement {
     pub(crate) probes: Vec<f64>,
     pub(crate) cores: usize,
     pub(crate) seconds: f64,
+    /// How long the prime check takes, in Rust and in Python.
+    pub(crate) prime: [Option<Duration>; 2],
+}
+
+impl Measurement {
+    /// How long a task of this workload takes by itself, if that says anything: it computes, or holds a worker while
+    /// it waits. Any number of asynchronous waits can go on at once.
+    pub(crate) fn length(&self, executor: Executor, workload: Workload) -> Option<Duration> {
+        match workload {
+            Workload::Prime => self.prime[usize::from(executor.is_python())],
+            Workload::AsyncWait => None,
+            _ => workload.cpu().or(workload.wait()),
+        }
+    }
 }
 
 /// An executor with a workload: its rounds, or why there are none.
@@ -138,7 +156,14 @@ pub(crate) fn all(
     let python = if executors.iter().any(|e| e.is_python()) { Python::find() } else { Err(anyhow!("not asked for")) };
     let cells =
         workloads.iter().flat_map(|workload| executors.iter().map(|executor| cell(*executor, *workload, &python)));
-    let mut measurement = Measurement { cells: cells.collect(), probes: Vec::new(), cores: cores(), seconds: 0.0 };
+    let python_prime = python.as_ref().ok().and_then(|python| Duration::try_from_secs_f64(python.prime_s).ok());
+    let mut measurement = Measurement {
+        cells: cells.collect(),
+        probes: Vec::new(),
+        cores: cores(),
+        seconds: 0.0,
+        prime: [Some(time_prime()), python_prime],
+    };
     let turns = extent.rounds * measurement.cells.len();
     let progress = Progress::new().description("pools").unit("turn").leave(false);
     for turn in (0..turns).progress(progress) {
@@ -159,8 +184,11 @@ pub(crate) fn all(
         }
         let python = python.as_ref().ok().filter(|_| cell.executor.is_python());
         let plan = Plan::new(cell.executor, cell.workload, workers, python.map_or(rust, |p| p.rounds_per_us));
-        match Runner::start(&plan, python, extent.patience).and_then(|runner| runner.round(cell, extent)) {
+        let patience = Patience { answer: extent.patience, end: begin.checked_add(extent.end) };
+        match Runner::start(&plan, python, patience).and_then(|runner| runner.round(cell, extent)) {
             Ok(round) => cell.rounds.push(round),
+            // What it was asked for took too long, but it has done so before.
+            Err(_) if round > 0 && begin.elapsed() >= extent.end => break,
             Err(error) => {
                 cell.left_out = Some(format!("it failed: {error:#}"));
                 cell.rounds.clear();
@@ -192,12 +220,14 @@ fn probe(rounds_per_us: f64, threads: usize) -> f64 {
 struct Python {
     executable: String,
     rounds_per_us: f64,
+    prime_s: f64,
 }
 
 impl Python {
     /// Also finds out how fast it is.
     fn find() -> Result<Self> {
-        let output = Command::new("python3").args(["-c", PYTHON, "calibrate"]).stdin(Stdio::null()).output();
+        let output =
+            Command::new("python3").args(["-c", PYTHON, "calibrate", &PRIME.to_string()]).stdin(Stdio::null()).output();
         let output = output.context("python3 was not found")?;
         serde_json::from_slice(&output.stdout).context("python3 does not work")
     }
@@ -210,11 +240,25 @@ struct Runner {
     answers: Receiver<String>,
     group: Group,
     workers: usize,
-    patience: Duration,
+    patience: Patience,
+}
+
+/// How long a runner is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    answer: Duration,
+    end: Option<Instant>,
+}
+
+impl Patience {
+    fn left(&self) -> Duration {
+        let left = self.end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
+        self.answer.min(left)
+    }
 }
 
 impl Runner {
-    fn start(plan: &Plan, python: Option<&Python>, patience: Duration) -> Result<Self> {
+    fn start(plan: &Plan, python: Option<&Python>, patience: Patience) -> Result<Self> {
         let text = serde_json::to_string(plan)?;
         let mut command = match python {
             Some(python) => Command::new(&python.executable),
@@ -242,12 +286,13 @@ impl Runner {
         if let Some(requests) = &mut self.requests {
             let _ = writeln!(requests, "{request}");
         }
-        match self.answers.recv_timeout(self.patience) {
+        let patience = self.patience.left();
+        match self.answers.recv_timeout(patience) {
             Ok(line) => match serde_json::from_str(&line)? {
                 Answer::Error(error) => Err(anyhow!(error)),
                 answer => Ok(answer),
             },
-            Err(mpsc::RecvTimeoutError::Timeout) => bail!("no answer for {:?}", self.patience),
+            Err(mpsc::RecvTimeoutError::Timeout) => bail!("no answer for {patience:.1?}"),
             Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the runner has ended"),
         }
     }
@@ -267,7 +312,7 @@ impl Runner {
                 self.batch((first.tasks / 4).max(warm_up))?;
                 first.tasks
             }
-            None => self.find_number(warm_up, cell.workload.step(), extent)?,
+            None => self.find_number(warm_up, cell.workload.step(self.workers), extent)?,
         };
         let before = account::usage(self.group.id());
         let time = self.batch(tasks)?;

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use crate::executor::Executor;
 use crate::measure::Measurement;
-use crate::stats::{Noise, Threshold, median, range, ratio, short};
+use crate::stats::{Noise, Threshold, length, median, range, ratio, short};
 use crate::workload::Workload;
 
 /// A slow-down up to this is never called a regression.
 const TOLERANCE: f64 = 0.10;
+
+/// The same where there was a single round, whose spread nobody knows.
+const TOLERANCE_OF_ONE: f64 = 0.50;
 
 /// By the name of an executor, then by that of a workload.
 type Matrix<T> = BTreeMap<String, BTreeMap<String, T>>;
@@ -89,6 +93,54 @@ impl Report {
         self.results.get(&executor.name())?.get(&workload.name())
     }
 
+    /// Who was measured with a workload, the fastest first.
+    pub(crate) fn ranked(&self, executors: &[Executor], workload: Workload) -> Vec<(Executor, &Figures)> {
+        let figures = |executor: &Executor| Some((*executor, self.figures(*executor, workload)?));
+        let mut rows: Vec<_> = executors.iter().filter_map(figures).collect();
+        rows.sort_by(|(_, a), (_, b)| b.throughput_per_s.total_cmp(&a.throughput_per_s));
+        rows
+    }
+
+    /// The fastest competitor of one of our pools, and so many times its throughput that ours has.
+    pub(crate) fn best_peer(&self, ours: Executor, workload: Workload) -> Option<(Executor, f64)> {
+        let ratios = &self.figures(ours, workload)?.ratios;
+        let peers = Executor::value_variants().iter().filter(|peer| ours.competes_with(**peer));
+        peers.filter_map(|peer| Some((*peer, *ratios.get(&peer.name())?))).min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    /// For each workload, how our pools compare with the fastest of their peers; the first row is the head. Nothing if
+    /// there is nothing to compare.
+    pub(crate) fn against_best(&self, executors: &[Executor], workloads: &[Workload]) -> Vec<Vec<String>> {
+        let ours: Vec<_> = executors.iter().copied().filter(|executor| executor.is_ours()).collect();
+        let cell = |executor: &Executor, workload| {
+            self.best_peer(*executor, workload).map(|(peer, ratio)| format!("{} × {}", short(ratio), peer.name()))
+        };
+        let rows = workloads.iter().filter_map(|workload| {
+            let cells: Vec<_> = ours.iter().map(|executor| cell(executor, *workload)).collect();
+            let cells = cells.iter().any(Option::is_some).then_some(cells)?;
+            let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "–".to_owned()));
+            Some(std::iter::once(workload.name()).chain(cells).collect())
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
+        if rows.is_empty() {
+            return rows;
+        }
+        let head = std::iter::once(String::new()).chain(ours.iter().map(|executor| executor.name())).collect();
+        std::iter::once(head).chain(rows).collect()
+    }
+
+    /// The figures of a workload, the fastest executor first, without columns that are empty; the first row is the head.
+    pub(crate) fn table(&self, rows: &[(Executor, &Figures)], workload: Workload) -> Vec<Vec<String>> {
+        let columns = COLUMNS.iter().filter_map(|(head, cell)| {
+            let cells: Vec<_> = rows.iter().map(|(executor, figures)| cell(*executor, workload, figures)).collect();
+            let any = cells.iter().any(Option::is_some);
+            let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "–".to_owned()));
+            any.then(|| std::iter::once((*head).to_owned()).chain(cells).collect::<Vec<_>>())
+        });
+        let columns: Vec<_> = columns.collect();
+        (0..=rows.len()).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect()
+    }
+
     /// Workloads and the reasons why executors are missing in them, each reason once.
     pub(crate) fn reasons(&self, workload: Workload) -> BTreeMap<&str, Vec<&str>> {
         let mut reasons = BTreeMap::<&str, Vec<&str>>::new();
@@ -105,22 +157,17 @@ impl Report {
         let mut text = String::new();
         for workload in workloads {
             text += &format!("\n{}: {}\n", workload.name(), workload.description());
-            let rows: Vec<_> =
-                executors.iter().filter_map(|executor| Some((executor, self.figures(*executor, *workload)?))).collect();
+            let rows = self.ranked(executors, *workload);
             if !rows.is_empty() {
-                let mut table = Table::new();
-                table.load_style(presets::NOTHING).set_header(COLUMNS);
-                for (executor, figures) in rows {
-                    table.add_row(std::iter::once(executor.name()).chain(figures.cells()));
-                }
-                table.column_iter_mut().skip(1).for_each(|column| {
-                    column.set_cell_alignment(CellAlignment::Right);
-                });
-                text += &format!("{}\n", table.trim_fmt());
+                text += &aligned(self.table(&rows, *workload), CellAlignment::Right);
             }
             for (reason, executors) in self.reasons(*workload) {
                 text += &format!("  without {}: {reason}\n", executors.join(", "));
             }
+        }
+        let best = self.against_best(executors, workloads);
+        if !best.is_empty() {
+            text += &format!("\n{AGAINST_BEST}\n{}", aligned(best, CellAlignment::Left));
         }
         text += "\n";
         if let Some(threshold) = &self.threshold {
@@ -130,7 +177,8 @@ impl Report {
     }
 
     /// Where our executors became slower than in an earlier report, by more than the noise: even the best round of now
-    /// is more than a tenth worse than the worst round of then. Each as a line of text.
+    /// is more than a tenth worse than the worst round of then, and as much more as the machine was unsteady in its
+    /// median. Each as a line of text.
     ///
     /// # Errors
     /// When the two can't be compared.
@@ -142,6 +190,7 @@ impl Report {
             self.workers,
             earlier.workers
         );
+        let unsteady = [self, earlier].map(|report| report.noise.median - 1.0).into_iter().sum::<f64>().max(0.0);
         let (mut compared, mut found) = (0, Vec::new());
         for executor in ours {
             let name = executor.name();
@@ -149,11 +198,13 @@ impl Report {
             for (workload, now) in now {
                 let Some(then) = then.get(workload) else { continue };
                 compared += 1;
-                if now.throughput_range[1] < then.throughput_range[0] * (1.0 - TOLERANCE) {
+                let single = now.rounds.min(then.rounds) < 2;
+                let tolerance = 1.0 + unsteady + if single { TOLERANCE_OF_ONE } else { TOLERANCE };
+                if now.throughput_range[1] * tolerance < then.throughput_range[0] {
                     let (now, then) = (short(now.throughput_per_s), short(then.throughput_per_s));
                     found.push(format!("{name}, {workload}: {now} tasks/s after {then}"));
                 }
-                if now.p50_range[0] > then.p50_range[1] * (1.0 + TOLERANCE) {
+                if now.p50_range[0] > then.p50_range[1] * tolerance {
                     let (now, then) = (short(now.p50_us), short(then.p50_us));
                     found.push(format!("{name}, {workload}: a round trip of {now} µs after {then}"));
                 }
@@ -164,25 +215,46 @@ impl Report {
     }
 }
 
-pub(crate) const COLUMNS: [&str; 9] =
-    ["", "tasks/s", "spread", "efficiency", "p50 µs", "p99 µs", "CPU s/M", "peak MiB", "tasks"];
+/// The title of [`Report::against_best`].
+pub(crate) const AGAINST_BEST: &str =
+    "Throughput of polypool's pools over the fastest of their peers, above 1 is faster";
 
-impl Figures {
-    /// The cells below [`COLUMNS`] but the first.
-    pub(crate) fn cells(&self) -> [String; 8] {
-        let or_dash = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), short);
-        let percent = |part: f64| format!("{:.0} %", part * 100.0);
-        [
-            short(self.throughput_per_s),
-            percent(self.spread),
-            self.efficiency.map_or_else(|| "–".to_owned(), percent),
-            short(self.p50_us),
-            short(self.p99_us),
-            or_dash(self.cpu_s_per_million),
-            or_dash(self.peak_rss_mib),
-            self.tasks.to_string(),
-        ]
-    }
+type Column = (&'static str, fn(Executor, Workload, &Figures) -> Option<String>);
+
+/// What a table shows, by the heads of its columns.
+const COLUMNS: [Column; 11] = [
+    ("", |executor, _, _| Some(executor.name())),
+    ("tasks/s", |_, _, figures| Some(short(figures.throughput_per_s))),
+    // Threads only hand the buffer over.
+    ("GB/s", |executor, workload, figures| {
+        let bytes = workload.payload().filter(|_| executor.has_processes())?;
+        Some(short(2.0 * bytes as f64 * figures.throughput_per_s / 1e9))
+    }),
+    ("spread", |_, _, figures| (figures.rounds > 1).then(|| percent(figures.spread))),
+    ("efficiency", |_, _, figures| figures.efficiency.map(percent)),
+    ("p50", |_, _, figures| Some(length(figures.p50_us))),
+    ("p99", |_, _, figures| Some(length(figures.p99_us))),
+    // Seconds for a million are microseconds for one.
+    ("CPU a task", |_, _, figures| figures.cpu_s_per_million.map(length)),
+    ("memory", |_, _, figures| figures.peak_rss_mib.map(|mib| format!("{} MiB", short(mib)))),
+    ("tasks", |_, _, figures| Some(figures.tasks.to_string())),
+    ("rounds", |_, _, figures| Some(figures.rounds.to_string())),
+];
+
+fn percent(part: f64) -> String {
+    format!("{:.0} %", part * 100.0)
+}
+
+/// Rows as lines; the first is the head.
+fn aligned(rows: Vec<Vec<String>>, alignment: CellAlignment) -> String {
+    let mut rows = rows.into_iter();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(rows.next().unwrap_or_default());
+    table.add_rows(rows);
+    table.column_iter_mut().skip(1).for_each(|column| {
+        column.set_cell_alignment(alignment);
+    });
+    format!("{}\n", table.trim_fmt())
 }
 
 fn figures(measurement: &Measurement, executor: Executor, workload: Workload, workers: usize) -> Figures {
@@ -209,7 +281,7 @@ fn figures(measurement: &Measurement, executor: Executor, workload: Workload, wo
         throughput_per_s: throughput,
         throughput_range,
         spread: (throughput_range[1] - throughput_range[0]) / throughput,
-        efficiency: ideal(executor, workload, workers, measurement.cores).map(|ideal| throughput / ideal),
+        efficiency: ideal(measurement, executor, workload, workers).map(|ideal| throughput / ideal),
         p50_us: median(rounds.iter().map(crate::measure::Round::p50_us)),
         p50_range: range(rounds.iter().map(crate::measure::Round::p50_us)),
         p99_us: crate::measure::quantile_us(all_round_trips, 0.99),
@@ -222,16 +294,15 @@ fn figures(measurement: &Measurement, executor: Executor, workload: Workload, wo
     }
 }
 
-/// How many tasks a second workers would finish that cost nothing themselves. Asynchronous waits have no such number:
-/// any number of them can go on at once.
-fn ideal(executor: Executor, workload: Workload, workers: usize, cores: usize) -> Option<f64> {
+/// How many tasks a second workers would finish that cost nothing themselves.
+fn ideal(measurement: &Measurement, executor: Executor, workload: Workload, workers: usize) -> Option<f64> {
     let workers = if executor == Executor::Sequential { 1 } else { workers };
-    let at_once = if workload.cpu().is_some() { workers.min(cores) } else { workers };
-    let length = match workload {
-        Workload::AsyncWait => None,
-        _ => workload.cpu().or(workload.wait()),
+    // Waiting needs no core.
+    let at_once = match workload.wait() {
+        Some(_) => workers,
+        None => workers.min(measurement.cores),
     };
-    length.map(|length| at_once as f64 / length.as_secs_f64())
+    measurement.length(executor, workload).map(|length| at_once as f64 / length.as_secs_f64())
 }
 
 /// Of the first process pool that ran tasks of several lengths that the thread pool ran, too.
@@ -257,6 +328,8 @@ fn costs(measurement: &Measurement) -> Vec<(Executor, Vec<(f64, f64)>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::measure::{Cell, Round};
 
@@ -272,8 +345,13 @@ mod tests {
         Cell { executor, workload, rounds: throughputs.iter().map(round).collect(), left_out: None }
     }
 
+    fn measurement(cells: Vec<Cell>, cores: usize) -> Measurement {
+        let prime = [Some(Duration::from_micros(20)), Some(Duration::from_millis(1))];
+        Measurement { cells, probes: vec![1.0], cores, seconds: 1.0, prime }
+    }
+
     fn report(cells: Vec<Cell>) -> Report {
-        Report::new(&Measurement { cells, probes: vec![1.0], cores: 2, seconds: 1.0 }, 2, false)
+        Report::new(&measurement(cells, 2), 2, false)
     }
 
     const OURS: [Executor; 1] = [Executor::ThreadPool];
@@ -299,10 +377,13 @@ mod tests {
 
     #[test]
     fn what_a_plain_loop_could_do_is_its_ideal() {
-        assert_eq!(ideal(Executor::Sequential, Workload::Cpu1ms, 8, 4), Some(1_000.0));
-        assert_eq!(ideal(Executor::Rayon, Workload::Cpu1ms, 8, 4), Some(4_000.0), "there are only 4 cores");
-        assert_eq!(ideal(Executor::Rayon, Workload::Io1ms, 8, 4), Some(8_000.0), "waiting needs no core");
-        assert_eq!(ideal(Executor::ThreadPool, Workload::AsyncWait, 8, 4), None);
+        let ideal = |executor, workload| ideal(&measurement(Vec::new(), 4), executor, workload, 8).map(f64::round);
+        assert_eq!(ideal(Executor::Sequential, Workload::Cpu1ms), Some(1_000.0));
+        assert_eq!(ideal(Executor::Rayon, Workload::Cpu1ms), Some(4_000.0), "there are only 4 cores");
+        assert_eq!(ideal(Executor::Rayon, Workload::Io1ms), Some(8_000.0), "waiting needs no core");
+        assert_eq!(ideal(Executor::ThreadPool, Workload::AsyncWait), None);
+        assert_eq!(ideal(Executor::Rayon, Workload::Prime), Some(200_000.0));
+        assert_eq!(ideal(Executor::PythonProcessPool, Workload::Prime), Some(4_000.0), "Python takes longer for it");
     }
 
     #[test]
@@ -317,7 +398,12 @@ mod tests {
     #[test]
     fn what_the_noise_or_the_tolerance_explains_is_no_regression() {
         let then = of_ours(&[1_000.0, 1_050.0, 1_100.0]);
-        assert_eq!(of_ours(&[910.0]).regressions(&then, &OURS).unwrap(), [""; 0], "less than a tenth");
+        assert_eq!(of_ours(&[915.0, 910.0]).regressions(&then, &OURS).unwrap(), [""; 0], "less than a tenth");
+        assert_eq!(of_ours(&[700.0]).regressions(&then, &OURS).unwrap(), [""; 0], "a single round");
+        let mut unsteady = of_ours(&[800.0, 810.0]);
+        assert_eq!(unsteady.regressions(&then, &OURS).unwrap().len(), 2);
+        unsteady.noise.median = 1.3;
+        assert_eq!(unsteady.regressions(&then, &OURS).unwrap(), [""; 0], "the machine was as slow");
         let noisy = of_ours(&[300.0, 400.0, 950.0]);
         assert_eq!(noisy.regressions(&then, &OURS).unwrap(), [""; 0], "one round was as fast as then");
     }
@@ -358,6 +444,35 @@ mod tests {
         assert_eq!((lengths, costs), (vec![1.0, 10.0, 1_000.0], vec![9.0, 1.0, 0.0]));
         assert!(threshold.task_us.is_some_and(|us| (10.0..1_000.0).contains(&us)));
         assert!(of_ours(&[1.0]).threshold.is_none());
+    }
+
+    #[test]
+    fn the_best_peer_is_one_of_the_same_kind() {
+        let cells = [
+            (Executor::Sequential, 9_000.0),
+            (Executor::ThreadPool, 1_000.0),
+            (Executor::ProcessPoolSpawn, 300.0),
+            (Executor::Rayon, 500.0),
+            (Executor::RustyPool, 250.0),
+            (Executor::Procspawn, 3.0),
+            (Executor::PythonThreadPool, 2.0),
+        ];
+        let report = report(cells.map(|(executor, throughput)| cell(executor, Workload::NoOp, &[throughput])).into());
+        assert_eq!(report.best_peer(Executor::ThreadPool, Workload::NoOp), Some((Executor::Rayon, 2.0)));
+        assert_eq!(report.best_peer(Executor::ProcessPoolSpawn, Workload::NoOp), Some((Executor::Procspawn, 100.0)));
+        let executors = cells.map(|(executor, _)| executor);
+        let text = report.text(&executors, &[Workload::NoOp]);
+        assert!(text.contains("2 × rayon") && text.contains("100 × procspawn"), "{text}");
+        let order: Vec<_> = report.ranked(&executors, Workload::NoOp).iter().map(|row| row.0).collect();
+        assert_eq!(order[..3], [Executor::Sequential, Executor::ThreadPool, Executor::Rayon]);
+    }
+
+    #[test]
+    fn columns_with_nothing_in_them_are_not_shown() {
+        let report = of_ours(&[1_000.0]);
+        let table = report.table(&report.ranked(&OURS, Workload::NoOp), Workload::NoOp);
+        assert_eq!(table[0], ["", "tasks/s", "p50", "p99", "CPU a task", "tasks", "rounds"]);
+        assert_eq!(table[1][..4], ["thread-pool", "1000", "1 ms", "1 ms"]);
     }
 
     #[test]

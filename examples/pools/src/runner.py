@@ -32,6 +32,16 @@ def calibrate():
     return rounds / (best * 1e6)
 
 
+def time_prime(n):
+    """How many seconds the prime check takes."""
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        is_prime(n)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
 def main(plan):
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -102,6 +112,7 @@ def main(plan):
 
 if __name__ == "__main__":
     if sys.argv[1] == "calibrate":
-        print(json.dumps({"executable": sys.executable, "rounds_per_us": calibrate()}))
+        found = {"executable": sys.executable, "rounds_per_us": calibrate(), "prime_s": time_prime(int(sys.argv[2]))}
+        print(json.dumps(found))
     else:
         main(json.loads(sys.argv[1]))

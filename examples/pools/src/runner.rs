@@ -41,6 +41,12 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(executor: Executor, workload: Workload, workers: usize, rounds_per_us: f64) -> Self {
         let cpu = workload.cpu().unwrap_or_default();
+        let window = match executor {
+            // Its submit waits for a worker to read arguments that don't fit into a socket, and its workers wait for
+            // somebody to take their results: with more such tasks than workers, for ever.
+            Executor::Procspawn if workload.payload() >= Some(1 << 20) => workload.window().min(workers),
+            _ => workload.window(),
+        };
         Plan {
             executor,
             workload,
@@ -48,7 +54,7 @@ impl Plan {
             spin_rounds: ((cpu.as_secs_f64() * 1e6 * rounds_per_us) as u64).max(1),
             wait_s: workload.wait().unwrap_or_default().as_secs_f64(),
             payload: workload.payload().unwrap_or_default(),
-            window: workload.window(),
+            window,
             prime: PRIME,
             chunk: if workload == Workload::MapChunks { CHUNK } else { 1 },
         }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 /// What a process may cost more than a thread and still be called nearly as cheap.
 pub(crate) const CHEAP: f64 = 0.10;
 
+/// What is cheaper than this is noise, and a logarithm has no zero.
+pub(crate) const FLOOR: f64 = 0.01;
+
 /// The median; of an even number, the mean of the two in the middle. NaN of nothing.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.into_iter().collect();
@@ -113,20 +116,23 @@ impl Threshold {
     }
 }
 
-/// Where the cost falls to [`CHEAP`], on a straight line between two points over the logarithm of the length.
+/// Where the cost falls to [`CHEAP`], on a straight line between two points when both axes are logarithmic: what costs
+/// the same for each task, whatever its length, makes such a line.
 fn crossing((from, high): (f64, f64), (to, low): (f64, f64)) -> f64 {
-    let way = (high - CHEAP) / (high - low);
+    let way = (high / CHEAP).ln() / (high / low.max(FLOOR)).ln();
     from * (to / from).powf(way)
 }
 
-/// A length in µs, for reading.
+/// A time in µs, for reading.
 pub(crate) fn length(us: f64) -> String {
     if us >= 1e6 {
         format!("{} s", short(us / 1e6))
     } else if us >= 1e3 {
         format!("{} ms", short(us / 1e3))
-    } else {
+    } else if us >= 0.1 || us == 0.0 {
         format!("{} µs", short(us))
+    } else {
+        format!("{} ns", short(us * 1e3))
     }
 }
 
@@ -186,9 +192,11 @@ mod tests {
 
     #[test]
     fn the_threshold_lies_where_the_cost_falls_to_a_tenth() {
-        let found = threshold(&[3.0, 0.6, 0.2, 0.0]);
-        assert!((found.task_us.unwrap() - 316.2).abs() < 0.1, "half way between 100 and 1,000: {found:?}");
-        assert!(found.sentence.contains("tasks of about 316 µs on"), "{}", found.sentence);
+        let found = threshold(&[20.0, 2.0, 0.2, 0.02]);
+        assert!((found.task_us.unwrap() - 200.0).abs() < 0.1, "each task costs 20 µs more: {found:?}");
+        assert!(found.sentence.contains("tasks of about 200 µs on"), "{}", found.sentence);
+        let found = threshold(&[20.0, 2.0, 0.2, -0.5]);
+        assert!(found.task_us.is_some_and(|us| us > 100.0 && us < 200.0), "{found:?}");
     }
 
     #[test]
@@ -210,6 +218,6 @@ mod tests {
     fn numbers_are_short() {
         let shown = [0.0, 0.25, 1.0, 12.0, 12.34, 999.6, 12_345.0, 4_400_000.0, 0.0886, 0.0002].map(short);
         assert_eq!(shown, ["0", "0.25", "1", "12", "12.3", "1000", "12.3 k", "4.40 M", "0.089", "2.0e-4"]);
-        assert_eq!([12.0, 1_500.0].map(length), ["12 µs", "1.50 ms"]);
+        assert_eq!([0.0123, 12.0, 1_500.0, 2e6].map(length), ["12.3 ns", "12 µs", "1.50 ms", "2 s"]);
     }
 }

@@ -66,9 +66,9 @@ pub(crate) enum Workload {
     AsyncWait,
     /// Nothing, but one task in a thousand is killed as if out of memory
     Crash,
-    /// Nothing, by the executor's own `map`, each item by itself
+    /// Nothing, by the executor's own map, each item by itself
     Map,
-    /// Nothing, by the executor's own `map`, in chunks of 1,024 items
+    /// Nothing, by the executor's own map, in chunks of 1,024 items
     MapChunks,
 }
 
@@ -119,9 +119,9 @@ impl Workload {
         self.payload().map_or(usize::MAX, |bytes| ((128 << 20) / bytes).min(1_024))
     }
 
-    /// The number of tasks of a batch is a multiple of this.
-    pub(crate) fn step(self) -> u64 {
-        if self == Workload::Crash { CRASH_EVERY } else { 1 }
+    /// The number of tasks of a batch is a multiple of this, so that all workers have some, and as many of them.
+    pub(crate) fn step(self, workers: usize) -> u64 {
+        if self == Workload::Crash { CRASH_EVERY } else { self.window().min(4 * workers) as u64 }
     }
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn crashes(n: u64) -> bool {
     n % CRASH_EVERY == CRASH_EVERY / 2
 }
 
-/// How many rounds of [`spin`] take a microsecond: the best of several tries, because everything else that runs can only
+/// How many rounds of [`spin()`] take a microsecond: the best of several tries, because everything else that runs can only
 /// make them slower.
 pub(crate) fn calibrate() -> f64 {
     let mut rounds = 1_000;
@@ -184,6 +184,16 @@ pub(crate) fn calibrate() -> f64 {
     }
     let best = (0..20).map(|_| time_spin(rounds)).min().unwrap_or_default();
     rounds as f64 / (best.as_secs_f64() * 1e6)
+}
+
+/// How long the prime check takes here: the best of several tries.
+pub(crate) fn time_prime() -> Duration {
+    let time = || {
+        let start = Instant::now();
+        std::hint::black_box(is_prime(std::hint::black_box(PRIME)));
+        start.elapsed()
+    };
+    (0..20).map(|_| time()).min().unwrap_or_default()
 }
 
 /// How long so many rounds take.
@@ -208,6 +218,13 @@ mod tests {
     #[test]
     fn one_task_in_a_thousand_crashes() {
         assert_eq!((0..5 * CRASH_EVERY).filter(|n| crashes(*n)).count(), 5);
+    }
+
+    #[test]
+    fn a_batch_has_work_for_all_workers_but_no_more_than_may_be_under_way() {
+        assert_eq!(Workload::Io10ms.step(3), 12);
+        assert_eq!(Workload::Payload64MiB.step(3), 2);
+        assert_eq!(Workload::Crash.step(3), CRASH_EVERY);
     }
 
     #[test]

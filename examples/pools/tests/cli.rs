@@ -88,8 +88,8 @@ fn the_html_needs_nothing_else() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let page = std::fs::read_to_string(directory.path().join("out.html")).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.contains("</html>"));
-    assert_eq!(page.matches("<svg").count(), if cfg!(unix) { 4 } else { 3 }, "a plot for each workload and the answer");
-    assert_eq!(page.matches("<table").count(), 3);
+    assert_eq!(page.matches("<svg").count(), if cfg!(unix) { 5 } else { 4 }, "workloads, peers, and the answer");
+    assert_eq!(page.matches("<table").count(), 4);
     assert!(page.contains("@media print"));
     assert!(!cfg!(unix) || page.contains("over threads here"), "the answer is missing");
     for outside in ["http", "src=", "href=", "url(", "@import", "<script", "<link", "<img", "<iframe"] {
@@ -124,13 +124,13 @@ fn a_regression_ends_with_1_and_none_with_0() {
 #[test]
 fn processes_and_crashes_are_measured_and_what_can_not_be_says_why() {
     let directory = TempDir::new().unwrap();
-    let args = ["--quick", "--workers", "1", "--json", "out.json", "--workloads", "crash,async-wait,payload-64kib"];
+    let args = ["--quick", "--workers", "1", "--json", "out.json", "--workloads", "crash,async-wait,payload-1mib"];
     let executors = ["--executors", "process-pool-spawn,process-pool-forkserver,procspawn,thread-pool,threadpool"];
     let output = pools().current_dir(directory.path()).args(args).args(executors).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let report = read_json(&directory.path().join("out.json"));
     for executor in ["process-pool-spawn", "process-pool-forkserver", "procspawn"] {
-        for workload in ["crash", "payload-64kib"] {
+        for workload in ["crash", "payload-1mib"] {
             assert!(report["results"][executor][workload].is_object(), "{executor}, {workload}: {report:#}");
         }
     }

@@ -3,6 +3,8 @@
 //! Forking a process with several threads leaves a child in which the others have vanished in the middle of what they
 //! did: locks (also the allocator's) stay locked, data stays half-written. With a single thread nothing of this can
 //! happen, and the child is an ordinary copy of the parent.
+//!
+//! And a number by which a child is noticed that somebody else has forked, whatever threads there were.
 
 use std::io;
 
@@ -19,6 +21,26 @@ pub enum Fork {
     },
     /// In the new process.
     Child,
+}
+
+/// A number by which what this process has made is told from what it has inherited by a plain `fork`: remember it with
+/// what is made, and compare later. It's the same as long as the process lives, another one in each child that it forks,
+/// and costs next to nothing (on Linux; elsewhere a system call).
+///
+/// Children that are made past the C library (`clone`, `_Fork`) are not noticed on Linux.
+#[inline]
+#[must_use = "it has no effect but its result"]
+pub fn fork_generation() -> u32 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // It fails when there is no memory for a few bytes, and then the next call tries again.
+        let _ = crate::forked::watch();
+        crate::forked::generation()
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        std::process::id()
+    }
 }
 
 /// Splits this process in two.

@@ -24,7 +24,8 @@
 //!   is either run or taken back, never both.
 //! - [`send_with_fds`] and [`recv_with_fds`] pass **descriptors** over a socket, [`Luggage`] those that belong to
 //!   messages.
-//! - [`fork_single_threaded`] makes a **process** without `exec`, and refuses where that would be unsound.
+//! - [`fork_single_threaded`] makes a **process** without `exec`, and refuses where that would be unsound;
+//!   [`fork_generation`] tells what a process has made from what it has inherited.
 //! - [`close_inherited`], [`remove_env`], [`take_stdin`], [`ignore_sigpipe`] and [`set_process_name`] are what a worker
 //!   does **to itself** before its first task; [`die_now`] is what it does when its parent has gone.
 //! - [`before_main!`] lets a **test binary** become a worker before its test harness starts.
@@ -117,7 +118,7 @@ pub use channel::{
 pub use channel::{ring::record::walk as __walk_ring, stream::fuzz as __fuzz_stream};
 pub use claims::{ClaimState, Claims};
 pub use fds::{recv_with_fds, send_with_fds};
-pub use fork::{Fork, fork_single_threaded};
+pub use fork::{Fork, fork_generation, fork_single_threaded};
 #[doc(hidden)]
 pub use hook::run as __run_before_main;
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -10,13 +10,16 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use polypool_ipc::{ClaimState, Claims, Exit, Fork, NotSingleThreaded, fork_single_threaded, try_wait_pid};
+    use polypool_ipc::{
+        ClaimState, Claims, Exit, Fork, NotSingleThreaded, fork_generation, fork_single_threaded, try_wait_pid,
+    };
 
     use super::common::Test;
 
     pub(crate) const TESTS: &[Test] = &[
         ("a_process_with_one_thread_forks", forks),
         ("a_process_with_two_threads_is_refused", refused),
+        ("a_child_is_of_another_generation_than_its_parent", generations),
         ("a_thread_that_has_been_joined_does_not_count", joined),
         ("the_child_may_start_threads_and_allocate", child_is_whole),
         ("a_claim_table_is_shared_over_a_fork", table),
@@ -76,6 +79,17 @@ mod tests {
         assert_eq!(cause.threads, 2);
         drop(stop);
         other.join().unwrap();
+    }
+
+    fn generations() {
+        let ours = fork_generation();
+        let exit = in_child(|| {
+            let theirs = fork_generation();
+            let exit = in_child(|| i32::from([ours, theirs].contains(&fork_generation())));
+            i32::from(theirs == ours || theirs != fork_generation() || exit != Exit::Code(0))
+        });
+        assert_eq!(exit, Exit::Code(0));
+        assert_eq!(fork_generation(), ours);
     }
 
     fn joined() {

@@ -31,6 +31,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::error::{Failure, ManagerError};
 use super::lead::{Background, Lead, Next};
+use super::proxy::Undo;
 use super::transport::{Address, ClientSecurity, Closer, FrameReader, FrameWriter, Limits, Peek, TransportError};
 use super::wire::{self, ClientHello, PROTOCOL, ROOT, Request, ServerHello, root};
 
@@ -60,6 +61,9 @@ const MOST_READ_BYTES: usize = 256 << 10;
 /// What a call ended with.
 pub(super) type Outcome = Result<Vec<u8>, Ended>;
 
+/// The same, and over which connection it came, if over any.
+pub(super) type Settled = (Outcome, Option<Arc<Connection>>);
+
 /// Why there is no result.
 #[derive(Clone, Debug)]
 pub(super) enum Ended {
@@ -80,42 +84,42 @@ pub(super) struct Ticket {
 
 #[derive(Debug, Default)]
 struct TicketState {
-    outcome: Option<Outcome>,
+    /// Whoever takes it out takes the connection with it: a ticket may be dropped under the connection's lock.
+    outcome: Option<Settled>,
     waker: Option<Waker>,
     /// Somebody wanted to wake the future while it was polled.
     nudged: bool,
     thread: Option<Thread>,
     /// The connection, and the number of the call there.
     sent: Option<(Arc<Connection>, u64)>,
+    /// The object that it was sent to.
+    object: u64,
     abandoned: bool,
-    /// What takes a late result back: an object and its method.
-    undo: Option<(u64, u32)>,
+    /// What takes a late result back.
+    undo: Option<Undo>,
 }
 
 impl Ticket {
     pub(super) fn complete(&self, outcome: Outcome) {
-        let (waker, thread, sent) = {
+        let (waker, thread) = {
             let mut state = self.state.lock();
-            let sent = state.sent.take();
+            let connection = state.sent.take().map(|(connection, _)| connection);
             if state.abandoned {
-                let undo = state.undo.take();
+                let (undo, object) = (state.undo.take(), state.object);
                 drop(state);
-                if let (Some((connection, _)), Some((object, method)), Ok(result)) = (&sent, undo, outcome) {
-                    connection.inner.undo(object, method, &result);
-                }
+                undo_late(undo, object, &(outcome, connection));
                 return;
             }
-            state.outcome = Some(outcome);
-            (state.waker.take(), state.thread.take(), sent)
+            state.outcome = Some((outcome, connection));
+            (state.waker.take(), state.thread.take())
         };
         if let Some(thread) = thread {
             thread.unpark();
         }
         wake(waker);
-        drop(sent);
     }
 
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Settled> {
         let (old, sent) = {
             let mut state = self.state.lock();
             if let Some(outcome) = state.outcome.take() {
@@ -161,11 +165,16 @@ impl Ticket {
         wake(waker);
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.state.lock().outcome.is_some()
     }
 
-    fn take(&self) -> Option<Outcome> {
+    /// The object that it was sent to.
+    pub(super) fn object(&self) -> u64 {
+        self.state.lock().object
+    }
+
+    fn take(&self) -> Option<Settled> {
         self.state.lock().outcome.take()
     }
 
@@ -173,26 +182,21 @@ impl Ticket {
         self.state.lock().abandoned
     }
 
-    /// Nobody waits for the outcome any more. If the call may wait at an object of the server, `waits_at`, that ends;
-    /// `undo`, an object and its method, takes back what a result gives, also one that has come already: then over the
-    /// connection `over`, because the ticket has left its own.
-    pub(super) fn abandon(&self, waits_at: Option<u64>, undo: Option<(u64, u32)>, over: Option<&Arc<Connection>>) {
-        let (outcome, sent, waker) = {
+    /// Nobody waits for the outcome any more. If the call may wait at an object of the server, for which it has an
+    /// `undo`, that ends; and what a result gives is taken back, also if it has come already.
+    pub(super) fn abandon(&self, undo: Option<Undo>) {
+        let (settled, sent, object, waker) = {
             let mut state = self.state.lock();
             state.abandoned = true;
             state.undo = undo;
-            (state.outcome.take(), state.sent.clone(), state.waker.take())
+            (state.outcome.take(), state.sent.clone(), state.object, state.waker.take())
         };
         // The executor's code, which may come back here.
         drop(waker);
-        match (outcome, sent, waits_at) {
-            (Some(Ok(result)), ..) => {
-                if let (Some((object, method)), Some(connection)) = (undo, over) {
-                    connection.inner.undo(object, method, &result);
-                }
-            }
-            (None, Some((connection, id)), Some(object)) => connection.inner.abandon(id, object),
-            (None, Some((connection, id)), None) => connection.inner.forsake(id),
+        match (settled, sent) {
+            (Some(settled), _) => undo_late(undo, object, &settled),
+            (None, Some((connection, id))) if undo.is_some() => connection.inner.abandon(id, object),
+            (None, Some((connection, id))) => connection.inner.forsake(id),
             _ => {}
         }
     }
@@ -214,7 +218,7 @@ impl Ticket {
     }
 
     /// Blocks until the outcome is there; `None` when the deadline has passed first.
-    pub(super) fn wait(self: &Arc<Self>, deadline: Option<Instant>) -> Option<Outcome> {
+    pub(super) fn wait(self: &Arc<Self>, deadline: Option<Instant>) -> Option<Settled> {
         loop {
             if !self.park(deadline) {
                 return self.take();
@@ -231,6 +235,19 @@ impl Ticket {
                 return None;
             }
         }
+    }
+}
+
+/// Takes back what came for nobody, over the connection by which it came: over another one, the server would take back
+/// what that has.
+fn undo_late(undo: Option<Undo>, object: u64, settled: &Settled) {
+    let (object, method) = match undo {
+        Some(Undo::Object(method)) => (object, method),
+        Some(Undo::Root(method)) => (ROOT, method),
+        Some(Undo::Nothing) | None => return,
+    };
+    if let (Ok(result), Some(connection)) = settled {
+        connection.inner.undo(object, method, result);
     }
 }
 
@@ -258,8 +275,20 @@ fn park(deadline: Option<Instant>) -> bool {
 pub(super) struct Connection {
     pub(super) generation: u64,
     inner: Arc<Inner>,
-    /// The process that has made it.
-    process: u32,
+    made_in: u32,
+}
+
+/// Tells what this process has made from what it has inherited by a plain `fork`, which belongs to its parent: sockets
+/// are the very ones of the parent, and locks may be those of threads that don't exist here.
+pub(super) fn here() -> u32 {
+    #[cfg(unix)]
+    {
+        polypool_ipc::fork_generation()
+    }
+    #[cfg(not(unix))]
+    {
+        0
+    }
 }
 
 struct Inner {
@@ -399,7 +428,7 @@ impl Connection {
             writing: Condvar::new(),
             unanswered: AtomicU32::new(0),
         });
-        Ok(Connection { generation: hello.generation, inner, process: std::process::id() })
+        Ok(Connection { generation: hello.generation, inner, made_in: here() })
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -429,7 +458,10 @@ impl Connection {
             let polled = background && !inner.looks;
             state.pending.insert(id, Pending { ticket: ticket.clone(), background, polled });
             // Before the reply can come, so that a completed ticket never has a connection.
-            ticket.state.lock().sent = Some((self.clone(), id));
+            {
+                let mut ticket = ticket.state.lock();
+                (ticket.sent, ticket.object) = (Some((self.clone(), id)), object);
+            }
             if background {
                 state.background += 1;
                 if polled {
@@ -474,13 +506,12 @@ impl Connection {
         if self.send(object, method, request, &ticket, By::Thread).is_err() {
             return Err(Ended::Lost(self.inner.death()));
         }
-        ticket.wait(None).unwrap_or_else(|| Err(Ended::Lost(self.inner.death())))
+        ticket.wait(None).map_or_else(|| Err(Ended::Lost(self.inner.death())), |(outcome, _)| outcome)
     }
 
-    /// Whether this is a child made by a plain `fork`, to which the connection of its parent doesn't belong: its socket
-    /// is the very one of the parent, and its locks may be those of threads that don't exist here.
+    /// Whether this is a forked child, to which the connection of its parent doesn't belong.
     fn is_a_copy(&self) -> bool {
-        self.process != std::process::id()
+        self.made_in != here()
     }
 
     /// Ends the connection; what is pending fails with this.
@@ -492,7 +523,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if !self.is_a_copy() {
+        if self.is_a_copy() {
+            // Its writer would say at the parent's socket that nothing more comes.
+            std::mem::forget(self.inner.clone());
+        } else {
             self.close("the connection was closed");
         }
     }
@@ -992,7 +1026,7 @@ mod tests {
                 let waker = Arc::new(Curious(shared.clone(), tell.clone())).into();
                 assert!(ticket.poll(&mut Context::from_waker(&waker)).is_pending());
             }
-            ticket.abandon(None, None, None);
+            ticket.abandon(None);
         });
         let dropped = [false, true].map(|_| told.recv_timeout(Duration::from_secs(60)).expect("it hangs"));
         assert_eq!(dropped, [false, true], "one while it is polled, one when nobody waits for it any more");
@@ -1006,9 +1040,11 @@ mod tests {
         assert!(ping().is_ok());
         // As a forked child finds it.
         let (generation, inner) = (connection.generation, connection.inner.clone());
-        let copy = Connection { generation, inner, process: connection.process + 1 };
+        let copy = Connection { generation, inner, made_in: connection.made_in + 1 };
         copy.post(ROOT, u32::MAX, Request::new());
+        let owners = Arc::strong_count(&connection.inner);
         drop(copy);
+        assert_eq!(Arc::strong_count(&connection.inner), owners, "the last copy must not drop the writer either");
         assert!(!connection.is_dead());
         assert!(ping().is_ok());
         let inner = connection.inner.clone();

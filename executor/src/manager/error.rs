@@ -49,6 +49,15 @@ pub enum ManagerError {
         /// Where it is.
         address: Address,
     },
+    /// The proxy, or the call, was inherited by a plain `fork`: it and its connection are the parent's.
+    #[error(
+        "the proxy was inherited by a fork, and its connection to the manager at {address} is that of the parent process; \
+         connect here with Manager::connect(..), and find objects by their names or by proxies that came as data"
+    )]
+    Forked {
+        /// Where the manager is.
+        address: Address,
+    },
     /// The object was removed, or nobody had referred to it any more.
     #[error(
         "the object is gone: it was removed, or nobody referred to it any more; give it a name with publish(..) to keep it"

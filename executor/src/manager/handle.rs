@@ -43,6 +43,8 @@ pub struct Manager {
 enum Place {
     Here(Arc<Server>),
     Process(ProcessPool),
+    /// Let go of untouched, in a forked child.
+    Inherited,
 }
 
 impl Manager {
@@ -108,6 +110,7 @@ impl Manager {
     /// [`ManagerError::InvalidOption`] if the server is a process of its own, which can be given only what is data,
     /// with [`create`](ManagerProxy::create), or what a constructor of the type makes there.
     pub fn host<T: Managed>(&self, value: T) -> Result<T::Proxy, ManagerError> {
+        self.proxy.remote.0.check_origin()?;
         let Place::Here(server) = &self.place else {
             return Err(ManagerError::InvalidOption(
                 "host(..) needs a manager in this process: take Manager::in_thread(), or create(..), or a constructor",
@@ -124,26 +127,41 @@ impl Manager {
     #[must_use = "it has no effect but its result"]
     pub fn pid(&self) -> Option<u32> {
         match &self.place {
-            Place::Here(_) => None,
-            Place::Process(pool) => pool.stats().workers.first().and_then(|worker| worker.pid),
+            Place::Process(pool) if !self.is_inherited() => pool.stats().workers.first().and_then(|worker| worker.pid),
+            _ => None,
         }
     }
 
     /// Ends the server: its objects are dropped, connections are closed, whoever waits for something gets an error.
     /// Methods that run are waited for, for 5 seconds at most. Called again, it does nothing.
+    ///
+    /// In a child of a plain `fork` it does nothing: the server is the parent's.
     pub fn shutdown(&self) {
+        if self.is_inherited() {
+            return;
+        }
         forget(&self.address);
         match &self.place {
             Place::Here(server) => server.shut_down(),
             Place::Process(pool) => {
                 let _ = pool.shutdown(Shutdown::Now).wait_timeout(Duration::from_secs(10));
             }
+            Place::Inherited => {}
         }
+    }
+
+    /// Whether this is a child of a plain `fork`, and the server that of its parent.
+    fn is_inherited(&self) -> bool {
+        self.proxy.remote.0.is_inherited()
     }
 }
 
 impl Drop for Manager {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            // Also what it is made of would close the parent's sockets.
+            std::mem::forget(std::mem::replace(&mut self.place, Place::Inherited));
+        }
         self.shutdown();
     }
 }
@@ -625,8 +643,11 @@ impl ManagerProxy {
     }
 
     fn about<P: Proxy>(&self, method: u32, proxy: &P, request: impl FnOnce(Request) -> Request) -> Call<()> {
+        let mut fits = proxy.remote().0.check_origin();
         if proxy.address() != &self.remote.0.address {
-            let error = ManagerError::InvalidOption("the proxy is of an object of another manager");
+            fits = Err(ManagerError::InvalidOption("the proxy is of an object of another manager"));
+        }
+        if let Err(error) = fits {
             return self.remote.request(method, Err(error), |_, _| Ok(()));
         }
         let (generation, object) = proxy.remote().0.identity();
@@ -726,6 +747,7 @@ mod tests {
 
     #[test]
     fn keys_are_in_no_message_to_the_process_of_the_server() {
+        #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
         let mut wanted = vec![(0..32).map(|at| at * 7 + 1).collect::<Vec<u8>>()];
         let builder = Manager::builder().auth_key(AuthKey::new(wanted[0].clone()).unwrap());
         #[cfg(feature = "tls")]
@@ -749,5 +771,24 @@ mod tests {
 
         let (setup, secrets) = Setup::of(&Manager::builder()).unwrap();
         assert!(setup.secrets.is_none() && secrets.is_none(), "without a key nothing is needed");
+    }
+
+    #[test]
+    fn a_forked_child_leaves_the_server_to_its_parent() {
+        let manager = Manager::in_thread().unwrap();
+        let Place::Here(server) = &manager.place else { panic!("it is here") };
+        // The thread of the connection is an owner as well.
+        manager.ping().wait().unwrap();
+        let owners = Arc::strong_count(server);
+        let copy = Manager {
+            proxy: ManagerProxy::new(manager.remote.inherited()),
+            address: manager.address.clone(),
+            place: Place::Here(server.clone()),
+        };
+        assert_eq!(copy.pid(), None);
+        copy.shutdown();
+        drop(copy);
+        manager.ping().wait().unwrap();
+        assert_eq!(Arc::strong_count(server), owners + 1, "not dropped: that would close the parent's sockets");
     }
 }

@@ -86,6 +86,10 @@
 //! * A server of [`start`](Manager::start) ends with the process that started it, even when that is killed. It leaves
 //!   nothing in the system.
 //!
+//! * A child of a plain **`fork`** (without `exec`) has copies of its parent's proxies, guards and calls, which are the
+//!   parent's: calls get [`ManagerError::Forked`] at once, drops do nothing. It [connects](Manager::connect) anew, and
+//!   finds objects by their names. Processes of a pool are no such children.
+//!
 //! # Who may connect
 //!
 //! By default the server listens at a Unix socket without a file and takes processes of the same user only. By TCP it
@@ -108,6 +112,8 @@ pub mod fuzzing;
 mod handle;
 mod hosted;
 mod lead;
+#[cfg(test)]
+mod losses;
 mod object;
 mod proxy;
 mod secrets;

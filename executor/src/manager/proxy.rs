@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::client::{By, Connection, Ended, NotSent, Outcome, Ticket};
+use super::client::{By, Connection, Ended, NotSent, Outcome, Settled, Ticket, here};
 use super::error::ManagerError;
 use super::hosted;
 use super::transport::{Address, ClientSecurity, ConnectError};
@@ -80,6 +80,7 @@ pub(super) struct Core {
     /// Calls of futures that wait for the connection.
     waiting: Mutex<Waiting>,
     own: Option<OwnConnection>,
+    made_in: u32,
 }
 
 /// The connection of a proxy that does not share the process's.
@@ -125,6 +126,7 @@ impl Remote {
             attaching: Mutex::new(()),
             waiting: Mutex::default(),
             own,
+            made_in: here(),
         }))
     }
 
@@ -134,13 +136,17 @@ impl Remote {
     }
 
     /// An object that was just made or found over the connection of `root`.
-    pub(super) fn attached(root: &Arc<Core>, schema: String, object: u64, name: Option<Arc<str>>) -> Self {
-        let attached = root.state.lock().attached.clone();
-        let generation = attached.as_ref().map_or(0, |connection| connection.generation);
-        Remote::new(root.address.clone(), schema.into(), State { object, generation, name, attached }, root.own.clone())
+    pub(super) fn attached(root: &Source<'_>, schema: String, object: u64, name: Option<Arc<str>>) -> Self {
+        let (core, connection) = (root.core, root.connection);
+        let state = State { object, generation: connection.generation, name, attached: Some(connection.clone()) };
+        Remote::new(core.address.clone(), schema.into(), state, core.own.clone())
     }
 
     fn with_own_connection(&self) -> Self {
+        if self.0.is_inherited() {
+            // Its calls say what is wrong.
+            return self.clone();
+        }
         let state = self.0.state.lock();
         let state =
             State { object: state.object, generation: state.generation, name: state.name.clone(), attached: None };
@@ -156,7 +162,7 @@ impl Remote {
         &self,
         method: u32,
         request: Result<Request, ManagerError>,
-        decode: fn(&[u8], &Arc<Core>) -> Result<R, ManagerError>,
+        decode: fn(&[u8], &Source<'_>) -> Result<R, ManagerError>,
     ) -> Call<R> {
         let state = match request {
             Ok(request) => CallState::Fresh(request),
@@ -165,24 +171,16 @@ impl Remote {
         Call { core: self.0.clone(), method, state, decode, undo: None, again: true, expected: None }
     }
 
-    /// Sends a request that nobody waits for, if there is a connection.
-    pub(super) fn post(&self, method: u32, request: Request) {
-        let (object, connection) = {
-            let state = self.0.state.lock();
-            (state.object, state.attached.clone())
-        };
-        if let Some(connection) = connection {
-            connection.post(object, method, request);
-        }
-    }
-
     pub(super) fn set_name(&self, name: &str) {
-        self.0.state.lock().name = Some(name.into());
+        if !self.0.is_inherited() {
+            self.0.state.lock().name = Some(name.into());
+        }
     }
 
     #[doc(hidden)]
     pub fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let core = &self.0;
+        core.check_origin().map_err(serde::ser::Error::custom)?;
         let (data, connection) = {
             let state = core.state.lock();
             let data = Data {
@@ -215,9 +213,12 @@ impl Remote {
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.0.state.lock();
         let mut shown = f.debug_struct("Proxy");
         shown.field("schema", &self.0.schema).field("address", &format_args!("{}", self.0.address));
+        if self.0.is_inherited() {
+            return shown.field("inherited", &true).finish_non_exhaustive();
+        }
+        let state = self.0.state.lock();
         if let Some(name) = &state.name {
             shown.field("name", name);
         }
@@ -226,6 +227,15 @@ impl fmt::Debug for Remote {
 }
 
 impl Core {
+    /// Whether this is a forked child that has the proxy from its parent. Then none of its locks is to be touched.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.made_in != here()
+    }
+
+    pub(super) fn check_origin(&self) -> Result<(), ManagerError> {
+        if self.is_inherited() { Err(ManagerError::Forked { address: self.address.clone() }) } else { Ok(()) }
+    }
+
     fn place(&self) -> Arc<Place> {
         self.own.clone().unwrap_or_else(|| place(&self.address))
     }
@@ -239,6 +249,7 @@ impl Core {
 
     /// Connects and attaches, if that is not done; blocks.
     pub(super) fn attach(&self) -> Result<(Arc<Connection>, u64), ManagerError> {
+        self.check_origin()?;
         let _only_one = self.attaching.lock();
         if let Some(attached) = self.connection() {
             return Ok(attached);
@@ -290,13 +301,15 @@ impl Core {
         outcome.map_err(|ended| self.explain_one(ended, None))
     }
 
+    fn gone(&self) -> ManagerError {
+        ManagerError::ServerGone { address: self.address.clone(), why: "it closed the connection".into() }
+    }
+
     fn explain_one(&self, ended: Ended, expected: Option<&str>) -> ManagerError {
         match ended {
             Ended::Failed(failure) => failure.explain(expected.unwrap_or(&self.schema)),
             Ended::Lost(error) => error,
-            Ended::NotSent(_) => {
-                ManagerError::ServerGone { address: self.address.clone(), why: "it closed the connection".into() }
-            }
+            Ended::NotSent(_) => self.gone(),
         }
     }
 
@@ -341,8 +354,10 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
+        let is_inherited = self.is_inherited();
         let state = self.state.get_mut();
         if state.object != ROOT
+            && !is_inherited
             && let Some(connection) = state.attached.take()
         {
             connection.post(ROOT, root::RELEASE, Request::new().number(state.object));
@@ -375,7 +390,7 @@ pub struct Call<R> {
     core: Arc<Core>,
     method: u32,
     state: CallState,
-    decode: fn(&[u8], &Arc<Core>) -> Result<R, ManagerError>,
+    decode: fn(&[u8], &Source<'_>) -> Result<R, ManagerError>,
     /// The method that takes a result back which nobody waits for any more.
     undo: Option<Undo>,
     /// Whether it may be sent once more, if it was certainly not received.
@@ -384,7 +399,34 @@ pub struct Call<R> {
     expected: Option<String>,
 }
 
-#[derive(Clone, Copy)]
+/// Where a result comes from.
+pub(super) struct Source<'a> {
+    pub(super) core: &'a Arc<Core>,
+    pub(super) connection: &'a Arc<Connection>,
+    object: u64,
+}
+
+impl Source<'_> {
+    pub(super) fn grant(&self) -> Grant {
+        Grant { connection: self.connection.clone(), object: self.object }
+    }
+}
+
+/// What an object has given to a connection: a lock, or permits. It is given back over that connection or not at all,
+/// for when that ends, the server takes it back by itself; over another one, something else would be given back.
+#[derive(Debug)]
+pub(super) struct Grant {
+    connection: Arc<Connection>,
+    object: u64,
+}
+
+impl Grant {
+    pub(super) fn give_back(&self, method: u32, request: Request) {
+        self.connection.post(self.object, method, request);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Undo {
     /// A method of the object.
     Object(u32),
@@ -441,13 +483,18 @@ impl<R> Call<R> {
 
     /// Sends the call now; the result is waited for later.
     pub fn start(mut self) -> Self {
-        if matches!(self.state, CallState::Fresh(_)) {
+        if let Err(error) = self.check_origin() {
+            self.state = CallState::Failed(error);
+        } else if matches!(self.state, CallState::Fresh(_)) {
             self.send_aside();
         }
         self
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Option<Result<R, ManagerError>> {
+        if let Err(error) = self.check_origin() {
+            return Some(Err(error));
+        }
         loop {
             match std::mem::replace(&mut self.state, CallState::Done) {
                 CallState::Failed(error) => return Some(Err(error)),
@@ -457,11 +504,11 @@ impl<R> Call<R> {
                     Err(error) => return Some(Err(error)),
                 },
                 CallState::Sent(ticket) => {
-                    let Some(outcome) = ticket.wait(deadline) else {
+                    let Some(settled) = ticket.wait(deadline) else {
                         self.state = CallState::Sent(ticket);
                         return None;
                     };
-                    if let Some(result) = self.finish(outcome) {
+                    if let Some(result) = self.finish(settled, ticket.object()) {
                         return Some(result);
                     }
                 }
@@ -470,9 +517,12 @@ impl<R> Call<R> {
     }
 
     /// The result; `None` when the call is to be sent once more.
-    fn finish(&mut self, outcome: Outcome) -> Option<Result<R, ManagerError>> {
+    fn finish(&mut self, (outcome, connection): Settled, object: u64) -> Option<Result<R, ManagerError>> {
         match outcome {
-            Ok(result) => Some((self.decode)(&result, &self.core)),
+            Ok(result) => Some(match &connection {
+                Some(connection) => (self.decode)(&result, &Source { core: &self.core, connection, object }),
+                None => Err(self.core.gone()),
+            }),
             Err(Ended::NotSent(request)) if std::mem::replace(&mut self.again, false) => {
                 self.state = CallState::Fresh(request);
                 None
@@ -519,6 +569,15 @@ impl<R> Call<R> {
         self.state = CallState::Sent(ticket);
     }
 
+    /// What a forked child has inherited is let go of untouched.
+    fn check_origin(&mut self) -> Result<(), ManagerError> {
+        let checked = self.core.check_origin();
+        if checked.is_err() && !matches!(self.state, CallState::Failed(_)) {
+            std::mem::forget(std::mem::replace(&mut self.state, CallState::Done));
+        }
+        checked
+    }
+
     fn check_reentry(&self) -> Result<(), ManagerError> {
         let (generation, object) = {
             let state = self.core.state.lock();
@@ -534,13 +593,17 @@ impl<R> Future for Call<R> {
     /// # Panics
     /// When polled after it was done.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Err(error) = self.check_origin() {
+            return Poll::Ready(Err(error));
+        }
         loop {
             match &self.state {
                 CallState::Fresh(_) => self.send_aside(),
                 CallState::Sent(ticket) => {
-                    let Poll::Ready(outcome) = ticket.poll(cx) else { return Poll::Pending };
+                    let Poll::Ready(settled) = ticket.poll(cx) else { return Poll::Pending };
+                    let object = ticket.object();
                     self.state = CallState::Done;
-                    if let Some(result) = self.finish(outcome) {
+                    if let Some(result) = self.finish(settled, object) {
                         return Poll::Ready(result);
                     }
                 }
@@ -557,18 +620,11 @@ impl<R> Future for Call<R> {
 
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
+        if self.check_origin().is_err() {
+            return;
+        }
         if let CallState::Sent(ticket) = &self.state {
-            let (object, attached) = {
-                let state = self.core.state.lock();
-                (state.object, state.attached.clone())
-            };
-            let undo = match self.undo {
-                Some(Undo::Object(method)) => Some((object, method)),
-                Some(Undo::Root(method)) => Some((ROOT, method)),
-                Some(Undo::Nothing) | None => None,
-            };
-            let waits_at = self.undo.map(|_| object);
-            ticket.abandon(waits_at, undo, attached.as_ref());
+            ticket.abandon(self.undo);
         }
     }
 }
@@ -601,7 +657,7 @@ impl Place {
         if let Some(connection) = kept.as_ref().filter(|connection| !connection.is_dead()) {
             return Ok(connection.clone());
         }
-        let security = REGISTRY.lock().security.get(address).cloned().unwrap_or_default();
+        let security = registry().lock().security.get(address).cloned().unwrap_or_default();
         let connection = Connection::open(address, &security).map_err(|error| match error {
             ManagerError::Connect { address, error }
                 if matches!(*error, ConnectError::KeyMissing | ConnectError::KeyRequired) =>
@@ -628,10 +684,31 @@ struct Registry {
     uses: u64,
 }
 
-static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
+/// The registry of a process, and of those that were forked off one from another. Each has its own, as the connections
+/// are not those of its parent, and as the lock may be in the hands of a thread that it doesn't have.
+#[derive(Default)]
+struct Era {
+    registry: OnceLock<(u32, Mutex<Registry>)>,
+    child: OnceLock<Box<Era>>,
+}
+
+fn registry() -> &'static Mutex<Registry> {
+    static FIRST: Era = Era { registry: OnceLock::new(), child: OnceLock::new() };
+    let (mut era, mut security) = (&FIRST, HashMap::new());
+    loop {
+        let new = || (here(), Mutex::new(Registry { security: security.clone(), ..Registry::default() }));
+        let (made_in, registry) = era.registry.get_or_init(new);
+        if *made_in == here() {
+            return registry;
+        }
+        // What it was told of keys it knows, unless somebody was just being told.
+        security = registry.try_lock().map(|registry| registry.security.clone()).unwrap_or_default();
+        era = era.child.get_or_init(Box::default);
+    }
+}
 
 fn place(address: &Address) -> Arc<Place> {
-    let mut registry = REGISTRY.lock();
+    let mut registry = registry().lock();
     registry.uses += 1;
     let uses = registry.uses;
     if let Some(place) = registry.places.get(address) {
@@ -667,7 +744,7 @@ fn is_idle(place: &Arc<Place>) -> bool {
 /// knows its key already.
 pub fn set_security(address: &Address, security: ClientSecurity) {
     let place = {
-        let mut registry = REGISTRY.lock();
+        let mut registry = registry().lock();
         registry.security.insert(address.clone(), security);
         // What was refused before may work now, and what works with the old key is not to go on with it.
         registry.places.remove(address)
@@ -678,11 +755,70 @@ pub fn set_security(address: &Address, security: ClientSecurity) {
 /// Forgets an address whose manager has ended, and closes the connection to it.
 pub(super) fn forget(address: &Address) {
     let place = {
-        let mut registry = REGISTRY.lock();
+        let mut registry = registry().lock();
         registry.security.remove(address);
         registry.places.remove(address)
     };
     if let Some(connection) = place.and_then(|place| place.connection.lock().take()) {
         connection.close("the manager was shut down");
+    }
+}
+
+#[cfg(test)]
+impl Remote {
+    /// As a forked child finds it.
+    pub(super) fn inherited(&self) -> Self {
+        let state = self.0.state.lock();
+        let attached = state.attached.clone();
+        let state = State { object: state.object, generation: state.generation, name: state.name.clone(), attached };
+        let mut core = Remote::new(self.0.address.clone(), self.0.schema.clone(), state, self.0.own.clone());
+        Arc::get_mut(&mut core.0).expect("it is new").made_in += 1;
+        core
+    }
+
+    /// Ends the connection, as a fault of the network or the death of the process does.
+    pub(super) fn cut(&self) {
+        if let Some(connection) = &self.0.state.lock().attached {
+            connection.close("it was cut");
+        }
+    }
+}
+
+#[cfg(test)]
+impl<R> Call<R> {
+    /// Whether its result has come.
+    pub(super) fn has_come(&self) -> bool {
+        matches!(&self.state, CallState::Sent(ticket) if ticket.is_done())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manager::Manager;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// The call as a forked child finds it.
+    fn inherited<R>(call: &Call<R>) -> Call<R> {
+        let CallState::Sent(ticket) = &call.state else { panic!("it was not sent") };
+        let Call { method, decode, undo, again, .. } = *call;
+        let core = Remote(call.core.clone()).inherited().0;
+        Call { core, method, state: CallState::Sent(ticket.clone()), decode, undo, again, expected: None }
+    }
+
+    #[test]
+    fn calls_that_a_forked_child_has_inherited_stay_its_parents() {
+        let manager = Manager::in_thread().unwrap();
+        let queue = manager.queue::<u8>().wait().unwrap();
+        let mut call = queue.get().start();
+        queue.len().wait().unwrap();
+        drop(inherited(&call));
+        assert!(matches!(inherited(&call).start().wait(), Err(ManagerError::Forked { .. })));
+        let polled = std::pin::pin!(inherited(&call)).poll(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Err(ManagerError::Forked { .. }))));
+        // None of that has taken the call back.
+        queue.put(&1).wait().unwrap();
+        assert_eq!(call.wait_timeout(LONG).expect("the call was taken back").unwrap(), 1);
     }
 }

@@ -590,7 +590,6 @@ impl Server {
     /// Gives back everything that a connection had.
     fn end(&self, session: &Arc<Session>, attached: Attached) {
         session.close();
-        self.state.lock().sessions.remove(&session.client);
         for slot in attached.keepers.values().filter_map(Weak::upgrade) {
             // What ends a wait is our own code, but it may drop what is the user's.
             let _ = panic::catch(|| slot.object.leave(session.client));
@@ -598,6 +597,8 @@ impl Server {
         for (object, (_, count)) in attached.slots {
             self.unrefer(object, count);
         }
+        // Last, so that who counts as connected no more has nothing any more.
+        self.state.lock().sessions.remove(&session.client);
     }
 }
 

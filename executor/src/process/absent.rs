@@ -39,6 +39,10 @@ impl Pool {
         match self.never {}
     }
 
+    pub(super) fn poke(&self) {
+        match self.never {}
+    }
+
     pub(super) fn stats(&self) -> Stats {
         match self.never {}
     }

@@ -5,6 +5,7 @@
 //! worker and never returns to the program's own code; a process that has it and yet reaches its own code has
 //! forgotten `init()`, and is refused a pool, so that no tree of processes can grow.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::BuildError;
@@ -14,6 +15,12 @@ pub(super) const VARIABLE: &str = "POLYPOOL_WORKER";
 
 /// Whether this process has called [`init`] or has the hook, so that the program can start itself as a worker.
 static HAS_ENTRY: AtomicBool = AtomicBool::new(false);
+
+/// The process that this one is a worker of.
+static PARENT: OnceLock<u32> = OnceLock::new();
+
+/// The name of this worker.
+static NAME: OnceLock<String> = OnceLock::new();
 
 /// What a process is started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +73,22 @@ pub fn init_before_main() {
     }
 }
 
+/// The process that wanted this worker, if this is one.
+pub(crate) fn parent() -> Option<u32> {
+    PARENT.get().copied()
+}
+
+/// The name of this worker, if this is one.
+pub(crate) fn own_name() -> Option<&'static str> {
+    NAME.get().map(String::as_str)
+}
+
+/// This worker has been told its name.
+#[cfg(unix)]
+pub(super) fn set_own_name(name: &str) {
+    let _ = NAME.set(name.to_owned());
+}
+
 /// Where a worker runs its tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TasksOn {
@@ -108,6 +131,9 @@ fn become_worker(value: &str, tasks_on: TasksOn) -> ! {
     if words.next() != Some(&super::wire::PROTOCOL.to_string()) {
         eprintln!("polypool: this program was built with another version of polypool than the one that starts it");
         std::process::exit(2);
+    }
+    if let Some(parent) = words.next().and_then(|pid| pid.parse().ok()) {
+        let _ = PARENT.set(parent);
     }
     let channel = match polypool_ipc::take_stdin() {
         Ok(channel) => channel,

@@ -378,6 +378,10 @@ impl Forked {
         self.end.kill();
     }
 
+    pub(super) fn signal(&self, signal: i32) {
+        self.end.signal(signal);
+    }
+
     /// Waits until it has ended and the server has said how.
     ///
     /// # Cancellation safety

@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::child::Watch;
 use crate::codec::Message;
 use crate::error::{BuildError, CodecError, SubmitError};
 use crate::executor::{Executor, Refused, Shutdown, Slot, Stats};
@@ -44,6 +45,7 @@ use async_trait::async_trait;
 pub use entry::init;
 #[doc(hidden)]
 pub use entry::init_before_main;
+pub(crate) use entry::{own_name, parent};
 use pool::Pool;
 
 /// How worker processes come to be.
@@ -122,6 +124,18 @@ impl ProcessPool {
     pub fn builder() -> ProcessPoolBuilder {
         ProcessPoolBuilder { config: Config::default(), initializer: None }
     }
+
+    /// A pool of one worker, which has the name itself, and of whose process `watch` is told.
+    pub(crate) fn of_one(name: String, watch: Arc<Watch>) -> Result<Self, BuildError> {
+        let mut builder = Self::builder().workers(1).name_prefix(name);
+        builder.config.watch = Some(watch);
+        builder.build()
+    }
+
+    /// There is something new for the supervisor to look at.
+    pub(crate) fn poke(&self) {
+        self.handle.pool.poke();
+    }
 }
 
 #[async_trait]
@@ -173,12 +187,14 @@ struct Config {
     backlog: Option<usize>,
     handshake_timeout: Duration,
     kill_grace: Duration,
+    /// Of a pool that is a single process: who is told of it.
+    watch: Option<Arc<Watch>>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Config {
-            workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            workers: crate::cores::cores(),
             prefix: "polypool".to_owned(),
             start_method: StartMethod::Spawn,
             executable: None,
@@ -191,6 +207,7 @@ impl Default for Config {
             backlog: None,
             handshake_timeout: Duration::from_secs(10),
             kill_grace: Duration::from_millis(100),
+            watch: None,
         }
     }
 }

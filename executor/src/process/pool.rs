@@ -180,6 +180,10 @@ impl Pool {
         Terminated::new(self.ended.clone().cancelled_owned())
     }
 
+    pub(super) fn poke(&self) {
+        self.notify.notify_one();
+    }
+
     pub(super) fn stats(&self) -> Stats {
         let state = self.state.lock();
         let workers: Vec<WorkerStats> = state

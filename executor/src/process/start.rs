@@ -59,6 +59,14 @@ impl Handle {
         }
     }
 
+    pub(super) fn signal(&self, signal: i32) {
+        match self {
+            Handle::Child(child) => child.signal(signal),
+            #[cfg(target_os = "linux")]
+            Handle::Forked(forked) => forked.signal(signal),
+        }
+    }
+
     pub(super) async fn wait(&self) -> WorkerExit {
         match self {
             Handle::Child(child) => child.wait().await,

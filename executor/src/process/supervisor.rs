@@ -124,6 +124,8 @@ struct Supervisor {
     this: std::rc::Weak<RefCell<Supervisor>>,
     /// The strongest shutdown that has been carried out.
     carried_out: Option<Shutdown>,
+    /// A signal that somebody asked for is on its way to the process.
+    was_signalled: bool,
 }
 
 /// What is to be done when nothing is borrowed, because it runs user code.
@@ -152,6 +154,7 @@ fn turn(supervisor: &Cast, what: impl FnOnce(&mut Supervisor)) -> bool {
             if let Some(what) = what.take() {
                 what(&mut borrowed);
             }
+            borrowed.pass_signals();
             borrowed.carry_out_shutdown();
             borrowed.dispatch();
             if borrowed.settlements.is_empty() {
@@ -236,6 +239,7 @@ impl Supervisor {
             fork_server: None,
             this: std::rc::Weak::new(),
             carried_out: None,
+            was_signalled: false,
         }
     }
 
@@ -305,6 +309,15 @@ impl Supervisor {
 
     fn give_back(&mut self, flights: Vec<super::link::Flight>) {
         self.settlements.extend(flights.into_iter().map(|flight| Settlement::TakeBack(flight.cell, flight.ticket)));
+    }
+
+    /// What a [`Process`](crate::Process) is to be sent; before anything else ends it.
+    fn pass_signals(&mut self) {
+        let Some(watch) = &self.pool.config.watch else { return };
+        for signal in watch.take_signals() {
+            self.was_signalled = true;
+            self.workers.values().for_each(|worker| worker.process.signal(signal));
+        }
     }
 
     fn carry_out_shutdown(&mut self) {
@@ -455,13 +468,15 @@ impl Supervisor {
         if !over || self.settlements.iter().any(|next| !matches!(next, Settlement::Cancel(_))) {
             return;
         }
+        self.pass_signals();
         for worker in self.workers.values_mut() {
             match worker.stage {
                 Stage::Ready if worker.in_flight() == 0 => {
                     worker.retire();
                     worker.flush();
                 }
-                Stage::Starting | Stage::Initialising => worker.kill(None),
+                // A signal that is blocked while the process starts must not be overtaken by this one.
+                Stage::Starting | Stage::Initialising if !self.was_signalled => worker.kill(None),
                 _ => {}
             }
         }
@@ -480,7 +495,10 @@ impl Supervisor {
             }
             let index = self.next_index;
             self.next_index += 1;
-            let name = format!("{}-{index}", self.pool.config.prefix);
+            let name = match &self.pool.config.watch {
+                Some(_) => self.pool.config.prefix.clone(),
+                None => format!("{}-{index}", self.pool.config.prefix),
+            };
             match self.pool.config.start_method {
                 StartMethod::Spawn => {
                     let started = start::spawn(&self.pool.config, &name);
@@ -535,6 +553,9 @@ impl Supervisor {
             Err(error) => return self.start_failed(&error.to_string()),
         };
         self.pool.state.lock().workers.insert(index, worker.info.clone());
+        if let Some(watch) = &self.pool.config.watch {
+            watch.started(worker.info.pid);
+        }
         let Some(this) = self.this.upgrade() else { return };
         self.workers.insert(index, worker);
         spawn_local(attend(this, index, stderr));
@@ -743,6 +764,9 @@ impl Supervisor {
             Stage::Dying(Some(what)) => WorkerExit::Protocol(what.clone()),
             _ => exit,
         };
+        if let Some(watch) = &self.pool.config.watch {
+            watch.ended(exit.clone());
+        }
         if worker.stage != Stage::Retiring {
             self.pool.workers_lost.fetch_add(1, Ordering::Relaxed);
         }

@@ -39,8 +39,12 @@ impl End {
     }
 
     pub(super) fn kill(&self) {
+        self.signal(polypool_ipc::SIGKILL);
+    }
+
+    pub(super) fn signal(&self, signal: i32) {
         // Fails when it has exited already, which is what is wanted.
-        let _ = self.pidfd.kill(polypool_ipc::SIGKILL);
+        let _ = self.pidfd.kill(signal);
     }
 }
 
@@ -67,6 +71,19 @@ impl Process {
     pub(super) fn kill(&self) {
         // Fails when it has exited already, which is what is wanted.
         let _ = self.child.borrow_mut().kill();
+    }
+
+    /// Sends a signal, if it has not been reaped.
+    pub(super) fn signal(&self, signal: i32) {
+        #[cfg(target_os = "linux")]
+        self.end.signal(signal);
+        #[cfg(not(target_os = "linux"))]
+        if let Ok(None) = self.child.borrow_mut().try_wait()
+            && let Some(pid) = i32::try_from(self.child.borrow().id()).ok().and_then(rustix::process::Pid::from_raw)
+            && let Some(signal) = rustix::process::Signal::from_named_raw(signal)
+        {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
     }
 
     /// Kills and reaps it, for a start that has failed.

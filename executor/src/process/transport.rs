@@ -279,8 +279,8 @@ impl Looks {
     }
 }
 
-/// How many cores this process may use.
+/// How many cores this process may use, asked once.
 pub(super) fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    *CORES.get_or_init(crate::cores::cores)
 }

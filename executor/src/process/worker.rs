@@ -144,6 +144,7 @@ impl Worker {
         let claims = Claims::open(claims, slots)?;
         let (reader, writer) = rings(&channel)?.map(RingSocket::split).unzip();
         polypool_ipc::set_process_name(&hello.name);
+        super::entry::set_own_name(&hello.name);
 
         let tasks: Vec<&'static Registration> = match crate::task::registry() {
             Ok(registry) => registry.values().copied().collect(),

@@ -38,6 +38,7 @@ use super::sleep::Sleep;
 use crate::backlog::{Lanes, Room, Sweeper};
 use crate::clock::{self, Clock};
 use crate::context::{self, Place};
+use crate::cores::cores;
 use crate::error::{SubmitError, TaskError};
 use crate::executor::inside::PoolId;
 use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
@@ -83,10 +84,6 @@ impl std::fmt::Debug for Config {
             .field("backlog", &self.backlog)
             .finish_non_exhaustive()
     }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 pub(super) struct Pool {

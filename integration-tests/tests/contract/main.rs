@@ -11,6 +11,7 @@ mod hardening;
 mod initializer;
 mod map;
 mod options;
+mod pool;
 mod results;
 mod shared;
 mod shutdown;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         .contract(options::ROWS)
         .contract(hardening::ROWS)
         .contract(shared::ROWS)
+        .contract(pool::ROWS)
         .tests(hardening::THREADS)
         .run()
 }

@@ -173,6 +173,13 @@ fn queue_waits_are_taken_back() {
             put.wait().unwrap();
             assert_eq!(queue.get_timeout(seconds(10)).wait().unwrap(), n);
         }
+        for n in 0..200 {
+            queue.put(&n).wait().unwrap();
+            drop(queue.try_get().start());
+            drop(queue.try_get());
+            assert_eq!(queue.get_timeout(seconds(10)).wait().unwrap(), n);
+            assert_eq!(queue.try_get().wait().unwrap(), None);
+        }
     });
 }
 
@@ -293,6 +300,15 @@ fn barrier() {
         drop(barrier.wait().start());
         assert!(eventually(seconds(10), || barrier.state().wait().unwrap().waiting == 0));
         assert!(matches!(manager.barrier(0).wait(), Err(ManagerError::Constructor(_))));
+        // Who may not wait, because too many calls do already, doesn't break it for the others.
+        let event = manager.event().wait().unwrap();
+        let waits: Vec<_> = (0..65_536).map(|_| event.wait().start()).collect();
+        assert!(matches!(barrier.wait().wait(), Err(ManagerError::Throttled { .. })));
+        assert!(!barrier.state().wait().unwrap().broken);
+        event.set().wait().unwrap();
+        for wait in waits {
+            wait.wait().unwrap();
+        }
     });
 }
 

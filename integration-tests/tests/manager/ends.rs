@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use integration_tests::{Row, eventually, rows, seconds, within};
+use integration_tests::{Row, eventually, millis, rows, seconds, within};
 use polypool::manager::{BindTo, Manager, ManagerError, Proxy as _};
 
 use crate::common::both;
@@ -10,6 +10,7 @@ use crate::common::both;
 pub(crate) const ROWS: &[Row<fn()>] = rows![
     a_killed_server_is_an_error_at_once,
     a_server_that_was_started_anew_is_another_one,
+    a_guard_of_an_old_server_gives_nothing_back_to_the_new_one,
     shutdown_leaves_nothing,
     shutdown_ends_all_waits,
     large_messages_are_refused_and_the_connection_goes_on,
@@ -62,9 +63,39 @@ fn a_server_that_was_started_anew_is_another_one() {
     let _new = second.named("n").value(&3u8).wait().unwrap();
     assert!(matches!(named.get().wait(), Err(ManagerError::Stale { .. })));
     assert!(matches!(other.get().wait(), Err(ManagerError::Stale { .. })));
+    // The new one has the number of the old one.
+    assert!(matches!(second.remove(&named).wait(), Err(ManagerError::ObjectGone)));
     named.reconnect().unwrap();
     assert_eq!(named.get().wait().unwrap(), 3);
     assert!(matches!(other.reconnect(), Err(ManagerError::Stale { .. })));
+}
+
+fn a_guard_of_an_old_server_gives_nothing_back_to_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join("manager");
+    let start = || Manager::builder().bind(BindTo::Unix(path.clone())).in_thread().unwrap();
+    let first = start();
+    let (lock, semaphore) = (first.named("l").lock().wait().unwrap(), first.named("s").semaphore(1).wait().unwrap());
+    let condition = first.named("c").condition().wait().unwrap();
+    let old = (lock.lock().wait().unwrap(), semaphore.acquire().wait().unwrap());
+    let old_condition = condition.lock().wait().unwrap();
+    drop(first);
+    let second = start();
+    let _objects = (second.named("l").lock().wait().unwrap(), second.named("s").semaphore(1).wait().unwrap());
+    let _condition = second.named("c").condition().wait().unwrap();
+    lock.reconnect().unwrap();
+    semaphore.reconnect().unwrap();
+    condition.reconnect().unwrap();
+    let new = (lock.lock().wait().unwrap(), semaphore.acquire().wait().unwrap(), condition.lock().wait().unwrap());
+    drop(old);
+    assert!(lock.is_locked().wait().unwrap());
+    assert_eq!(semaphore.available().wait().unwrap(), 0);
+    // The first guards of both, and yet this one is not that one.
+    let waited = old_condition.wait_timeout(millis(1)).wait();
+    assert!(matches!(waited, Err(ManagerError::NotHeld(_))), "{waited:?}");
+    drop(new);
+    assert!(!lock.is_locked().wait().unwrap());
+    assert_eq!(semaphore.available().wait().unwrap(), 1);
 }
 
 fn shutdown_leaves_nothing() {

@@ -4,6 +4,7 @@ mod builtins;
 mod common;
 mod encrypted;
 mod ends;
+mod forked;
 mod futures;
 mod managed;
 mod processes;
@@ -20,7 +21,9 @@ fn main() -> ExitCode {
         .tests(futures::ROWS)
         .tests(processes::ROWS)
         .tests(ends::ROWS)
+        .tests(forked::ROWS)
         .tests(encrypted::ROWS)
         .programs(ends::PROGRAMS)
+        .programs(forked::PROGRAMS)
         .run()
 }

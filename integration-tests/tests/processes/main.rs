@@ -4,6 +4,8 @@
 
 mod border;
 mod callbacks;
+mod child;
+mod command;
 mod common;
 mod crash;
 mod handles;
@@ -42,6 +44,9 @@ fn main() -> ExitCode {
         .tests(transport::ONCE)
         .tests(hostile::ONCE)
         .tests(hardening::ROWS)
+        .tests(child::ONCE)
+        .tests(command::ONCE)
         .programs(orphans::PROGRAMS)
+        .programs(child::PROGRAMS)
         .run()
 }

@@ -41,6 +41,20 @@ pub(super) struct Args {
     pub(super) report: Report,
 }
 
+/// Switches of curl that ask for what is done anyway.
+const AS_IT_IS: [&str; 10] = [
+    "basic",
+    "create-dirs",
+    "no-buffer",
+    "parallel-immediate",
+    "remove-on-error",
+    "retry-connrefused",
+    "show-error",
+    "tcp-nodelay",
+    "tlsv1",
+    "tlsv1.2",
+];
+
 const AFTER: &str = "See --help for all of it, with examples.";
 
 const AFTER_LONG: &str = "\
@@ -65,7 +79,7 @@ stand in a config file (--config, or fetch/config.toml in the directory of confi
 command line goes before variables, and these before the file. Every switch can be taken back: --no-ordered.
 
 Kinds of errors: bad-input, dns, connect, tls, connect-timeout, first-byte-timeout, idle-timeout, timeout, connection,
-truncated, protocol, redirect, too-large, status, denied, robots, output, extract, deadline, internal.
+truncated, partial, protocol, redirect, too-large, status, denied, robots, output, extract, deadline, internal.
 
 Exit codes: 0 all URLs succeeded; 1 some failed (see --fail-above); 2 wrong usage; 130 interrupted. Ctrl-C lets what
 runs finish within --grace, a second one doesn't.";
@@ -136,9 +150,17 @@ pub(super) struct Request {
     #[arg(short, long, value_name = "DATA|@FILE", alias = "data-ascii")]
     pub(super) data: Vec<String>,
 
+    /// The same where an @ stands for itself
+    #[arg(long, value_name = "DATA")]
+    pub(super) data_raw: Vec<String>,
+
     /// The same with the line ends of the file kept
     #[arg(long, value_name = "DATA|@FILE")]
     pub(super) data_binary: Vec<String>,
+
+    /// The same, encoded for a form; a name in front of = or @ is taken as it is
+    #[arg(long, value_name = "[NAME=]DATA|[NAME]@FILE")]
+    pub(super) data_urlencode: Vec<String>,
 
     /// A body of JSON, with the headers that say so
     #[arg(long, value_name = "DATA|@FILE")]
@@ -179,7 +201,7 @@ pub(super) struct Request {
     pub(super) oauth2_bearer: Option<String>,
 
     /// Who asks, by host, from ~/.netrc
-    #[arg(short, long)]
+    #[arg(short, long, alias = "netrc-optional")]
     pub(super) netrc: bool,
 
     /// The same from another file
@@ -215,7 +237,7 @@ pub(super) struct Limits {
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     pub(super) deadline: Option<Duration>,
 
-    /// Rows read ahead, to find hosts that have nothing to do
+    /// Rows read ahead, but for those beyond 8 MiB, to find hosts that have nothing to do
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub(super) lookahead: u32,
 
@@ -249,8 +271,8 @@ pub(super) struct Time {
 pub(super) struct Retry {
     /// Attempts after the first, where connection or server failed for the moment
     ///
-    /// That is a lost connection, a timeout (but not that of --max-time), a body cut short, and the statuses 408, 425, 429 and 5xx but for 501
-    /// and 505.
+    /// That is a lost connection, a timeout (but not that of --max-time), a body cut short, and the statuses 408, 425,
+    /// 429 and 5xx but for 501 and 505.
     #[arg(long, value_name = "N", alias = "retries", default_value_t = 2)]
     #[arg(value_parser = value_parser!(u32).range(0..=1000))]
     pub(super) retry: u32,
@@ -309,8 +331,20 @@ pub(super) struct Http {
     pub(super) noproxy: Option<String>,
 
     /// Who asks the proxy
-    #[arg(long, value_name = "USER:PASSWORD")]
+    #[arg(short = 'U', long, value_name = "USER:PASSWORD")]
     pub(super) proxy_user: Option<String>,
+
+    /// Connects to IPv4 addresses only
+    #[arg(short = '4', long, overrides_with = "ipv6")]
+    pub(super) ipv4: bool,
+
+    /// Connects to IPv6 addresses only
+    #[arg(short = '6', long, overrides_with = "ipv4")]
+    pub(super) ipv6: bool,
+
+    /// Speaks TLS 1.3 only, not 1.2
+    #[arg(long = "tlsv1.3")]
+    pub(super) tls13: bool,
 
     /// Trusts the certificates in a PEM file as well; may be repeated
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -435,7 +469,7 @@ pub(super) struct Report {
     pub(super) man: bool,
 
     /// Accepted for those who type them: that is how it is anyway
-    #[arg(short = 'f', long, short_alias = 'S', alias = "show-error", hide = true)]
+    #[arg(short = 'f', long, short_aliases = ['S', 'N'], aliases = AS_IT_IS, hide = true)]
     pub(super) fail: bool,
 
     /// As above

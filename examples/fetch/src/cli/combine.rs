@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderValue, REFERER, USER_AGENT,
 };
@@ -21,8 +22,8 @@ use super::{Surroundings, values};
 use crate::input::header::{header, header_name, method};
 use crate::request::Payload;
 use crate::settings::{
-    Auth, Concurrency, ExtractSettings, HttpSettings, HttpVersion, InputFormat, InputSettings, Limits, OutputSettings,
-    Proxy, Rate, ReportSettings, RequestDefaults, RetrySettings, Settings,
+    Auth, Concurrency, ExtractSettings, Family, HttpSettings, HttpVersion, InputFormat, InputSettings, Limits,
+    OutputSettings, Proxy, Rate, ReportSettings, RequestDefaults, RetrySettings, Settings,
 };
 
 /// Requests at once to a host that is treated politely.
@@ -38,7 +39,7 @@ pub(super) fn settings(args: Args, matches: &ArgMatches, around: &Surroundings<'
     let limits = limits(&args.limits, args.http.polite);
     let files = files(&args.input, around)?;
     let stdin = files.iter().any(|file| file == Path::new("-"));
-    let (defaults, user_agent) = request(&args.request, stdin)?;
+    let (defaults, user_agent) = request(&args.request, matches, stdin)?;
     let http = http(args.http, args.time, &args.request, user_agent, args.input.demo, around)?;
     let rule = args.extract.extract_regex.or(args.extract.extract_css);
     let workers = args.extract.extract_workers.map(usize::from);
@@ -93,7 +94,9 @@ pub(super) fn settings(args: Args, matches: &ArgMatches, around: &Surroundings<'
 fn together(args: &Args, matches: &ArgMatches) -> Result<()> {
     let Args { input, request, limits, http, output, extract, .. } = args;
     let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let has_body = !(request.data.is_empty() && request.data_binary.is_empty() && request.json.is_empty());
+    let data = [&request.data, &request.data_raw, &request.data_binary, &request.data_urlencode];
+    let has_data = data.iter().any(|data| !data.is_empty());
+    let has_body = has_data || !request.json.is_empty();
     let is_table = |path: &PathBuf| path.extension().is_some_and(|end| end == "csv" || end == "tsv");
     let tables = match input.format {
         InputFormat::Auto => input.from.iter().any(is_table),
@@ -110,10 +113,8 @@ fn together(args: &Args, matches: &ArgMatches) -> Result<()> {
         ),
         (http.http1 && http.http2_prior_knowledge, "give one of --http1.1 and --http2-prior-knowledge"),
         (request.user.is_some() && request.oauth2_bearer.is_some(), "give one of --user and --oauth2-bearer"),
-        (
-            !request.json.is_empty() && request.data.len() + request.data_binary.len() > 0,
-            "give one of --json and --data",
-        ),
+        (has_data && !request.json.is_empty(), "give one of --json and --data"),
+        (http.ipv4 && http.ipv6, "give one of --ipv4 and --ipv6"),
         (request.get && !request.json.is_empty(), "--get puts --data into the URL, not --json"),
         (request.get && !has_body, "--get goes with --data: it puts that into the URL"),
         (request.head && has_body && !request.get, "--head sends no body: leave out --data, or add --get"),
@@ -169,10 +170,10 @@ fn limits(args: &args::Limits, polite: bool) -> Limits {
 }
 
 /// Also the name of the client, which the headers may take away.
-fn request(args: &args::Request, stdin_has_rows: bool) -> Result<(RequestDefaults, String)> {
+fn request(args: &args::Request, matches: &ArgMatches, stdin_has_rows: bool) -> Result<(RequestDefaults, String)> {
     let (mut headers, mut user_agent) = (HeaderMap::new(), args.user_agent.clone());
     header("user-agent", &user_agent).map_err(|why| format!("--user-agent: {why}"))?;
-    let mut body = body(args, stdin_has_rows)?;
+    let mut body = body(args, matches, stdin_has_rows)?;
     let mut query = None;
     if args.get {
         let Payload::Bytes(bytes) = &body else { return Err("--get can't put so much into URLs".into()) };
@@ -257,34 +258,76 @@ fn given_headers(
     Ok(())
 }
 
+/// How a part of a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// From a file without its line ends.
+    Text,
+    Raw,
+    Binary,
+    Encoded,
+}
+
 /// The parts as curl joins them.
-fn body(args: &args::Request, stdin_has_rows: bool) -> Result<Payload> {
-    if let ([], [], [whole]) = (&args.json[..], &args.data[..], &args.data_binary[..])
+fn body(args: &args::Request, matches: &ArgMatches, stdin_has_rows: bool) -> Result<Payload> {
+    let content = |flag, text: &str| match text.strip_prefix('@') {
+        None => Ok(text.as_bytes().to_vec()),
+        Some(file) => read(flag, file, stdin_has_rows),
+    };
+    if !args.json.is_empty() {
+        let parts = args.json.iter().map(|part| content("--json", part)).collect::<Result<Vec<_>>>()?;
+        return Ok(Payload::Bytes(parts.concat().into()));
+    }
+    let parts = parts(args, matches);
+    if let [(Part::Binary, whole)] = parts[..]
         && let Some(file) = whole.strip_prefix('@')
         && fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.len() > LARGE)
     {
         return Ok(Payload::File(file.into()));
     }
-    let text = |flag, text: &String| match text.strip_prefix('@') {
-        None => Ok(text.clone().into_bytes()),
-        Some(file) => read(flag, file, stdin_has_rows),
-    };
-    if !args.json.is_empty() {
-        let parts = args.json.iter().map(|part| text("--json", part)).collect::<Result<Vec<_>>>()?;
-        return Ok(Payload::Bytes(parts.concat().into()));
-    }
-    let mut parts = Vec::new();
-    for part in &args.data {
-        let mut bytes = text("--data", part)?;
-        if part.starts_with('@') {
-            bytes.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+    let parts = parts.into_iter().map(|(part, text)| match part {
+        Part::Text => {
+            let mut bytes = content("--data", text)?;
+            if text.starts_with('@') {
+                bytes.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+            }
+            Ok(bytes)
         }
-        parts.push(bytes);
-    }
-    for part in &args.data_binary {
-        parts.push(text("--data-binary", part)?);
-    }
+        Part::Raw => Ok(text.as_bytes().to_vec()),
+        Part::Binary => content("--data-binary", text),
+        Part::Encoded => encoded(text, stdin_has_rows),
+    });
+    let parts = parts.collect::<Result<Vec<_>>>()?;
     Ok(if parts.is_empty() { Payload::None } else { Payload::Bytes(Bytes::from(parts.join(&b'&'))) })
+}
+
+/// Those of all flags for parts, in the order in which they were given.
+fn parts<'a>(args: &'a args::Request, matches: &ArgMatches) -> Vec<(Part, &'a str)> {
+    let flags = [
+        ("data", Part::Text, &args.data),
+        ("data_raw", Part::Raw, &args.data_raw),
+        ("data_binary", Part::Binary, &args.data_binary),
+        ("data_urlencode", Part::Encoded, &args.data_urlencode),
+    ];
+    let mut parts = Vec::new();
+    for (id, part, texts) in flags {
+        let places = matches.indices_of(id).into_iter().flatten();
+        parts.extend(places.zip(texts).map(|(place, text)| (place, (part, text.as_str()))));
+    }
+    parts.sort_by_key(|&(place, _)| place);
+    parts.into_iter().map(|(_, part)| part).collect()
+}
+
+/// A part of a form: `data`, `=data`, `name=data`, `@file` or `name@file`.
+fn encoded(text: &str, stdin_has_rows: bool) -> Result<Vec<u8>> {
+    const ESCAPED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    let (name, data) = match (text.split_once('='), text.split_once('@')) {
+        (Some((name, data)), _) => (name, data.as_bytes().to_vec()),
+        (None, Some((name, file))) => (name, read("--data-urlencode", file, stdin_has_rows)?),
+        (None, None) => ("", text.as_bytes().to_vec()),
+    };
+    let data = percent_encode(&data, &ESCAPED).to_string().replace("%20", "+");
+    Ok(if name.is_empty() { data } else { format!("{name}={data}") }.into_bytes())
 }
 
 fn read(flag: &str, file: &str, stdin_has_rows: bool) -> Result<Vec<u8>> {
@@ -345,7 +388,13 @@ fn http(
         ca_certificates: args.cacert,
         client_certificate: args.cert.map(|cert| (cert, args.key)),
         insecure: args.insecure,
+        tls13: args.tls13,
         resolve,
+        family: match (args.ipv4, args.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        },
         deny_private: args.deny_private,
         polite: args.polite,
         if_changed: args.if_changed,

@@ -17,12 +17,15 @@ use toml::Value;
 use super::{Surroundings, is_switch};
 
 /// Of two of these, the one from the upper layer counts.
-const EXCLUSIVE: [(&str, &str); 5] = [
+const EXCLUSIVE: [(&str, &str); 8] = [
     ("extract-regex", "extract-css"),
     ("http1.1", "http2-prior-knowledge"),
     ("user", "oauth2-bearer"),
     ("json", "data"),
+    ("json", "data-raw"),
     ("json", "data-binary"),
+    ("json", "data-urlencode"),
+    ("ipv4", "ipv6"),
 ];
 
 /// Flags that ask for something else than a run, or for the file itself.

@@ -144,16 +144,48 @@ fn hint(mut error: clap::Error) -> clap::Error {
         "-O" | "--remote-name" | "-J" | "--remote-name-all" | "--remote-header-name" => {
             "-o DIR keeps every body under the host and path of its URL"
         }
-        "-w" | "--write-out" | "-i" | "--include" | "-v" | "--verbose" => "every record has status, sizes and times",
-        "-F" | "--form" => "send the body of a form with --data-binary @FILE and its content type with -H",
+        "-w" | "--write-out" => "every record has status, sizes and times",
+        "-i" | "--include" | "-D" | "--dump-header" | "-v" | "--verbose" | "--trace" | "--trace-ascii" => {
+            "every record has status, sizes and times; --warc FILE keeps all that was sent and came"
+        }
+        "-R" | "--remote-time" => "every record has last_modified",
+        "-F" | "--form" | "--form-string" => {
+            "send the body of a form with --data-binary @FILE and its content type with -H"
+        }
         "-T" | "--upload-file" => "-X PUT --data-binary @FILE sends a file",
-        "--cookie-jar" => "--cookies keeps the cookies of a run",
+        "--url-query" => "--get --data NAME=VALUE puts data into the URLs",
+        "--next" => "requests that differ are rows of JSON: see --format jsonl",
+        "--cookie-jar" | "-j" | "--junk-session-cookies" => "--cookies keeps the cookies of a run, and none of others",
         "-C" | "--continue-at" => "what was half fetched is continued by itself; --resume goes on with a run",
-        "-z" | "--time-cond" | "--etag-compare" => "--if-changed RECORDS asks for what has changed since that run",
+        "-z" | "--time-cond" | "--etag-compare" | "--etag-save" => {
+            "--if-changed RECORDS asks for what has changed since that run"
+        }
         "-r" | "--range" => "-H 'Range: bytes=0-99' asks for a part",
         "-y" | "-Y" | "--speed-time" | "--speed-limit" => "--idle-timeout ends what stalls",
         "--limit-rate" => "--rate limits requests, not bytes",
-        "-j" | "--parallel-immediate" | "--fail-early" => "there is no need for it; see --concurrency and --fail-above",
+        "--fail-early" => "a run goes on to its end; --fail-above says how many failures are too many",
+        "--retry-all-errors" => {
+            "--retry does again what may pass by itself; --resume --retry-failed does again all that failed"
+        }
+        "-#" | "--progress-bar" | "--no-progress-meter" => "there is a bar on a terminal; --quiet leaves it out",
+        "--no-keepalive" | "--keepalive-time" => "connections are kept for 4 s, for the next request to their host",
+        "--capath" => "--cacert FILE trusts the certificates in a file, and may be repeated",
+        "--cert-type" | "--key-type" | "--pass" => "--cert and --key take PEM, without a pass phrase",
+        "-1" | "--tlsv1.0" | "--tlsv1.1" | "-2" | "--sslv2" | "-3" | "--sslv3" => "TLS 1.2 is the oldest version",
+        "--tls-max" => "--tlsv1.3 is the newest version, and TLS 1.2 is spoken with those who don't know it",
+        "-0" | "--http1.0" => "--http1.1 is the oldest version",
+        "--http3" | "--http3-only" => "HTTP/2 is the newest version, spoken wherever it is offered",
+        "--connect-to" => "--resolve HOST:PORT:ADDRESS says where a host is; the port is that of the URL",
+        "--dns-servers" | "--doh-url" => "the system looks names up; --resolve HOST:PORT:ADDRESS goes before",
+        "--socks4" | "--socks4a" | "--socks5" | "--socks5-hostname" => {
+            "--proxy takes URLs such as socks5://HOST:PORT, or socks5h:// for names that the proxy looks up"
+        }
+        "-p" | "--proxytunnel" => "--proxy makes a tunnel for https: URLs by itself",
+        "--anyauth" | "--digest" | "--ntlm" | "--negotiate" => "--user authenticates by the basic scheme, the only one",
+        "--location-trusted" => "passwords go to the host they are for; --netrc knows those of several",
+        "--proto" | "--proto-redir" | "--proto-default" => "only http and https are spoken",
+        "--disable" => "--config /dev/null stands for no config file",
+        "-M" | "--manual" => "--man prints the manual page",
         _ => return error,
     };
     let instead = vec![StyledStr::from(instead)];

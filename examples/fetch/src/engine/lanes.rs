@@ -1,5 +1,5 @@
-//! Who may start next, and when. Every origin has a lane: a queue, a limit, a rate and a "not before". Hosts take turns,
-//! and nothing that waits (for its host, for a rate, for a second attempt) holds a slot that another could use.
+//! Who may start next, and when. Every origin has a lane: a queue, a limit, a rate and a "not before". Hosts take
+//! turns, and nothing that waits (for its host, for a rate, for a second attempt) holds a slot that another could use.
 //!
 //! Time comes from outside, except that the token buckets read the clock themselves.
 
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
+use super::room::Share;
 use crate::request::{Origin, Request};
 use crate::settings::{Limits, Rate};
 
@@ -28,6 +29,8 @@ pub(crate) struct Job {
     /// When the first one was.
     pub(crate) started: Option<(Instant, SystemTime)>,
     pub(crate) lane: LaneId,
+    /// Of the memory for what waits: held while it waits here.
+    pub(crate) share: Share,
 }
 
 /// Which lane a job is in. Valid for as long as the job is waiting or running.
@@ -63,7 +66,7 @@ pub(crate) struct Lanes {
     waiting: usize,
     /// No row beyond this one starts.
     horizon: u64,
-    /// Lanes that could start a job if the horizon were farther.
+    /// Lanes that could start a job, or could do so sooner, if the horizon were farther.
     beyond: Vec<LaneId>,
     /// With so many lanes, those that have nothing to do are cleared away.
     many: usize,
@@ -82,23 +85,18 @@ struct Lane {
     rate: Option<DefaultDirectRateLimiter>,
     /// When the last job started.
     last: Option<Instant>,
-    place: Place,
-}
-
-/// In which of the lists of [`Lanes`] a lane stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
-    #[default]
-    None,
-    Ready,
-    Asleep(Instant),
-    Beyond,
+    /// In which of the lists of [`Lanes`] it stands: `ready`, `asleep` until this instant (other entries there are
+    /// stale), `beyond`.
+    ready: bool,
+    alarm: Option<Instant>,
+    beyond: bool,
 }
 
 /// Why a lane starts nothing.
 enum Pause {
     Until(Instant),
-    Horizon,
+    /// Until the horizon is farther, or this instant if there is one.
+    Horizon(Option<Instant>),
     Idle,
 }
 
@@ -126,10 +124,8 @@ impl Lanes {
     pub(crate) fn set_horizon(&mut self, row: u64) {
         if std::mem::replace(&mut self.horizon, row) < row {
             for id in std::mem::take(&mut self.beyond) {
-                if self.lane(id).place == Place::Beyond {
-                    self.lane(id).place = Place::None;
-                    self.settle(id);
-                }
+                self.lane(id).beyond = false;
+                self.settle(id);
             }
         }
     }
@@ -140,19 +136,21 @@ impl Lanes {
     }
 
     /// Adds a new job to the lane of its origin.
-    pub(crate) fn push(&mut self, row: u64, id: Option<Box<str>>, request: Request) {
+    pub(crate) fn push(&mut self, row: u64, id: Option<Box<str>>, request: Request, share: Share) {
         let origin = request.origin();
         let lane = match self.by_origin.get(&origin) {
             Some(&lane) => lane,
             None => self.open(origin),
         };
-        self.lane(lane).queue.push_back(Job { row, id, request: Arc::new(request), attempts: 0, started: None, lane });
+        let job = Job { row, id, request: Arc::new(request), attempts: 0, started: None, lane, share };
+        self.lane(lane).queue.push_back(job);
         self.waiting += 1;
         self.settle(lane);
     }
 
     /// Adds a job whose attempt failed and that is to be tried again, not before `at`.
-    pub(crate) fn push_again(&mut self, job: Job, at: Instant) {
+    pub(crate) fn push_again(&mut self, mut job: Job, at: Instant) {
+        job.share.take_again();
         let lane = job.lane;
         self.lane(lane).delayed.insert((at, job.row), job);
         self.waiting += 1;
@@ -166,9 +164,9 @@ impl Lanes {
                 break;
             }
             self.asleep.pop();
-            // An entry that the lane has since left is stale.
-            if self.lane(id).place == Place::Asleep(at) {
-                self.lane(id).place = Place::None;
+            let lane = self.lane(id);
+            if lane.alarm == Some(at) {
+                lane.alarm = None;
                 self.settle(id);
             }
         }
@@ -183,23 +181,16 @@ impl Lanes {
             self.ready.pop_front();
             let horizon = self.horizon;
             let lane = self.lane(id);
-            lane.place = Place::None;
+            lane.ready = false;
             match lane.start(now, horizon) {
-                Ok(job) => {
+                Ok(mut job) => {
+                    job.share.give_back();
                     self.token = false;
                     self.waiting -= 1;
                     self.settle(id);
                     return Turn::Start(job);
                 }
-                Err(Pause::Until(at)) => {
-                    lane.place = Place::Asleep(at);
-                    self.asleep.push(Reverse((at, id)));
-                }
-                Err(Pause::Horizon) => {
-                    lane.place = Place::Beyond;
-                    self.beyond.push(id);
-                }
-                Err(Pause::Idle) => {}
+                Err(pause) => self.pause(id, pause),
             }
         }
         self.asleep.peek().map_or(Turn::Idle, |&Reverse((at, _))| Turn::At(at))
@@ -284,7 +275,7 @@ impl Lanes {
         let lane = self.lane(id);
         let remembers = lane.not_before.is_some_and(|at| at > Instant::now())
             || lane.last.is_some_and(|last| last.elapsed() < full);
-        if lane.running > 0 || lane.has_work() || lane.place != Place::None || remembers {
+        if lane.running > 0 || lane.has_work() || lane.is_listed() || remembers {
             return;
         }
         if let Some(origin) = std::mem::take(lane).origin {
@@ -293,14 +284,34 @@ impl Lanes {
         }
     }
 
+    /// Puts a lane that can't start a job now where it is found when it can.
+    fn pause(&mut self, id: LaneId, pause: Pause) {
+        let (until, beyond) = match pause {
+            Pause::Until(at) => (Some(at), false),
+            Pause::Horizon(at) => (at, true),
+            Pause::Idle => (None, false),
+        };
+        let lane = self.lane(id);
+        let beyond = beyond && !std::mem::replace(&mut lane.beyond, true);
+        // One that rings sooner will do: the lane looks again.
+        let until = until.filter(|&at| lane.alarm.is_none_or(|alarm| at < alarm));
+        if let Some(at) = until {
+            lane.alarm = Some(at);
+            self.asleep.push(Reverse((at, id)));
+        }
+        if beyond {
+            self.beyond.push(id);
+        }
+    }
+
     /// Puts a lane that could start a job among the ready ones.
     fn settle(&mut self, id: LaneId) {
         let lane = self.lane(id);
-        if lane.place == Place::Ready || lane.running >= lane.most || !lane.has_work() {
+        if lane.ready || lane.running >= lane.most || !lane.has_work() {
             return;
         }
         // Also one that is asleep: what came in may be due before what it waits for.
-        lane.place = Place::Ready;
+        lane.ready = true;
         self.ready.push_back(id);
     }
 }
@@ -308,6 +319,10 @@ impl Lanes {
 impl Lane {
     fn has_work(&self) -> bool {
         !self.queue.is_empty() || !self.delayed.is_empty()
+    }
+
+    fn is_listed(&self) -> bool {
+        self.ready || self.alarm.is_some() || self.beyond
     }
 
     /// The next job, or when there may be one.
@@ -321,8 +336,7 @@ impl Lane {
         let within = |&(_, row): &(Instant, u64)| row <= horizon;
         let due = self.delayed.range(..=(now, u64::MAX)).map(|(&key, _)| key).find(within);
         if due.is_none() && self.queue.front().is_none_or(|job| job.row > horizon) {
-            let later = self.delayed.keys().copied().find(within);
-            return Err(later.map_or(Pause::Horizon, |(at, _)| Pause::Until(at)));
+            return Err(Pause::Horizon(self.delayed.keys().copied().find(within).map(|(at, _)| at)));
         }
         if let Some(at) = self.rate.as_ref().and_then(|rate| refusal(rate, now)) {
             return Err(Pause::Until(at));
@@ -378,7 +392,7 @@ mod tests {
             body: Payload::None,
             timeout: None,
         };
-        lanes.push(row, None, request);
+        lanes.push(row, None, request, Share::default());
     }
 
     /// Starts all that may start; the rows in order.
@@ -533,6 +547,29 @@ mod tests {
         let mut rest = rows(&start_all(&mut lanes, later + Duration::from_secs(1)).0);
         rest.sort_unstable();
         assert_eq!(rest, [3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_lane_that_sleeps_starts_what_a_farther_horizon_allows() {
+        let mut lanes = Lanes::new(&limits(9), false);
+        for row in 1..=3 {
+            push(&mut lanes, row, "http://a/");
+        }
+        let now = Instant::now();
+        lanes.set_horizon(1);
+        let first = start_all(&mut lanes, now).0.remove(0);
+        let (lane, later) = (first.lane, now + Duration::from_secs(9));
+        lanes.push_again(first, later);
+        lanes.done(lane);
+        for row in 2..=3 {
+            let (none, turn) = start_all(&mut lanes, now);
+            assert!(none.is_empty());
+            assert!(matches!(turn, Turn::At(at) if at == later), "{turn:?}");
+            lanes.set_horizon(row);
+            assert_eq!(rows(&start_all(&mut lanes, now).0), [row]);
+        }
+        assert_eq!(lanes.asleep.len(), 1, "it is woken once for the same instant");
+        assert_eq!(rows(&start_all(&mut lanes, later).0), [1]);
     }
 
     #[test]

@@ -6,8 +6,10 @@
 mod adaptive;
 mod lanes;
 mod retry;
+mod room;
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,15 +24,19 @@ use tokio::sync::mpsc;
 use self::adaptive::Limit;
 use self::lanes::{Job, LaneId, Lanes, Turn};
 use self::retry::Verdict;
+pub(crate) use self::room::{Room, Share};
 use crate::extract::Extractor;
 use crate::http::{Attempt, Fetcher, Ticket};
 use crate::output::record::{Failure, Kind, Record};
-use crate::output::{Bodies, Page};
+use crate::output::{Bodies, Kept, Page};
 use crate::request::{Row, redacted};
 use crate::settings::Settings;
 
 /// How many pages may wait for extraction before nothing new is started.
 const PAGES: usize = 64;
+
+/// And bodies that are being kept.
+const BODIES: usize = 64;
 
 /// For how long another row is waited for after the deadline.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -54,13 +60,16 @@ pub(crate) struct Control {
     pub(crate) busiest: parking_lot::Mutex<Vec<(String, usize, usize)>>,
 }
 
+/// The rows as they are read, each with its share of the memory for what waits.
+pub(crate) type Incoming = mpsc::Receiver<(Row, Share)>;
+
 /// What a run works with.
 pub(crate) struct Parts {
     pub(crate) pool: ThreadPool,
     pub(crate) fetcher: Fetcher,
     pub(crate) bodies: Bodies,
     pub(crate) extractor: Option<Extractor>,
-    pub(crate) rows: mpsc::Receiver<Row>,
+    pub(crate) rows: Incoming,
     pub(crate) control: Arc<Control>,
     /// When the run started.
     pub(crate) start: Instant,
@@ -80,7 +89,7 @@ struct Engine {
     extractor: Option<Arc<Extractor>>,
     control: Arc<Control>,
     looked: Instant,
-    rows: mpsc::Receiver<Row>,
+    rows: Incoming,
     /// Whether `rows` has ended.
     read: bool,
     /// Whether rows are being taken in. It stops when there are enough and goes on when half of them are gone, so that
@@ -89,6 +98,7 @@ struct Engine {
     lanes: Lanes,
     limit: Limit,
     running: FuturesUnordered<Running>,
+    keeping: FuturesUnordered<Tagged<TaskFuture<io::Result<Kept>>, Record>>,
     extracting: FuturesUnordered<BoxFuture<'static, Record>>,
     finished: VecDeque<Record>,
     deadline: Option<Instant>,
@@ -118,6 +128,7 @@ impl Engine {
             lanes: Lanes::new(&settings.limits, settings.http.polite),
             limit: Limit::new(settings.limits.concurrency, start),
             running: FuturesUnordered::new(),
+            keeping: FuturesUnordered::new(),
             extracting: FuturesUnordered::new(),
             finished: VecDeque::new(),
             options: TaskOptions::new().deadline(deadline),
@@ -145,7 +156,7 @@ impl Engine {
                 *self.control.busiest.lock() = self.lanes.busiest(3);
             }
             let wake = self.start(now);
-            let idle = self.running.is_empty() && self.extracting.is_empty();
+            let idle = self.running.is_empty() && self.keeping.is_empty() && self.extracting.is_empty();
             if idle && self.finished.is_empty() && (self.until.is_some() || (self.read && self.lanes.waiting() == 0)) {
                 return None;
             }
@@ -160,6 +171,12 @@ impl Engine {
                     self.ended(job, outcome);
                     while let Some(Some((job, outcome))) = self.running.next().now_or_never() {
                         self.ended(job, outcome);
+                    }
+                }
+                Some((record, outcome)) = self.keeping.next() => {
+                    self.kept(record, outcome);
+                    while let Some(Some((record, outcome))) = self.keeping.next().now_or_never() {
+                        self.kept(record, outcome);
                     }
                 }
                 Some(record) = self.extracting.next() => self.finished.push_back(record),
@@ -183,23 +200,23 @@ impl Engine {
     }
 
     /// Takes a row in, and those that are there already.
-    fn take(&mut self, row: Option<Row>) {
-        let Some(row) = row else {
+    fn take(&mut self, row: Option<(Row, Share)>) {
+        let Some((row, share)) = row else {
             self.read = true;
             return;
         };
         self.patience = None;
-        self.sort(row);
+        self.sort(row, share);
         while self.wants_rows() {
             match self.rows.try_recv() {
-                Ok(row) => self.sort(row),
+                Ok((row, share)) => self.sort(row, share),
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => self.read = true,
             }
         }
     }
 
-    fn sort(&mut self, row: Row) {
+    fn sort(&mut self, row: Row, share: Share) {
         let Row { number, id, content } = row;
         match content {
             Ok(request) if self.is_over() => {
@@ -210,10 +227,11 @@ impl Engine {
                     attempts: 0,
                     started: None,
                     lane: LaneId::default(),
+                    share,
                 };
                 self.finished.push_back(record_of(&job, Record::default(), Some(too_late())));
             }
-            Ok(request) => self.lanes.push(number, id, *request),
+            Ok(request) => self.lanes.push(number, id, *request, share),
             Err(bad) => self.finished.push_back(Record {
                 id: id.map_or_else(|| number.to_string(), Into::into),
                 row: number,
@@ -246,7 +264,7 @@ impl Engine {
         let deadline = self.deadline.filter(|&deadline| deadline > now);
         let others = [self.until, deadline, self.patience].into_iter().flatten().min();
         self.lanes.set_horizon(self.control.horizon.load(Ordering::Relaxed));
-        while self.until.is_none() && self.running.len() < self.limit.get() && self.extracting.len() < PAGES {
+        while self.until.is_none() && self.running.len() < self.limit.get() && self.has_room() {
             match self.lanes.next(now) {
                 Turn::Start(job) => self.attempt(job, now),
                 Turn::At(at) => return others.into_iter().chain([at]).min(),
@@ -256,12 +274,18 @@ impl Engine {
         others
     }
 
+    /// Whether there are few enough bodies in memory.
+    fn has_room(&self) -> bool {
+        self.keeping.len() < BODIES && self.extracting.len() < PAGES
+    }
+
     fn attempt(&mut self, mut job: Job, now: Instant) {
         job.attempts += 1;
         job.started.get_or_insert_with(|| (now, SystemTime::now()));
         let ticket = Ticket { row: job.row, id: job.id.clone() };
         let (fetcher, bodies, request) = (self.fetcher.clone(), self.bodies.clone(), job.request.clone());
-        let attempt = async move { fetcher.attempt(&request, &ticket, &bodies).await };
+        // In a box, for it is large and passes through several hands.
+        let attempt = async move { fetcher.attempt(&request, &ticket, &bodies).await }.boxed();
         let task = self.pool.spawn_async_with(attempt, self.options.clone()).cancel_on_drop();
         self.running.push(task.tagged(job));
     }
@@ -304,7 +328,35 @@ impl Engine {
 
     fn finish(&mut self, job: &Job, attempt: Attempt) {
         let record = record_of(job, attempt.record, None);
-        match (&self.extractor, attempt.page) {
+        match attempt.body {
+            // Not here: a hash, a file and a compressed archive would hold up all the others.
+            Some(body) => self.keeping.push(self.pool.spawn(move || body.keep()).tagged(record)),
+            None => self.finished.push_back(record),
+        }
+    }
+
+    fn kept(&mut self, mut record: Record, outcome: Outcome<io::Result<Kept>>) {
+        let page = match outcome {
+            Ok(Ok(kept)) => {
+                record.bytes = kept.bytes;
+                record.sha256 = Some(kept.sha256);
+                record.file = kept.file;
+                record.body = kept.inline;
+                record.warc = kept.warc;
+                kept.page.filter(|_| record.error.is_none())
+            }
+            // What is wrong with the body of an error is of no interest.
+            Ok(Err(error)) => {
+                let message = format!("the body could not be kept: {error}");
+                record.error.get_or_insert(Failure { kind: Kind::Output, message });
+                None
+            }
+            Err(error) => {
+                record.error.get_or_insert(Failure { kind: Kind::Internal, message: error.to_string() });
+                None
+            }
+        };
+        match (&self.extractor, page) {
             (Some(extractor), Some(page)) => self.extracting.push(extract(extractor.clone(), page, record).boxed()),
             _ => self.finished.push_back(record),
         }

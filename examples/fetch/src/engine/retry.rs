@@ -38,7 +38,8 @@ pub(crate) fn judge(settings: &RetrySettings, method: &Method, attempts: u32, at
     Verdict::Again { delay, host: attempt.retry_after.is_some() || attempt.overload || unreachable }
 }
 
-/// The delay after so many attempts: exponential, with jitter, so that many who failed together don't come back together.
+/// The delay after so many attempts: exponential, with jitter, so that many who failed together don't come back
+/// together.
 fn backoff(settings: &RetrySettings, attempts: u32) -> Duration {
     let delays = ExponentialBuilder::new()
         .with_min_delay(settings.min_delay)

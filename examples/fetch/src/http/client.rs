@@ -5,6 +5,7 @@
 //! start.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,12 +14,13 @@ use anyhow::{Context, Result, bail, ensure};
 use reqwest::cookie::Jar;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
+use reqwest::tls::Version;
 use reqwest::{Certificate, Client, ClientBuilder, Identity, NoProxy, Url};
 
 use super::failure::Fault;
 use super::guard::PublicOnly;
 use crate::output::record::Kind;
-use crate::settings::{HttpSettings, HttpVersion, Proxy};
+use crate::settings::{Family, HttpSettings, HttpVersion, Proxy};
 
 /// Shorter than servers commonly wait (5 s and more), so that they seldom close a connection just as it is used again;
 /// and a batch over many hosts doesn't gather connections that it never needs again.
@@ -88,6 +90,9 @@ impl Recipe {
 
     fn secure(&self) -> Result<Client> {
         let mut builder = self.common()?.tls_danger_accept_invalid_certs(self.settings.insecure);
+        if self.settings.tls13 {
+            builder = builder.tls_version_min(Version::TLS_1_3);
+        }
         if !self.roots.is_empty() {
             builder = builder.tls_certs_merge(self.roots.clone());
         }
@@ -124,6 +129,12 @@ impl Recipe {
         if let Some(jar) = cookies {
             builder = builder.cookie_provider(jar.clone());
         }
+        // Where connections come from says where they may go.
+        builder = match settings.family {
+            None => builder,
+            Some(Family::V4) => builder.local_address(IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+            Some(Family::V6) => builder.local_address(IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+        };
         if settings.deny_private {
             builder = builder.dns_resolver(PublicOnly);
         }
@@ -142,10 +153,10 @@ impl Recipe {
 }
 
 /// The addresses of `--resolve` for each host. The resolver is not told the port, so all ports of a host have the same.
-fn overrides(settings: &HttpSettings) -> Result<Vec<(&str, &[std::net::SocketAddr])>> {
-    let mut hosts: Vec<(&str, &[std::net::SocketAddr])> = Vec::new();
+fn overrides(settings: &HttpSettings) -> Result<Vec<(&str, &[SocketAddr])>> {
+    let mut hosts: Vec<(&str, &[SocketAddr])> = Vec::new();
     for (host, _, addresses) in &settings.resolve {
-        let ips = |addresses: &[std::net::SocketAddr]| addresses.iter().map(|address| address.ip()).collect::<Vec<_>>();
+        let ips = |addresses: &[SocketAddr]| addresses.iter().map(|address| address.ip()).collect::<Vec<_>>();
         match hosts.iter().find(|(known, _)| known == host) {
             Some((_, others)) => ensure!(
                 ips(others) == ips(addresses),

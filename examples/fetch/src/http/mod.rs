@@ -48,9 +48,9 @@ use self::robots::{Answer, Robots};
 use self::validators::{Earlier, Validators};
 use self::watch::{Limits, Phase, Watch};
 use crate::output::record::{Kind, Record};
-use crate::output::{Bodies, Head, Page, Partial};
+use crate::output::{Bodies, Body, Head, Partial};
 use crate::request::{Payload, Request};
-use crate::settings::{HttpSettings, Settings};
+use crate::settings::{Family, HttpSettings, Settings};
 
 /// Bodies that nobody wants are read to the end if there is not more than this, so that the connection can be used
 /// again.
@@ -92,8 +92,8 @@ pub(crate) struct Attempt {
     pub(crate) retry_after: Option<Duration>,
     /// The server, or the way to it, has too much to do: 429, 503 or a timeout.
     pub(crate) overload: bool,
-    /// The body, if it is wanted for extraction.
-    pub(crate) page: Option<Page>,
+    /// The whole body, which is still to be kept.
+    pub(crate) body: Option<Body>,
 }
 
 impl Fetcher {
@@ -119,17 +119,13 @@ impl Fetcher {
         let (limits, start) = (Limits::new(&self.0.settings, request.timeout), Instant::now());
         let timer = pin!(limits.timer(start));
         let mut watch = Watch::new(limits, start, timer);
-        let mut record = Record::default();
-        let outcome = self.0.exchange(request, ticket, bodies, &mut watch, &mut record).await;
-        let mut attempt = Attempt { record, transient: false, retry_after: None, overload: false, page: None };
-        match outcome {
-            Ok(page) => attempt.page = page,
-            Err(fault) => {
-                attempt.record.error = Some(fault.failure);
-                attempt.transient = fault.transient;
-                attempt.retry_after = fault.retry_after;
-                attempt.overload = fault.overload;
-            }
+        let record = Record::default();
+        let mut attempt = Attempt { record, transient: false, retry_after: None, overload: false, body: None };
+        if let Err(fault) = self.0.exchange(request, ticket, bodies, &mut watch, &mut attempt).await {
+            attempt.record.error = Some(fault.failure);
+            attempt.transient = fault.transient;
+            attempt.retry_after = fault.retry_after;
+            attempt.overload = fault.overload;
         }
         attempt
     }
@@ -146,15 +142,15 @@ enum Want {
 }
 
 impl Inner {
-    /// From the request to the end of the body. What is learned on the way goes into the record, whatever comes after.
+    /// From the request to the end of the body. What is learned on the way is noted, whatever comes after.
     async fn exchange(
         &self,
         request: &Request,
         ticket: &Ticket,
         bodies: &Bodies,
         watch: &mut Watch<'_>,
-        record: &mut Record,
-    ) -> Result<Option<Page>, Fault> {
+        attempt: &mut Attempt,
+    ) -> Result<(), Fault> {
         let mut want = self.want(request, bodies);
         let (mut response, resumed) = loop {
             let mut response = self.follow(request, &want, watch).await?;
@@ -166,26 +162,30 @@ impl Inner {
                 // There is no such part: it has become shorter.
                 (Want::Rest(_), 416) => Want::All,
                 (Want::News(validators), 304) => {
-                    describe(&response, watch, record);
-                    validators.keep(record);
-                    return Ok(None);
+                    describe(&response, watch, &mut attempt.record);
+                    validators.keep(&mut attempt.record);
+                    return Ok(());
                 }
                 _ => break (response, None),
             };
             drain(&mut response, watch).await;
         };
-        describe(&response, watch, record);
+        describe(&response, watch, &mut attempt.record);
         let status = response.status();
+        if status == 206 && resumed.is_none() && !request.headers.contains_key(RANGE) {
+            attempt.record.bytes = drain(&mut response, watch).await;
+            return Err(Fault::new(Kind::Partial, "a part of the body came (206), though the whole was asked for"));
+        }
         let fault = (status.as_u16() >= 400).then(|| Fault::status(status, response.headers()));
         let has_body = request.method != Method::HEAD && status != 304;
         if fault.is_some() && !(has_body && bodies.wants(status.as_u16())) {
-            record.bytes = drain(&mut response, watch).await;
-            return fault.map_or(Ok(None), Err);
+            attempt.record.bytes = drain(&mut response, watch).await;
+            return fault.map_or(Ok(()), Err);
         }
         let received = if has_body {
-            self.receive(response, request, ticket, bodies, resumed, watch, record).await
+            self.receive(response, request, ticket, bodies, resumed, watch, attempt).await
         } else {
-            Ok(None)
+            Ok(())
         };
         // What is wrong with the body of an error is of no interest.
         fault.map_or(received, Err)
@@ -266,8 +266,9 @@ impl Inner {
         bodies: &Bodies,
         resumed: Option<(Partial, Option<u64>)>,
         watch: &mut Watch<'_>,
-        record: &mut Record,
-    ) -> Result<Option<Page>, Fault> {
+        attempt: &mut Attempt,
+    ) -> Result<(), Fault> {
+        let record = &mut attempt.record;
         let (partial, total) = resumed.map_or((None, None), |(partial, total)| (Some(partial), total));
         let most = self.settings.max_body.unwrap_or(u64::MAX);
         record.bytes = partial.as_ref().map_or(0, |partial| partial.len);
@@ -315,13 +316,8 @@ impl Inner {
             let message = format!("{} bytes of {total} have come, in several parts", record.bytes);
             return Err(Fault::new(Kind::Truncated, message));
         }
-        let kept = body.keep().map_err(|error| Fault::output(&error))?;
-        record.bytes = kept.bytes;
-        record.sha256 = Some(kept.sha256);
-        record.file = kept.file;
-        record.body = kept.inline;
-        record.warc = kept.warc;
-        Ok(kept.page)
+        attempt.body = Some(body);
+        Ok(())
     }
 
     /// Asks for a robots.txt; once more if that fails, since it decides about the whole origin.
@@ -374,7 +370,16 @@ impl Inner {
     }
 
     fn fault(&self, error: &reqwest::Error, stage: Stage) -> Fault {
-        Fault::client(error, stage, self.settings.connect_timeout)
+        let mut fault = Fault::client(error, stage, self.settings.connect_timeout);
+        // A host that has no such address looks as if nobody were there.
+        if fault.failure.kind == Kind::Connect {
+            fault.failure.message += match self.settings.family {
+                None => "",
+                Some(Family::V4) => " (with --ipv4)",
+                Some(Family::V6) => " (with --ipv6)",
+            };
+        }
+        fault
     }
 }
 

@@ -94,7 +94,8 @@ impl Robots {
             Rules::All => Ok(()),
             Rules::These(robot) if robot.delay.is_some_and(|delay| delay > LONGEST_DELAY || delay.is_nan()) => {
                 denied(format!(
-                    "robots.txt asks for more than {LONGEST_DELAY} s between two requests, which is as good as no (--polite)"
+                    "robots.txt asks for more than {LONGEST_DELAY} s between two requests, which is as good as no \
+                     (--polite)"
                 ))
             }
             Rules::These(robot) if robot.allowed(url.as_str()) => Ok(()),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-use super::{Draft, HeaderLines, header};
+use super::{Bad, Draft, HeaderLines, header};
 use crate::cli;
 use crate::request::Payload;
 
@@ -31,10 +31,7 @@ pub(super) fn parse(line: &str) -> Result<Draft, String> {
     };
     Ok(Draft {
         url: row.url,
-        id: row.id.map(|id| match id {
-            Id::Text(text) => text.into(),
-            Id::Number(number) => number.to_string().into(),
-        }),
+        id: row.id.map(Id::text),
         method: row.method.map(|method| header::method(&method)).transpose()?,
         headers: row.headers.map(|headers| headers.0).unwrap_or_default(),
         body: row.body.map(Body::payload).transpose()?,
@@ -42,13 +39,22 @@ pub(super) fn parse(line: &str) -> Result<Draft, String> {
     })
 }
 
-/// The URL of a line that is otherwise no request, so that its record can be told from others.
-pub(super) fn url_of(line: &str) -> Option<String> {
+/// What is known of a line that is no request, and why it is none: its URL and its id, as far as they can be read, tell
+/// its record from others.
+pub(super) fn bad(line: &str, why: String) -> Bad {
     #[derive(Deserialize)]
     struct Url {
         url: String,
     }
-    line.starts_with('{').then(|| serde_json::from_str::<Url>(line).ok())?.map(|row| row.url)
+    #[derive(Deserialize)]
+    struct Name {
+        id: Id,
+    }
+    // A list would do for serde as well.
+    let line = if line.starts_with('{') { line } else { "" };
+    let url = serde_json::from_str(line).map(|Url { url }| url).unwrap_or_default();
+    let id = serde_json::from_str(line).map(|Name { id }| id.text()).ok();
+    Bad { url, id, why }
 }
 
 #[derive(Deserialize)]
@@ -89,6 +95,15 @@ enum Tagged {
     Text(String),
     Base64(String),
     File(PathBuf),
+}
+
+impl Id {
+    fn text(self) -> Box<str> {
+        match self {
+            Id::Text(text) => text.into(),
+            Id::Number(number) => number.to_string().into(),
+        }
+    }
 }
 
 impl Body {

@@ -129,7 +129,7 @@ impl Rows {
                     match Template::parse(&draft.url) {
                         Ok(None) => return Some(Ok(Ok(draft))),
                         Ok(Some(template)) => current.template = Some(template),
-                        Err(why) => return Some(Ok(Err(Bad { url: draft.url, why }))),
+                        Err(why) => return Some(Ok(Err(Bad::new(draft.url, why)))),
                     }
                 }
                 draft => return Some(Ok(draft)),
@@ -142,7 +142,7 @@ impl Rows {
         let defaults = &self.settings.defaults;
         let mut url = match url(&draft.url, self.settings.base.as_ref()) {
             Ok(url) => url,
-            Err(why) => return Err(Bad { url: draft.url, why }),
+            Err(why) => return Err(Bad::new(draft.url, why)),
         };
         if let Some(query) = &defaults.query {
             let query = url.query().map_or_else(|| query.clone(), |old| format!("{old}&{query}"));
@@ -154,14 +154,14 @@ impl Rows {
             for value in values {
                 // Fails for more names than a map of them takes, some 24,000.
                 if headers.try_append(&name, value).is_err() {
-                    return Err(Bad { url: draft.url, why: "the row has too many headers".into() });
+                    return Err(Bad::new(draft.url, "the row has too many headers"));
                 }
             }
         }
         let body = match draft.body {
             Some(Payload::File(path)) => match self.file(&path) {
                 Ok(path) => Payload::File(path),
-                Err(why) => return Err(Bad { url: draft.url, why }),
+                Err(why) => return Err(Bad::new(draft.url, why)),
             },
             Some(body) => body,
             // Not with a row that asks for what has no body.
@@ -218,7 +218,7 @@ impl Iterator for Rows {
             };
             let (id, content) = match draft {
                 Ok(mut draft) => (draft.id.take(), self.request(draft)),
-                Err(bad) => (None, Err(bad)),
+                Err(mut bad) => (bad.id.take(), Err(bad)),
             };
             if let (Some(seen), Ok(request)) = (&mut self.seen, &content)
                 && !seen.is_new(request)
@@ -262,12 +262,14 @@ impl Draft {
 #[derive(Debug)]
 struct Bad {
     url: String,
+    /// What the row calls itself, if that is known.
+    id: Option<Box<str>>,
     why: String,
 }
 
 impl Bad {
-    fn new(why: impl Into<String>) -> Self {
-        Bad { url: String::new(), why: why.into() }
+    fn new(url: impl Into<String>, why: impl Into<String>) -> Self {
+        Bad { url: url.into(), id: None, why: why.into() }
     }
 }
 
@@ -483,20 +485,18 @@ impl Reader {
             Reader::Lines(lines) => loop {
                 match lines.next()? {
                     None => return Ok(None),
-                    Some(Line::Bad(why)) => return Ok(Some(Err(Bad::new(why)))),
+                    Some(Line::Bad(why)) => return Ok(Some(Err(Bad::new("", why)))),
                     Some(Line::Text(text)) if lines::is_comment(text) => {}
                     Some(Line::Text(text)) => return Ok(Some(Ok(Draft::of(text)))),
                 }
             },
             Reader::Jsonl(lines) => Ok(lines.next()?.map(|line| match line {
-                Line::Bad(why) => Err(Bad::new(why)),
-                Line::Text(text) => {
-                    jsonl::parse(text).map_err(|why| Bad { url: jsonl::url_of(text).unwrap_or_default(), why })
-                }
+                Line::Bad(why) => Err(Bad::new("", why)),
+                Line::Text(text) => jsonl::parse(text).map_err(|why| jsonl::bad(text, why)),
             })),
             Reader::Table { table, url, id, method } => Ok(match table.read()? {
                 None => None,
-                Some(Err(why)) => Some(Err(Bad::new(why))),
+                Some(Err(why)) => Some(Err(Bad::new("", why))),
                 Some(Ok(())) => Some(record(table, *url, *id, *method)),
             }),
         }
@@ -508,12 +508,14 @@ fn record(table: &Table<Input>, url: usize, id: Option<usize>, method: Option<us
     let field = |column: usize| match table.field(column) {
         None | Some(Ok("")) => Ok(None),
         Some(Ok(text)) => Ok(Some(text)),
-        Some(Err(_)) => Err(Bad::new(format!("column {} is not UTF-8", column + 1))),
+        Some(Err(_)) => Err(Bad::new("", format!("column {} is not UTF-8", column + 1))),
     };
     let optional = |column: Option<usize>| column.map_or(Ok(None), field);
-    let url = field(url)?.ok_or_else(|| Bad::new(format!("column {}, the URL, is empty", url + 1)))?;
-    let method = optional(method)?.map(header::method).transpose().map_err(|why| Bad { url: url.to_owned(), why })?;
-    Ok(Draft { id: optional(id)?.map(Box::from), method, ..Draft::of(url) })
+    let id = optional(id)?.map(Box::from);
+    let bad = |url: &str, why| Bad { id: id.clone(), ..Bad::new(url, why) };
+    let url = field(url)?.ok_or_else(|| bad("", format!("column {}, the URL, is empty", url + 1)))?;
+    let method = optional(method)?.map(header::method).transpose().map_err(|why| bad(url, why))?;
+    Ok(Draft { id, method, ..Draft::of(url) })
 }
 
 /// By the name, unless it was said.
@@ -757,6 +759,7 @@ mod tests {
         assert!(bad(&rows[2]).message.ends_with("in.CSV:4: column 2, the URL, is empty"), "{rows:?}");
         assert!(bad(&rows[3]).message.contains(":5: \"G T\" is no method"), "{rows:?}");
         assert_eq!(bad(&rows[3]).url, "http://c/");
+        assert_eq!((rows[2].id.as_deref(), rows[3].id.as_deref()), (Some("x"), Some("8")));
         assert_eq!((rows.len(), request(&rows[4]).url.as_str()), (5, "http://d/"));
         assert_eq!(Rows::total(&settings), Some(5));
     }
@@ -823,7 +826,24 @@ mod tests {
             assert!(words.iter().all(|word| bad.message.contains(word)), "{line:.80}: {}", bad.message);
         }
         let (_directory, row) = json(r#"{"url": "http://u:p@a/", "x": 1}"#);
-        assert_eq!(bad(&row).url, "http://a/");
+        assert_eq!((bad(&row).url.as_str(), row.id.as_deref()), ("http://a/", None));
+    }
+
+    #[test]
+    fn a_bad_json_line_keeps_the_id_that_can_be_read() {
+        for (line, url, id) in [
+            (r#"{"id": "a", "url": "http://a/", "x": 1}"#, "http://a/", Some("a")),
+            (r#"{"id": 7, "url": 1}"#, "", Some("7")),
+            (r#"{"id": "a"}"#, "", Some("a")),
+            (r#"{"id": "a", "url": "no url"}"#, "no url", Some("a")),
+            (r#"{"id": "a", "url": "http://a/", "body": {"file": "no/such"}}"#, "http://a/", Some("a")),
+            (r#"{"id": true, "url": "http://a/"}"#, "http://a/", None),
+            (r#"{"id": "a", "url": "http://a/""#, "", None),
+            (r#"["http://a/"]"#, "", None),
+        ] {
+            let (_directory, row) = json(line);
+            assert_eq!((bad(&row).url.as_str(), row.id.as_deref()), (url, id), "{line}");
+        }
     }
 
     #[test]

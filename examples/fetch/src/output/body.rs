@@ -75,6 +75,8 @@ pub(crate) struct Body {
     shared: Arc<Shared>,
     bytes: u64,
     hash: Sha256,
+    /// Whether the hash is of all that has come, and not of nothing yet: a small body is hashed when it is whole.
+    hashed: bool,
     store: Store,
     /// What its file will be called.
     name: Option<String>,
@@ -165,6 +167,7 @@ impl Bodies {
             shared: Arc::clone(shared),
             bytes: 0,
             hash: Sha256::new(),
+            hashed: true,
             store: Store::Nothing,
             name: None,
             draft: None,
@@ -189,11 +192,13 @@ impl Bodies {
         }
         if body.name.is_some() || body.draft.is_some() || body.page.is_some() || body.inline.is_some() {
             body.store = Store::Memory(Vec::new());
+            body.hashed = false;
         }
         if let Some(partial) = head.resumed {
             body.bytes = partial.len;
             let held = partial.into_held().ok_or_else(|| io::Error::other("the first part of the body is gone"))?;
             body.hash = held.hash;
+            body.hashed = true;
             body.store = Store::Named(held.file);
         }
         Ok(body)
@@ -234,6 +239,13 @@ impl Body {
     /// Takes the next piece.
     pub(crate) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.bytes += chunk.len() as u64;
+        if let Store::Memory(bytes) = &mut self.store
+            && bytes.len() + chunk.len() <= SMALL
+        {
+            bytes.extend_from_slice(chunk);
+            return Ok(());
+        }
+        self.hash_all();
         self.hash.update(chunk);
         if self.inline.is_some() && self.bytes > LONGEST_IN_MEMORY {
             let message = format!("the body is longer than {LONGEST_IN_MEMORY} bytes, which is too much for a record");
@@ -241,17 +253,19 @@ impl Body {
         }
         let written = match &mut self.store {
             Store::Nothing => Ok(()),
-            Store::Memory(bytes) => {
-                if bytes.len() + chunk.len() <= SMALL {
-                    bytes.extend_from_slice(chunk);
-                    return Ok(());
-                }
-                self.write_much(chunk)
-            }
+            Store::Memory(_) => self.write_much(chunk),
             Store::Named(file) => file.write_all(chunk),
             Store::Unnamed(file) => file.write_all(chunk),
         };
         written.map_err(|error| self.failed(&error))
+    }
+
+    /// Hashes what has been collected, once.
+    fn hash_all(&mut self) {
+        if let (false, Store::Memory(bytes)) = (self.hashed, &self.store) {
+            self.hash.update(bytes);
+        }
+        self.hashed = true;
     }
 
     /// To a file from now on, if it may have one.
@@ -292,6 +306,7 @@ impl Body {
     }
 
     fn put(&mut self) -> io::Result<Kept> {
+        self.hash_all();
         let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
         let mut kept = Kept { bytes: self.bytes, sha256, file: None, inline: None, warc: None, page: None };
         if let Some(how) = self.inline {

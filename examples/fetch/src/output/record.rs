@@ -82,6 +82,8 @@ pub(crate) enum Kind {
     Connection,
     /// The body ended before its time.
     Truncated,
+    /// A part of the body (206), though the whole was asked for.
+    Partial,
     /// What came was not HTTP, or not the encoding it said.
     Protocol,
     /// In circles, or more than `--max-redirs`.

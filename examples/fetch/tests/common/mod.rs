@@ -7,13 +7,14 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A run that takes longer than this hangs.
 const WATCHDOG: Duration = Duration::from_secs(90);
@@ -122,6 +123,18 @@ impl Server {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
+}
+
+/// Answers what comes over a connection of HTTP/2 with the protocol's name; `seen` gets the paths.
+pub async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin>(stream: S, seen: impl Fn(&str)) -> io::Result<()> {
+    let mut connection = h2::server::handshake(stream).await.map_err(io::Error::other)?;
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        seen(request.uri().path());
+        let response = axum::http::Response::default();
+        let mut body = respond.send_response(response, false).map_err(io::Error::other)?;
+        body.send_data("HTTP/2".into(), true).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 /// Makes closing it a reset.
@@ -261,14 +274,20 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) ->
 
 /// Runs a prepared program with this on its standard input. Panics, with the program killed, if it hangs.
 pub fn run_with(command: &mut Command, input: &[u8]) -> Run {
+    let input = input.to_vec();
+    run_fed(command, move |stdin| stdin.write_all(&input))
+}
+
+/// The same with `feed` writing to its standard input, on a thread of its own.
+pub fn run_fed(command: &mut Command, feed: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static) -> Run {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
-    thread::spawn(move || stdin.write_all(&input));
+    let mut stdin = child.stdin.take().unwrap();
+    thread::spawn(move || feed(&mut stdin)); // A program that has ended reads no more.
     let stdout = collect(child.stdout.take().unwrap());
     let stderr = collect(child.stderr.take().unwrap());
     let (start, mut peak) = (Instant::now(), 0);

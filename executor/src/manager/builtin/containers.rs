@@ -15,7 +15,7 @@ use crate::manager::Data;
 use crate::manager::error::{Failure, ManagerError};
 use crate::manager::hosted::{Update, UpdateCall};
 use crate::manager::object::{Answer, Cx, Flow, Object};
-use crate::manager::proxy::{Call, Core, Remote};
+use crate::manager::proxy::{Call, Remote, Source};
 use crate::manager::wire::{self, Body, Fields, Request, decode_result};
 
 /// How MessagePack writes that there is nothing; what an update of an absent key sees and may leave.
@@ -422,29 +422,29 @@ fn cut(failure: Failure) -> ManagerError {
     failure.explain("")
 }
 
-fn unit(_result: &[u8], _core: &Arc<Core>) -> Decoded<()> {
+fn unit(_result: &[u8], _source: &Source<'_>) -> Decoded<()> {
     Ok(())
 }
 
-fn flag(result: &[u8], _core: &Arc<Core>) -> Decoded<bool> {
+fn flag(result: &[u8], _source: &Source<'_>) -> Decoded<bool> {
     Fields(result).flag().map_err(cut)
 }
 
-fn count(result: &[u8], _core: &Arc<Core>) -> Decoded<usize> {
+fn count(result: &[u8], _source: &Source<'_>) -> Decoded<usize> {
     let number = Fields(result).number().map_err(cut)?;
     Ok(usize::try_from(number).unwrap_or(usize::MAX))
 }
 
-fn value<T: DeserializeOwned>(result: &[u8], _core: &Arc<Core>) -> Decoded<T> {
+fn value<T: DeserializeOwned>(result: &[u8], _source: &Source<'_>) -> Decoded<T> {
     decode_result(result)
 }
 
-fn optional<T: DeserializeOwned>(result: &[u8], _core: &Arc<Core>) -> Decoded<Option<T>> {
+fn optional<T: DeserializeOwned>(result: &[u8], _source: &Source<'_>) -> Decoded<Option<T>> {
     let mut fields = Fields(result);
     if fields.flag().map_err(cut)? { decode_result(fields.rest()).map(Some) } else { Ok(None) }
 }
 
-fn sequence<T: DeserializeOwned>(result: &[u8], _core: &Arc<Core>) -> Decoded<Vec<T>> {
+fn sequence<T: DeserializeOwned>(result: &[u8], _source: &Source<'_>) -> Decoded<Vec<T>> {
     let mut fields = Fields(result);
     let mut items = Vec::new();
     while !fields.is_empty() {
@@ -459,7 +459,7 @@ fn pair<K: DeserializeOwned, V: DeserializeOwned>(fields: &mut Fields<'_>) -> De
 }
 
 /// What was swapped: nothing, or the value that was found instead of the expected one.
-fn swapped<T: DeserializeOwned>(result: &[u8], _core: &Arc<Core>) -> Decoded<Result<(), T>> {
+fn swapped<T: DeserializeOwned>(result: &[u8], _source: &Source<'_>) -> Decoded<Result<(), T>> {
     let mut fields = Fields(result);
     if fields.flag().map_err(cut)? { Ok(Ok(())) } else { decode_result(fields.rest()).map(Err) }
 }
@@ -498,11 +498,11 @@ pub struct DictProxy<K, V> {
 proxy!(DictProxy, format!("dict<{}, {}>", type_name::<K>(), type_name::<V>()), K, V);
 
 impl<K: Data, V: Data> DictProxy<K, V> {
-    fn keyed<R>(&self, method: u32, key: &K, decode: fn(&[u8], &Arc<Core>) -> Decoded<R>) -> Call<R> {
+    fn keyed<R>(&self, method: u32, key: &K, decode: fn(&[u8], &Source<'_>) -> Decoded<R>) -> Call<R> {
         self.remote.request(method, Request::new().value(key), decode)
     }
 
-    fn plain<R>(&self, method: u32, decode: fn(&[u8], &Arc<Core>) -> Decoded<R>) -> Call<R> {
+    fn plain<R>(&self, method: u32, decode: fn(&[u8], &Source<'_>) -> Decoded<R>) -> Call<R> {
         self.remote.request(method, Ok(Request::new()), decode)
     }
 
@@ -531,9 +531,9 @@ impl<K: Data, V: Data> DictProxy<K, V> {
             .value(key)
             .and_then(|request| put_optional(request, expected))
             .and_then(|request| put_optional(request, new));
-        self.remote.request(method::COMPARE_AND_SWAP, request, |result, core| {
+        self.remote.request(method::COMPARE_AND_SWAP, request, |result, source| {
             let mut fields = Fields(result);
-            if fields.flag().map_err(cut)? { Ok(Ok(())) } else { optional(fields.rest(), core).map(Err) }
+            if fields.flag().map_err(cut)? { Ok(Ok(())) } else { optional(fields.rest(), source).map(Err) }
         })
     }
 
@@ -700,11 +700,11 @@ pub struct ListProxy<T> {
 proxy!(ListProxy, format!("list<{}>", type_name::<T>()), T);
 
 impl<T: Data> ListProxy<T> {
-    fn plain<R>(&self, method: u32, decode: fn(&[u8], &Arc<Core>) -> Decoded<R>) -> Call<R> {
+    fn plain<R>(&self, method: u32, decode: fn(&[u8], &Source<'_>) -> Decoded<R>) -> Call<R> {
         self.remote.request(method, Ok(Request::new()), decode)
     }
 
-    fn one<R>(&self, method: u32, item: &T, decode: fn(&[u8], &Arc<Core>) -> Decoded<R>) -> Call<R> {
+    fn one<R>(&self, method: u32, item: &T, decode: fn(&[u8], &Source<'_>) -> Decoded<R>) -> Call<R> {
         self.remote.request(method, Request::new().last(item), decode)
     }
 
@@ -796,9 +796,9 @@ impl<T: Data> ListProxy<T> {
 
     /// The index of the first element that is equal to this one.
     pub fn index(&self, item: &T) -> Call<Option<usize>> {
-        self.one(method::INDEX, item, |result, core| {
+        self.one(method::INDEX, item, |result, source| {
             let mut fields = Fields(result);
-            if fields.flag().map_err(cut)? { count(fields.rest(), core).map(Some) } else { Ok(None) }
+            if fields.flag().map_err(cut)? { count(fields.rest(), source).map(Some) } else { Ok(None) }
         })
     }
 

@@ -3,7 +3,6 @@
 use std::any::type_name;
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,7 +11,7 @@ use super::proxy;
 use crate::manager::Data;
 use crate::manager::error::{Failure, ManagerError};
 use crate::manager::object::{Answer, ClientId, Cx, Flow, Object, Waiters};
-use crate::manager::proxy::{Call, Core, Remote, Undo};
+use crate::manager::proxy::{Call, Remote, Source, Undo};
 use crate::manager::wire::{Body, Fields, Request, decode_result, timeout_number};
 
 mod method {
@@ -26,6 +25,7 @@ mod method {
     pub(super) const TRY_PUT: u32 = 8;
     pub(super) const TRY_GET: u32 = 9;
     pub(super) const CAPACITY: u32 = 10;
+    pub(super) const TRY_UNGET: u32 = 11;
 }
 
 // ---- The server's side ----------------------------------------------------------------------------------------------
@@ -170,8 +170,9 @@ impl Object for Queue {
                 None if state.closed => Err(Failure::Closed),
                 None => Ok(Flow::Done(Body::new().flag(false))),
             },
-            method::UNGET => {
-                if let Some(taken) = state.taken.get_mut(&cx.client()) {
+            method::UNGET | method::TRY_UNGET => {
+                let has_item = method == method::UNGET || fields.flag()?;
+                if has_item && let Some(taken) = state.taken.get_mut(&cx.client()) {
                     *taken -= 1;
                     if *taken == 0 {
                         state.taken.remove(&cx.client());
@@ -265,11 +266,11 @@ fn cut(failure: Failure) -> ManagerError {
     failure.explain("queue")
 }
 
-fn unit(_result: &[u8], _core: &Arc<Core>) -> Decoded<()> {
+fn unit(_result: &[u8], _source: &Source<'_>) -> Decoded<()> {
     Ok(())
 }
 
-fn number(result: &[u8], _core: &Arc<Core>) -> Decoded<u64> {
+fn number(result: &[u8], _source: &Source<'_>) -> Decoded<u64> {
     Fields(result).number().map_err(cut)
 }
 
@@ -336,25 +337,29 @@ impl<T: Data> QueueProxy<T> {
     ///
     /// # Errors
     /// [`ManagerError::Closed`] when the queue was closed and is empty.
+    ///
+    /// # Cancellation safety
+    /// As [`get`](Self::get).
     pub fn try_get(&self) -> Call<Option<T>> {
-        self.remote.request(method::TRY_GET, Ok(Request::new()), |result, _| {
+        let call = self.remote.request(method::TRY_GET, Ok(Request::new()), |result, _| {
             let mut fields = Fields(result);
             if fields.flag().map_err(cut)? { decode_result(fields.rest()).map(Some) } else { Ok(None) }
-        })
+        });
+        call.undo(Undo::Object(method::TRY_UNGET))
     }
 
     /// How many items wait.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> Call<usize> {
-        self.remote.request(method::LEN, Ok(Request::new()), |result, core| {
-            number(result, core).map(|len| usize::try_from(len).unwrap_or(usize::MAX))
+        self.remote.request(method::LEN, Ok(Request::new()), |result, source| {
+            number(result, source).map(|len| usize::try_from(len).unwrap_or(usize::MAX))
         })
     }
 
     /// How many items may wait; `None` for any number.
     pub fn capacity(&self) -> Call<Option<u64>> {
-        self.remote.request(method::CAPACITY, Ok(Request::new()), |result, core| {
-            number(result, core).map(|capacity| (capacity < u64::MAX).then_some(capacity))
+        self.remote.request(method::CAPACITY, Ok(Request::new()), |result, source| {
+            number(result, source).map(|capacity| (capacity < u64::MAX).then_some(capacity))
         })
     }
 

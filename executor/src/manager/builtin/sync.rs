@@ -4,8 +4,8 @@
 //! holder has ended is *poisoned*, so that the next one knows that what it guards may be half changed.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::proxy;
 use crate::manager::error::{Failure, ManagerError};
 use crate::manager::object::{Answer, ClientId, Cx, Flow, Object, Responder, Waiters};
-use crate::manager::proxy::{Call, Core, Remote, Undo};
+use crate::manager::proxy::{Call, Grant, Remote, Source, Undo};
 use crate::manager::wire::{Body, Fields, Request, timeout_number};
 
 mod method {
@@ -39,15 +39,15 @@ fn cut(failure: Failure) -> ManagerError {
     failure.explain("")
 }
 
-fn unit(_result: &[u8], _core: &Arc<Core>) -> Decoded<()> {
+fn unit(_result: &[u8], _source: &Source<'_>) -> Decoded<()> {
     Ok(())
 }
 
-fn flag(result: &[u8], _core: &Arc<Core>) -> Decoded<bool> {
+fn flag(result: &[u8], _source: &Source<'_>) -> Decoded<bool> {
     Fields(result).flag().map_err(cut)
 }
 
-fn number(result: &[u8], _core: &Arc<Core>) -> Decoded<u64> {
+fn number(result: &[u8], _source: &Source<'_>) -> Decoded<u64> {
     Fields(result).number().map_err(cut)
 }
 
@@ -99,7 +99,8 @@ impl Lock {
             state: Mutex::new(LockState {
                 holder: None,
                 poisoned: None,
-                grants: 0,
+                // So that no guard fits another lock, should it be asked for there.
+                grants: RandomState::new().hash_one(()) >> 1,
                 waiters: Waiters::lane(0),
                 conditions: Waiters::lane(1),
             }),
@@ -255,20 +256,21 @@ fn this_thread() -> u64 {
 #[derive(Debug)]
 struct Held {
     remote: Remote,
+    grant: Grant,
     token: u64,
 }
 
 impl Held {
-    fn read(result: &[u8], core: &Arc<Core>) -> Decoded<(Self, bool)> {
+    fn read(result: &[u8], source: &Source<'_>) -> Decoded<(Self, bool)> {
         let mut fields = Fields(result);
         let (token, notified) = (fields.number().map_err(cut)?, fields.flag().map_err(cut)?);
-        Ok((Held { remote: Remote(core.clone()), token }, notified))
+        Ok((Held { remote: Remote(source.core.clone()), grant: source.grant(), token }, notified))
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.remote.post(method::RELEASE, Request::new().number(self.token));
+        self.grant.give_back(method::RELEASE, Request::new().number(self.token));
     }
 }
 
@@ -277,7 +279,7 @@ fn acquire<G>(
     timeout: Option<Duration>,
     owner: u64,
     repair: bool,
-    decode: fn(&[u8], &Arc<Core>) -> Decoded<G>,
+    decode: fn(&[u8], &Source<'_>) -> Decoded<G>,
 ) -> Call<G> {
     let mut request = waiting(timeout).number(owner);
     request.bytes().push(u8::from(repair));
@@ -304,8 +306,8 @@ pub struct LockGuard {
 }
 
 impl LockGuard {
-    fn read(result: &[u8], core: &Arc<Core>) -> Decoded<Self> {
-        Held::read(result, core).map(|(held, _)| LockGuard { _held: held })
+    fn read(result: &[u8], source: &Source<'_>) -> Decoded<Self> {
+        Held::read(result, source).map(|(held, _)| LockGuard { _held: held })
     }
 }
 
@@ -370,8 +372,8 @@ pub struct RLockGuard {
 }
 
 impl RLockGuard {
-    fn read(result: &[u8], core: &Arc<Core>) -> Decoded<Self> {
-        Held::read(result, core).map(|(held, _)| RLockGuard { _held: held, _stays: PhantomData })
+    fn read(result: &[u8], source: &Source<'_>) -> Decoded<Self> {
+        Held::read(result, source).map(|(held, _)| RLockGuard { _held: held, _stays: PhantomData })
     }
 }
 
@@ -435,8 +437,8 @@ impl ConditionProxy {
 }
 
 impl ConditionGuard {
-    fn read(result: &[u8], core: &Arc<Core>) -> Decoded<Self> {
-        Held::read(result, core).map(|(held, _)| ConditionGuard { held })
+    fn read(result: &[u8], source: &Source<'_>) -> Decoded<Self> {
+        Held::read(result, source).map(|(held, _)| ConditionGuard { held })
     }
 
     fn waiting(&self, timeout: Option<Duration>) -> Call<bool> {
@@ -722,13 +724,13 @@ proxy!(SemaphoreProxy, "semaphore".to_owned());
 #[derive(Debug)]
 #[must_use = "dropping it gives the permits back"]
 pub struct Permit {
-    remote: Remote,
+    grant: Grant,
     permits: u64,
 }
 
 impl Permit {
-    fn read(result: &[u8], core: &Arc<Core>) -> Decoded<Self> {
-        Ok(Permit { remote: Remote(core.clone()), permits: number(result, core)? })
+    fn read(result: &[u8], source: &Source<'_>) -> Decoded<Self> {
+        Ok(Permit { grant: source.grant(), permits: number(result, source)? })
     }
 
     /// How many there are.
@@ -740,7 +742,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.remote.post(method::RELEASE, Request::new().number(self.permits));
+        self.grant.give_back(method::RELEASE, Request::new().number(self.permits));
     }
 }
 
@@ -830,7 +832,8 @@ impl Object for Barrier {
                 if state.waiters.len() as u64 + 1 < self.parties {
                     let timeout = Fields(arguments).timeout()?;
                     let flow = state.waiters.wait(cx, timeout, ());
-                    if flow.is_err() {
+                    // Of those who never came the others needn't know, such as of one with too many waits already.
+                    if matches!(flow, Err(Failure::TimedOut)) {
                         state.broken = true;
                         state.waiters.fail_all(&Failure::BarrierBroken);
                     }

@@ -679,6 +679,33 @@ fn tcp_without_a_key_is_refused_on_both_sides() {
 }
 
 #[test]
+fn no_two_handshakes_have_a_nonce_in_common() {
+    let mut nonces = std::collections::HashSet::new();
+    let mut hello = [0; HELLO_LEN];
+    for _ in 0..3 {
+        let endpoint = Endpoint::bind(&tcp(), &server_key(1), &patient()).unwrap();
+        let mut client = raw(&endpoint);
+        let accepted = endpoint.accept().unwrap();
+        let server = thread::spawn(move || accepted.handshake().map(drop));
+        client.write_all(ClientSide::new(Some(&key(1)), &[0; 32]).hello()).unwrap();
+        client.read_exact(&mut hello).unwrap();
+        drop(client);
+        server.join().unwrap().unwrap_err();
+        nonces.insert(hello[HELLO_LEN - 32..].to_vec());
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("tcp://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let client = thread::spawn(move || connect(&address, &client_key(1), &patient(), NEVER).map(drop));
+        let (mut server, _) = listener.accept().unwrap();
+        server.read_exact(&mut hello).unwrap();
+        drop(server);
+        client.join().unwrap().unwrap_err();
+        nonces.insert(hello[HELLO_LEN - 32..].to_vec());
+    }
+    assert_eq!(nonces.len(), 6);
+}
+
+#[test]
 fn a_wrong_key_is_an_error_on_both_sides_and_is_counted() {
     for to in [BindTo::Private, tcp()] {
         let endpoint = Arc::new(Endpoint::bind(&to, &server_key(1), &patient()).unwrap());
