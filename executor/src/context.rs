@@ -65,10 +65,6 @@ impl Place {
         std::mem::replace(&mut *self.0.lock(), task)
     }
 
-    pub(crate) fn is_taken(&self) -> bool {
-        self.0.lock().is_some()
-    }
-
     pub(crate) fn get(&self) -> Option<Arc<dyn Callable>> {
         self.0.lock().clone()
     }

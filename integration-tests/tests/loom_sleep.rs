@@ -21,8 +21,19 @@ use sleep::Sleep;
 
 const WORKERS: usize = 2;
 
-/// A task by its number, and another one that must have run before it ends.
-type Task = (usize, Option<usize>);
+/// A task.
+#[derive(Clone, Copy, Default)]
+struct Task {
+    number: usize,
+    /// Another one that must have run before it ends.
+    waits_for: Option<usize>,
+    /// Nobody takes its value, which goes with its worker; and that ends only when this other task has run.
+    drop_waits_for: Option<usize>,
+}
+
+fn task(number: usize) -> Task {
+    Task { number, ..Task::default() }
+}
 
 struct World {
     backlog: Mutex<VecDeque<Task>>,
@@ -87,15 +98,15 @@ impl World {
             return;
         }
         let mut searches = true;
+        let mut value = None;
         loop {
             let task = self.backlog.lock().unwrap().pop_front();
-            if let Some((number, waits_for)) = task {
-                if std::mem::replace(&mut searches, false) && self.sleep.found() {
-                    self.wake_for_more(self.state.lock().unwrap());
-                }
+            if let Some(Task { number, waits_for, drop_waits_for }) = task {
+                self.found(&mut searches);
                 if let Some(other) = waits_for {
                     self.wait_for(other);
                 }
+                value = drop_waits_for;
                 if self.sleep.has_spare() {
                     self.sleep.search(1);
                     searches = true;
@@ -103,6 +114,13 @@ impl World {
                 self.done.lock().unwrap().push(number);
                 self.ended.notify_all();
                 continue;
+            }
+            if let Some(other) = value.take() {
+                self.found(&mut searches);
+                if self.sleep.needs_wake() {
+                    self.wake_for_more(self.state.lock().unwrap());
+                }
+                self.wait_for(other);
             }
             if !std::mem::replace(&mut searches, true) {
                 self.sleep.search(1);
@@ -118,6 +136,12 @@ impl World {
             if !self.park(me, state) {
                 return;
             }
+        }
+    }
+
+    fn found(&self, searches: &mut bool) {
+        if std::mem::replace(searches, false) && self.sleep.found() {
+            self.wake_for_more(self.state.lock().unwrap());
         }
     }
 
@@ -155,8 +179,8 @@ fn model(play: fn(&World)) {
 fn each_task_is_run_however_late_it_comes() {
     model(|world| {
         // The second push falls in any moment of the worker's way from the first task to its sleep.
-        world.push((1, None));
-        world.push((2, None));
+        world.push(task(1));
+        world.push(task(2));
         world.wait_for(1);
         world.wait_for(2);
     });
@@ -165,9 +189,9 @@ fn each_task_is_run_however_late_it_comes() {
 #[test]
 fn a_task_that_follows_an_outcome_is_run() {
     model(|world| {
-        world.push((1, None));
+        world.push(task(1));
         world.wait_for(1);
-        world.push((2, None));
+        world.push(task(2));
         world.wait_for(2);
     });
 }
@@ -175,8 +199,8 @@ fn a_task_that_follows_an_outcome_is_run() {
 #[test]
 fn a_busy_worker_does_not_keep_a_task_from_the_other_one() {
     model(|world| {
-        world.push((1, Some(2)));
-        world.push((2, None));
+        world.push(Task { waits_for: Some(2), ..task(1) });
+        world.push(task(2));
         world.wait_for(1);
     });
 }
@@ -184,9 +208,29 @@ fn a_busy_worker_does_not_keep_a_task_from_the_other_one() {
 #[test]
 fn a_worker_that_has_just_run_something_does_not_either() {
     model(|world| {
-        world.push((1, None));
-        world.push((2, Some(3)));
-        world.push((3, None));
+        world.push(task(1));
+        world.push(Task { waits_for: Some(3), ..task(2) });
+        world.push(task(3));
+        world.wait_for(2);
+    });
+}
+
+#[test]
+fn a_worker_that_drops_a_value_is_not_counted_on() {
+    model(|world| {
+        world.push(Task { drop_waits_for: Some(2), ..task(1) });
+        world.wait_for(1);
+        world.push(task(2));
+        world.wait_for(2);
+    });
+}
+
+#[test]
+fn a_worker_that_has_dropped_a_value_is_counted_right() {
+    model(|world| {
+        world.push(Task { drop_waits_for: Some(1), ..task(1) });
+        world.wait_for(1);
+        world.push(task(2));
         world.wait_for(2);
     });
 }

@@ -45,6 +45,7 @@ const ROWS: &[Row<fn()>] = rows![
     dropping_the_pool_in_a_task_does_not_hang,
     now_does_not_wait_for_a_closure_that_overstays,
     panic_in_a_drop_does_not_kill_the_worker,
+    worker_that_drops_a_late_value_can_be_woken,
     wait_all_keeps_the_order_and_the_failures,
     chunks_of_a_map_are_chosen_by_time,
     chunks_that_a_map_chooses_fail_one_by_one,
@@ -701,6 +702,31 @@ fn panic_in_a_drop_does_not_kill_the_worker() {
     assert_eq!(pool.spawn(|| 4).wait().unwrap(), 4);
     assert_eq!(pool.stats().workers.len(), 1);
     assert_eq!(held_pool.spawn(|| 4).wait().unwrap(), 4);
+}
+
+/// A waiter may let go of its value just when the worker, which has nothing to do, is about to clear it away. The moment is
+/// short, so it is tried often, at ever other distances from the end of the task.
+fn worker_that_drops_a_late_value_can_be_woken() {
+    struct Slow;
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            (0..200).for_each(|_| std::hint::spin_loop());
+        }
+    }
+    let pool = pool(1);
+    for turn in 0..4_000_u32 {
+        let task = pool.spawn(|| Slow);
+        while !task.is_done() {
+            std::hint::spin_loop();
+        }
+        (0..turn % 64).for_each(|_| std::hint::spin_loop());
+        drop(task);
+        if turn % 8 == 0 {
+            // Now and then it lies down before the next task comes.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        assert!(pool.spawn(|| ()).wait_timeout(seconds(20)).is_ok(), "turn {turn}");
+    }
 }
 
 fn wait_all_keeps_the_order_and_the_failures() {

@@ -15,8 +15,8 @@
 //!
 //! **What runs** lies in the [`Place`] of its worker, for a shutdown that stops it and for its context. It stays there until the
 //! worker's next task takes its place or the worker spins, which saves a step a task. Between the backlog and there a call is
-//! with its worker alone; a shutdown in this moment sets `stopping` before it looks there, and the worker looks
-//! at `stopping` after it has filled it.
+//! with its worker alone ([`TAKES`]); a shutdown in this moment sets `stopping` before it looks there, and the worker looks
+//! at `stopping` after it has filled it, and says that it [`RUNS`] only then.
 //!
 //! **Lock order**: state, head, tail, place, and then the locks of cells, which are leaves. A cell tells its worker that it is
 //! about to publish by atomics alone.
@@ -24,7 +24,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -125,11 +125,19 @@ struct State {
     submitted: u64,
 }
 
+/// A worker has nothing to run.
+const FREE: u8 = 0;
+/// It has taken a call out of the backlog, which is on its way into the worker's place.
+const TAKES: u8 = 1;
+/// The task is in its place, and was stopped if the pool is stopping.
+const RUNS: u8 = 2;
+
 /// A worker, as others see it.
 struct Worker {
     index: usize,
     name: String,
-    busy: AtomicBool,
+    /// What it does: [`FREE`], [`TAKES`] or [`RUNS`].
+    does: AtomicU8,
     /// Written by the worker alone.
     completed: AtomicU64,
     place: Arc<Place>,
@@ -245,11 +253,12 @@ impl Backlog {
         self.hints().len.load(Ordering::Relaxed) > 0
     }
 
-    /// How many calls still wait, and how many were ever accepted.
-    fn counts(&self) -> (usize, u64) {
+    /// How many calls still wait, and how many were ever accepted; and what `look` sees while none is taken out.
+    fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, u64, T) {
         let head = self.head.0.lock();
         let tail = self.tail();
-        (head.live() + tail.calls.iter().filter(|call| call.is_queued()).count(), tail.submitted)
+        let queued = head.live() + tail.calls.iter().filter(|call| call.is_queued()).count();
+        (queued, tail.submitted, look())
     }
 
     fn close(&self) {
@@ -399,18 +408,17 @@ impl Pool {
 
     pub(super) fn stats(&self) -> Stats {
         let state = self.state.lock();
-        let workers: Vec<WorkerStats> = state
-            .workers
-            .values()
-            .map(|worker| WorkerStats {
+        let look = || -> Vec<WorkerStats> {
+            let of = |worker: &Arc<Worker>| WorkerStats {
                 index: worker.index,
                 name: worker.name.clone(),
                 pid: None,
-                busy: worker.busy.load(Ordering::Relaxed),
+                busy: worker.does.load(Ordering::Relaxed) != FREE,
                 completed: worker.completed.load(Ordering::Relaxed),
-            })
-            .collect();
-        let (queued, submitted) = self.backlog.counts();
+            };
+            state.workers.values().map(of).collect()
+        };
+        let (queued, submitted, workers) = self.backlog.counts(look);
         Stats {
             queued: queued + state.async_lanes.live(),
             running: workers.iter().filter(|worker| worker.busy).count() + state.async_running.len(),
@@ -472,7 +480,7 @@ impl Pool {
         let worker = Arc::new(Worker {
             index,
             name: format!("{}-{index}", self.config.prefix),
-            busy: AtomicBool::new(false),
+            does: AtomicU8::new(FREE),
             completed: AtomicU64::new(0),
             place: Arc::default(),
             thread: Mutex::new(None),
@@ -508,13 +516,18 @@ impl Pool {
             let mut state = self.state.lock();
             state.workers.remove(&index);
             self.sleep.set_spare(self.spare(&state));
-            if self.config.initializer.is_none() {
-                let _ = self.sleep.found();
-            }
+            let was_last = self.config.initializer.is_none() && self.sleep.found();
             if state.workers.is_empty() {
                 // Nobody will ever run what waits.
                 self.break_down(state, &format!("no worker thread could be started: {error}"));
+                return;
             }
+            // Those who have lain down meanwhile were not woken, because this one was counted on; and the others may have
+            // ended. Nobody else is started, as that would most likely fail again.
+            let wake = if was_last && !state.idle.is_empty() { self.wake_for_more(&mut state) } else { Wake::Nobody };
+            drop(state);
+            self.wake(wake);
+            self.end_if_over();
         }
     }
 
@@ -547,9 +560,7 @@ impl Pool {
         let state = self.state.lock();
         // A blocking closure can't be stopped; after a shutdown "now" its future has ended, and its thread ends with it.
         let workers_are_over = match state.phase.mode() {
-            Some(Shutdown::Now) => {
-                state.workers.values().all(|worker| worker.busy.load(Ordering::Acquire) && worker.place.is_taken())
-            }
+            Some(Shutdown::Now) => state.workers.values().all(|worker| worker.does.load(Ordering::Acquire) == RUNS),
             _ => state.workers.is_empty(),
         };
         let over = !state.phase.is_open()
@@ -744,13 +755,14 @@ impl Desk<'_> {
             if self.pool.too_many.load(Ordering::Relaxed) && self.leaves() {
                 return None;
             }
-            // Under the lock, so that a call is always seen in one place or the other.
-            if let Some(call) = self.pool.backlog.pop(|| self.worker.busy.store(true, Ordering::Relaxed)) {
+            // Under the lock, so that those who count see a call in one place or the other.
+            if let Some(call) = self.pool.backlog.pop(|| self.worker.does.store(TAKES, Ordering::Relaxed)) {
                 self.found();
                 return Some(call);
             }
-            self.search();
+            // In this order: while a value of the user's is dropped, somebody else is to search.
             self.clear();
+            self.search();
             if !has_spun {
                 has_spun = true;
                 if self.spin() {
@@ -816,6 +828,7 @@ impl Desk<'_> {
     fn rest(&self) -> Rest {
         let pool = self.pool;
         let mut state = pool.state.lock();
+        debug_assert!(self.searches.get(), "who lies down has been counted as searching");
         // A worker that ends is no longer there for those who count on one; so it looks as the others do.
         let over = !state.phase.is_open();
         if over {
@@ -874,7 +887,7 @@ impl Desk<'_> {
             if Self::is_heavy(&last) {
                 // Its waiter has gone meanwhile, and its value goes here; the new task must not wait for that.
                 drop(self.worker.place.put(None));
-                self.worker.busy.store(false, Ordering::Release);
+                self.worker.does.store(FREE, Ordering::Release);
                 self.pool.backlog.push_front(Call::new(cell));
                 self.let_go(last);
                 return;
@@ -884,6 +897,7 @@ impl Desk<'_> {
         if self.pool.stopping.load(Ordering::SeqCst) {
             cell.stop(TaskError::cancelled());
         }
+        self.worker.does.store(RUNS, Ordering::Release);
         self.published.set(false);
         let (cell, ended) = cell.run(self);
         if !self.published.get() {
@@ -944,7 +958,7 @@ impl RunObserver for Desk<'_> {
 
     fn about_to_publish(&self) {
         self.published.set(true);
-        self.worker.busy.store(false, Ordering::Release);
+        self.worker.does.store(FREE, Ordering::Release);
         // Where nobody is spare, nobody asks who searches.
         if self.pool.sleep.has_spare() {
             self.search();
