@@ -46,13 +46,16 @@ fn main() {
     }
 }
 
+/// Somebody's name, and what measures him once.
+type Contender = (&'static str, Box<dyn FnMut() -> f64>);
+
 /// A line of the table of goals.
 struct Row {
     name: &'static str,
     goal: &'static str,
     rounds: usize,
     unit: &'static str,
-    contenders: Vec<(&'static str, Box<dyn FnMut() -> f64>)>,
+    contenders: Vec<Contender>,
     /// The figure that the goal is about, from the medians in the order of the contenders.
     figure: fn(&[f64]) -> String,
 }
@@ -148,7 +151,7 @@ macro_rules! contenders {
             (channel_of_async_tasks(), tokio_runtime(), tokio_runtime(), rayon_pool());
         let threadpool = threadpool::ThreadPool::new(WORKERS);
         let rusty = rusty_pool::ThreadPool::new(WORKERS, WORKERS, Duration::from_secs(60));
-        let contenders: Vec<(&'static str, Box<dyn FnMut() -> f64>)> = vec![
+        let contenders: Vec<Contender> = vec![
             ("ThreadPool", Box::new(move || $measure(|n| pool.spawn(move || n), |task| task.wait().expect("a value")))),
             (
                 "crossbeam + async-task",
