@@ -11,23 +11,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use crate::error::SubmitError;
 use crate::executor::Slot;
 use crate::options::Priority;
-use crate::state::Call;
+use crate::state::{self, Call};
 
 /// The waiting calls.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     lanes: [VecDeque<Call>; Priority::COUNT],
     len: usize,
-    /// The length at which the next push looks for calls that were cancelled while they waited.
-    sweep_at: usize,
+    sweeper: Sweeper,
 }
-
-/// Below this length, cancelled calls are not worth looking for.
-const SWEEP_MIN: usize = 1024;
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Lanes { lanes: Default::default(), len: 0, sweep_at: SWEEP_MIN }
+        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new() }
     }
 
     /// How many calls are held, those included that were cancelled since.
@@ -48,6 +44,22 @@ impl Lanes {
         self.sweep();
         self.lanes[call.priority().lane()].push_back(call);
         self.len += 1;
+    }
+
+    /// All of these, in their order; none is left. `mixed`: their priorities differ from the normal one.
+    pub(crate) fn append(&mut self, calls: &mut VecDeque<Call>, mixed: bool) {
+        let normal = &mut self.lanes[Priority::Normal.lane()];
+        self.len += calls.len();
+        if mixed {
+            for call in calls.drain(..) {
+                self.lanes[call.priority().lane()].push_back(call);
+            }
+        } else if normal.is_empty() {
+            std::mem::swap(normal, calls);
+        } else {
+            normal.append(calls);
+        }
+        self.sweep();
     }
 
     /// For a call that had been taken out before: it keeps its turn.
@@ -71,17 +83,44 @@ impl Lanes {
         self.lanes.iter_mut().flat_map(std::mem::take).collect()
     }
 
-    /// Forgets cancelled calls when they may be half of the backlog, so that a stuck worker does not let them pile up.
-    /// Each call is looked at a constant number of times, on average. (Their arguments went when they were cancelled.)
     fn sweep(&mut self) {
-        if self.len < self.sweep_at {
-            return;
+        if self.sweeper.is_due(self.len) {
+            for lane in &mut self.lanes {
+                lane.retain(Call::is_queued);
+            }
+            self.len = self.lanes.iter().map(VecDeque::len).sum();
         }
-        for lane in &mut self.lanes {
-            lane.retain(Call::is_queued);
+    }
+}
+
+/// Says when to forget cancelled calls: when they may be half of a queue, so that a stuck worker does not let them pile up.
+/// Each is looked at a constant number of times, on average, and where nothing is cancelled nothing is looked at. (Their
+/// arguments went when they were cancelled.)
+#[derive(Debug)]
+pub(crate) struct Sweeper {
+    /// How many calls of this process had been cancelled at the last sweep.
+    before: u64,
+}
+
+/// Below this number, cancelled calls are not worth looking for.
+const SWEEP_MIN: usize = 512;
+
+impl Sweeper {
+    pub(crate) fn new() -> Self {
+        Sweeper { before: state::ended_while_queued() }
+    }
+
+    /// Whether a queue of this length is to be swept now.
+    pub(crate) fn is_due(&mut self, len: usize) -> bool {
+        if len < SWEEP_MIN {
+            return false;
         }
-        self.len = self.lanes.iter().map(VecDeque::len).sum();
-        self.sweep_at = (self.len * 2).max(SWEEP_MIN);
+        let ended = state::ended_while_queued();
+        let due = ended - self.before >= (len / 2).max(SWEEP_MIN) as u64;
+        if due {
+            self.before = ended;
+        }
+        due
     }
 }
 

@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use futures_ext::CancellationToken;
+use parking_lot::Mutex;
 
-use crate::state::TaskId;
+use crate::state::{Callable, TaskId};
 
 /// How far a task is, in units of its own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -53,15 +54,46 @@ pub struct Context {
     source: Option<(Arc<dyn ContextSource>, u32)>,
 }
 
+/// Where a worker thread of the thread pool keeps the task it runs, for others to find it, its context included.
+/// A task that has ended may lie there until the next one comes.
+#[derive(Default)]
+pub(crate) struct Place(Mutex<Option<Arc<dyn Callable>>>);
+
+impl Place {
+    /// Puts a task in, or nothing, and gives out what was there, to be dropped outside of all locks.
+    pub(crate) fn put(&self, task: Option<Arc<dyn Callable>>) -> Option<Arc<dyn Callable>> {
+        std::mem::replace(&mut *self.0.lock(), task)
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<dyn Callable>> {
+        self.0.lock().clone()
+    }
+}
+
+/// Where the task of this thread is.
+enum Current {
+    Task(Arc<dyn ContextSource>),
+    InPlace,
+}
+
 thread_local! {
-    static CURRENT: RefCell<Option<(Arc<dyn ContextSource>, u32)>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<(Current, u32)>> = const { RefCell::new(None) };
+    static PLACE: RefCell<Option<Arc<Place>>> = const { RefCell::new(None) };
 }
 
 /// The context of the task that runs on this thread. Outside of a task it is one that is never cancelled and whose
 /// progress nobody reads, so that a `#[task]` function can be called like any other.
 #[must_use]
 pub fn context() -> Context {
-    Context { source: CURRENT.with(|current| current.borrow().clone()) }
+    let source = CURRENT.with_borrow(|current| {
+        let (current, attempt) = current.as_ref()?;
+        let task: Arc<dyn ContextSource> = match current {
+            Current::Task(task) => task.clone(),
+            Current::InPlace => PLACE.with_borrow(|place| place.as_ref().and_then(|place| place.get()))?,
+        };
+        Some((task, *attempt))
+    });
+    Context { source }
 }
 
 impl Context {
@@ -130,17 +162,32 @@ impl std::fmt::Debug for Context {
 
 /// Makes a task the current one of this thread until the guard is dropped; then the one before is current again.
 pub(crate) fn enter(cell: Arc<dyn ContextSource>, attempt: u32) -> Entered {
-    Entered { before: CURRENT.with(|current| current.borrow_mut().replace((cell, attempt))) }
+    Entered::new(Current::Task(cell), attempt)
+}
+
+/// The same for the task that is in the place of this thread.
+pub(crate) fn enter_place(attempt: u32) -> Entered {
+    Entered::new(Current::InPlace, attempt)
+}
+
+/// The place of this thread, from now on.
+pub(crate) fn set_place(place: Arc<Place>) {
+    PLACE.set(Some(place));
 }
 
 pub(crate) struct Entered {
-    before: Option<(Arc<dyn ContextSource>, u32)>,
+    before: Option<(Current, u32)>,
+}
+
+impl Entered {
+    fn new(current: Current, attempt: u32) -> Self {
+        Entered { before: CURRENT.replace(Some((current, attempt))) }
+    }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let before = self.before.take();
-        let own = CURRENT.with(|current| std::mem::replace(&mut *current.borrow_mut(), before));
+        let own = CURRENT.replace(self.before.take());
         // Dropped outside of the borrow: it may be the last owner of the cell.
         drop(own);
     }

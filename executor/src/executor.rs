@@ -120,6 +120,12 @@ pub trait Executor: std::fmt::Debug + Send + Sync + 'static {
     /// What the executor is doing.
     fn stats(&self) -> Stats;
 
+    /// Whether a [`map`](ExecutorExt::map) may put elements together into chunks by itself: where that costs nothing but time, as
+    /// on threads. Where the elements of a chunk share the fate of a worker, the user has to ask for it.
+    fn prefers_chunks(&self) -> bool {
+        false
+    }
+
     /// Another handle of the same executor.
     fn handle(&self) -> Arc<dyn Executor>;
 }
@@ -415,6 +421,10 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
 
     fn stats(&self) -> Stats {
         (**self).stats()
+    }
+
+    fn prefers_chunks(&self) -> bool {
+        (**self).prefers_chunks()
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_core::future::FusedFuture;
@@ -33,6 +33,9 @@ pub struct TaskFuture<T> {
     cancel_on_drop: bool,
     taken: bool,
 }
+
+/// How often a blocking wait looks before it asks to be woken: for about a microsecond.
+const LOOKS: u32 = 32;
 
 impl<T: Send + 'static> TaskFuture<T> {
     pub(crate) fn new(cell: Arc<dyn Observed<T>>) -> Self {
@@ -75,6 +78,16 @@ impl<T: Send + 'static> TaskFuture<T> {
     /// # Errors
     /// Whatever the task ended with, if not with a value.
     pub fn wait(mut self) -> Outcome<T> {
+        // Often it is there already or will be in a moment, and then nobody has to be asked to wake this thread.
+        for _ in 0..LOOKS {
+            if self.cell.has_published() {
+                let mut nobody = Context::from_waker(Waker::noop());
+                if let Poll::Ready(outcome) = Pin::new(&mut self).poll(&mut nobody) {
+                    return outcome;
+                }
+            }
+            std::hint::spin_loop();
+        }
         futures_ext::block_on(&mut self)
     }
 
@@ -166,6 +179,11 @@ impl<T> TaskFuture<T> {
         self.state().is_done()
     }
 
+    /// Whether the outcome can be had; may say no just after it came.
+    pub(crate) fn has_published(&self) -> bool {
+        self.cell.has_published()
+    }
+
     /// The newest [`report_progress`](crate::Context::report_progress) of the task.
     #[must_use]
     pub fn progress(&self) -> Option<Progress> {
@@ -182,6 +200,97 @@ impl<T> TaskFuture<T> {
     #[must_use]
     pub fn name(&self) -> Cow<'static, str> {
         self.cell.name()
+    }
+}
+
+/// Waits for all of the tasks: their outcomes, in the order of the tasks.
+///
+/// It sleeps until a task far ahead is done, by which time those before it mostly are, too; so it hardly ever disturbs the
+/// workers. [`futures_ext::wait`] is for other ends (the first one, the first failure, a timeout),
+/// and for futures of any kind.
+///
+/// # Cancellation safety
+/// Dropping it detaches the tasks, and the outcomes that were there are lost.
+///
+/// ```
+/// use polypool::{ThreadPool, wait_all};
+///
+/// let pool = ThreadPool::new()?;
+/// let tasks = (1..=3_u64).map(|n| pool.spawn(move || n * n));
+/// let squares: Result<Vec<_>, _> = wait_all(tasks).wait().into_iter().collect();
+/// assert_eq!(squares?, [1, 4, 9]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn wait_all<T>(tasks: impl IntoIterator<Item = TaskFuture<T>>) -> WaitAll<T> {
+    let tasks: Vec<_> = tasks.into_iter().map(Some).collect();
+    WaitAll { outcomes: Vec::with_capacity(tasks.len()), tasks, ahead: None }
+}
+
+/// So many tasks are waited for at once.
+const STRIDE: usize = 4_096;
+
+/// The future made by [`wait_all`].
+#[must_use = "a future does nothing until it is polled; call .wait() where there is no runtime"]
+pub struct WaitAll<T> {
+    /// `None`: its outcome is there.
+    tasks: Vec<Option<TaskFuture<T>>>,
+    /// Those of the first tasks.
+    outcomes: Vec<Outcome<T>>,
+    /// The outcome of the task that was waited for, which comes later.
+    ahead: Option<Outcome<T>>,
+}
+
+impl<T> WaitAll<T> {
+    /// Blocks this thread until all outcomes are there; see [`TaskFuture::wait`].
+    #[must_use = "the outcomes say whether the tasks succeeded"]
+    pub fn wait(self) -> Vec<Outcome<T>> {
+        futures_ext::block_on(self)
+    }
+}
+
+impl<T> Future for WaitAll<T> {
+    type Output = Vec<Outcome<T>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Outcome<T>>> {
+        let this = &mut *self;
+        while this.outcomes.len() < this.tasks.len() {
+            let next = this.outcomes.len();
+            let far = (next + STRIDE).min(this.tasks.len() - 1);
+            let Some(task) = &this.tasks[next] else {
+                let outcome = this.ahead.take().expect("only the outcome of one later task has been taken");
+                this.outcomes.push(outcome);
+                continue;
+            };
+            if !task.has_published() && this.ahead.is_none() && far > next {
+                if let Poll::Ready(outcome) = poll_and_take(&mut this.tasks[far], cx) {
+                    this.ahead = Some(outcome);
+                    continue;
+                }
+                return Poll::Pending;
+            }
+            let Poll::Ready(outcome) = poll_and_take(&mut this.tasks[next], cx) else { return Poll::Pending };
+            this.outcomes.push(outcome);
+        }
+        this.tasks.clear();
+        Poll::Ready(std::mem::take(&mut this.outcomes))
+    }
+}
+
+fn poll_and_take<T>(task: &mut Option<TaskFuture<T>>, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
+    let Some(running) = task else { return Poll::Ready(Err(TaskError::OutcomeTaken)) };
+    let poll = Pin::new(running).poll(cx);
+    if poll.is_ready() {
+        *task = None;
+    }
+    poll
+}
+
+// No outcome is ever pinned in place.
+impl<T> Unpin for WaitAll<T> {}
+
+impl<T> std::fmt::Debug for WaitAll<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WaitAll").field("total", &self.tasks.len()).field("done", &self.outcomes.len()).finish()
     }
 }
 

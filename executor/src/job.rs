@@ -5,9 +5,12 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::codec::Message;
 use crate::error::{CodecError, Outcome};
+use crate::map::Meter;
 use crate::task::{self, Run, Shape, Task};
 
 /// Work that has one outcome.
@@ -125,7 +128,11 @@ impl<T: Task> Job for Single<T> {
 }
 
 /// Several tasks that travel together and run one after another; each has its own outcome.
-pub(crate) struct Chunk<T>(pub(crate) Vec<T>);
+pub(crate) struct Chunk<T> {
+    pub(crate) tasks: Vec<T>,
+    /// Is told how long they took, if they ran on a thread.
+    pub(crate) meter: Option<Arc<Meter>>,
+}
 
 impl<T: Task> Job for Chunk<T> {
     type Output = Vec<Outcome<T::Output>>;
@@ -139,7 +146,15 @@ impl<T: Task> Job for Chunk<T> {
     }
 
     fn run(self) -> Run<Self::Output> {
-        if T::IS_ASYNC { Run::future(task::run_each_async(self.0)) } else { Run::Ready(task::run_each(self.0)) }
+        let Chunk { tasks, meter } = self;
+        if T::IS_ASYNC {
+            return Run::future(task::run_each_async(tasks));
+        }
+        let Some(meter) = meter else { return Run::Ready(task::run_each(tasks)) };
+        let (len, start) = (tasks.len(), Instant::now());
+        let outcomes = task::run_each(tasks);
+        meter.ran(len, start.elapsed());
+        Run::Ready(outcomes)
     }
 
     fn shape() -> Shape {
@@ -151,11 +166,11 @@ impl<T: Task> Job for Chunk<T> {
     }
 
     fn encode(&self) -> Result<Message, CodecError> {
-        task::encode_argument(&self.0)
+        task::encode_argument(&self.tasks)
     }
 
     fn decode(message: &Message) -> Result<Self, CodecError> {
-        task::decode_argument(message).map(Chunk)
+        task::decode_argument(message).map(|tasks| Chunk { tasks, meter: None })
     }
 
     fn decode_output(message: &Message) -> Result<Self::Output, CodecError> {

@@ -138,7 +138,7 @@ pub use error::{
     BuildError, CodecError, Outcome, PanicLocation, PanicReport, SubmitError, TaskError, WorkerExit, WorkerLost,
 };
 pub use executor::{Executor, ExecutorExt, Refused, Reservation, Shutdown, Slot, Stats, TrySubmitError, WorkerStats};
-pub use future::{AlreadyDone, Completer, TaskFuture, TaskHandle, Terminated};
+pub use future::{AlreadyDone, Completer, TaskFuture, TaskHandle, Terminated, WaitAll, wait_all};
 pub use map::{BlockingMap, DEFAULT_MAP_BUFFER, Map, MapUnordered, Ordered, Unordered};
 pub use options::{Priority, TaskOptions};
 #[cfg(unix)]

@@ -1,10 +1,17 @@
 //! `map`: many tasks in, their outcomes out, with a bounded number of them ahead of the reader.
+//!
+//! **Chunks.** Unless the user says how large they are to be, a map on threads measures the first elements one by one, and
+//! then makes chunks that take about [`CHUNK_TIME`] ([`Meter`]). On processes it doesn't, because a chunk shares the fate of its worker.
+//!
+//! **Cells.** A map that submits its elements one by one has a window of cells that are used again and again: as soon as an
+//! outcome was read, and if nobody else has an eye on the cell, the next element goes into it.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_core::stream::{FusedStream, Stream};
@@ -17,10 +24,21 @@ use crate::executor::{Executor, Slot, submit_job};
 use crate::future::{TaskFuture, after};
 use crate::job::{Chunk, Single};
 use crate::options::TaskOptions;
+use crate::state::{AnyCell as _, Call, Cell, Observed as _};
 use crate::task::Task;
 
-/// How many elements are ahead of the reader when [`Map::buffer`] is not called.
+/// How many elements are ahead of the reader when [`Map::buffer`] is not called; or eight chunks, where a map makes these by
+/// itself and eight are more.
 pub const DEFAULT_MAP_BUFFER: usize = 1_024;
+
+/// For how long the chunks run that a map makes by itself: a hundred times as long as it takes to hand one over.
+const CHUNK_TIME: Duration = Duration::from_micros(20);
+
+/// So many chunks that a map makes by itself are ahead of the reader.
+const CHUNKS_AHEAD: usize = 8;
+
+/// So many elements are measured before there are chunks of more than one.
+const MEASURED_FIRST: usize = 64;
 
 /// A stream of the outcomes of many tasks; from [`ExecutorExt::map`](crate::ExecutorExt::map), in the order of the
 /// tasks, or from [`ExecutorExt::map_unordered`](crate::ExecutorExt::map_unordered), in the order in which they end.
@@ -55,17 +73,22 @@ where
     /// `None` when everything has been submitted, so that a map that is only read keeps no pool alive.
     executor: Option<Arc<dyn Executor>>,
     tasks: I,
-    chunk_size: usize,
-    buffer: usize,
+    /// `None`: as the meter says.
+    chunk_size: Option<usize>,
+    meter: Arc<Meter>,
+    /// `None`: by default.
+    buffer: Option<usize>,
     options: TaskOptions,
     timeout: Timeout,
     phase: Phase,
     /// What is running, or waits for a worker.
-    window: W::Of<Piece<Output<I>>>,
+    window: W::Of<I::Item>,
+    /// Cells to be used again.
+    cells: Vec<Arc<Cell<Single<I::Item>>>>,
     /// The rest of a chunk that has come back.
-    ready: VecDeque<Outcome<Output<I>>>,
+    ready: std::vec::IntoIter<Outcome<Output<I>>>,
     /// Pulled, but no room in the executor's backlog yet.
-    waiting: Option<(Vec<I::Item>, Option<Reserve>)>,
+    waiting: Option<(Batch<I::Item>, Option<Reserve>)>,
     /// Elements pulled and not delivered.
     ahead: usize,
     delivered: usize,
@@ -106,31 +129,38 @@ where
         Map {
             executor: Some(executor),
             tasks,
-            chunk_size: 1,
-            buffer: DEFAULT_MAP_BUFFER,
+            chunk_size: None,
+            meter: Arc::default(),
+            buffer: None,
             options: TaskOptions::new(),
             timeout: Timeout::None,
             phase: Phase::New,
             window: W::empty(),
-            ready: VecDeque::new(),
+            cells: Vec::new(),
+            ready: Vec::new().into_iter(),
             waiting: None,
             ahead: 0,
             delivered: 0,
         }
     }
 
-    /// How many elements travel to a worker together, at least 1, which is the default. Larger chunks cost less for
-    /// short tasks; the death of a worker, and an argument that can't be encoded, then fail the whole chunk. With 0 the stream has one element, an error, and
+    /// How many elements travel to a worker together, at least 1. Larger chunks cost less for short tasks; the death of a
+    /// worker, and an argument that can't be encoded, then fail the whole chunk. With 0 the stream has one element, an error, and
     /// no task runs.
+    ///
+    /// By default each element travels alone on a process pool. On a thread pool, where nothing is lost by chunks, there are as many in
+    /// one as take some 20 microseconds by what the elements before took, and at most 1,024 or an eighth of the buffer; but asynchronous
+    /// tasks, and those with [`options`](Map::options), are alone there, too. Take `chunk_size(1)` where elements wait for each
+    /// other, or a few are very much longer than the rest.
     pub fn chunk_size(mut self, elements: usize) -> Self {
-        self.chunk_size = elements;
+        self.chunk_size = Some(elements);
         self
     }
 
     /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`]. With 0 the
     /// stream has one element, an error, and no task runs.
     pub fn buffer(mut self, elements: usize) -> Self {
-        self.buffer = elements;
+        self.buffer = Some(elements);
         self
     }
 
@@ -163,16 +193,20 @@ where
             return;
         }
         let wrong = match (self.chunk_size, self.buffer) {
-            (0, _) => Some("chunk_size(0) can't work: a chunk has at least 1 element"),
-            (_, 0) => Some("buffer(0) can't work: at least 1 element must be ahead of the reader"),
+            (Some(0), _) => Some("chunk_size(0) can't work: a chunk has at least 1 element"),
+            (_, Some(0)) => Some("buffer(0) can't work: at least 1 element must be ahead of the reader"),
             _ => None,
         };
         if let Some(what) = wrong {
-            self.ready.push_back(Err(TaskError::InvalidOption(what)));
+            self.ready = vec![Err(TaskError::InvalidOption(what))].into_iter();
             self.ahead = 1;
             self.phase = Phase::Exhausted;
             self.let_go();
             return;
+        }
+        let chooses = self.executor.as_ref().is_some_and(|executor| executor.prefers_chunks());
+        if self.chunk_size.is_none() && (!chooses || I::Item::IS_ASYNC || !self.options.is_default()) {
+            self.chunk_size = Some(1);
         }
         self.phase = Phase::Pulling;
         if let Timeout::Of(timeout) = self.timeout {
@@ -183,26 +217,47 @@ where
 
     /// Pulls elements and submits them, as far as the buffer and the backlog have room.
     fn pull(&mut self) {
-        while self.phase == Phase::Pulling && self.waiting.is_none() && self.ahead < self.buffer {
-            let chunk = self.chunk_size.min(self.buffer);
-            if self.ahead + chunk > self.buffer {
+        while self.phase == Phase::Pulling && self.waiting.is_none() {
+            let (chunk, buffer) = self.extent();
+            if self.ahead + chunk > buffer {
                 break;
             }
-            let tasks: Vec<I::Item> = self.tasks.by_ref().take(chunk).collect();
-            if tasks.len() < chunk {
+            let Some(executor) = &self.executor else { break };
+            let batch = if chunk == 1 {
+                self.tasks.next().map(Batch::One)
+            } else {
+                let tasks: Vec<I::Item> = self.tasks.by_ref().take(chunk).collect();
+                if tasks.len() < chunk {
+                    self.phase = Phase::Exhausted;
+                }
+                (!tasks.is_empty()).then_some(Batch::Many(tasks))
+            };
+            let Some(batch) = batch else {
                 self.phase = Phase::Exhausted;
-            }
-            if tasks.is_empty() {
                 break;
-            }
-            self.ahead += tasks.len();
-            let Some(executor) = self.executor.clone() else { break };
+            };
+            self.ahead += batch.len();
             match executor.try_reserve_slot() {
-                Err(SubmitError::Full { .. }) => self.waiting = Some((tasks, None)),
-                reserved => self.submit(tasks, reserved.ok()),
+                Err(SubmitError::Full { .. }) => self.waiting = Some((batch, None)),
+                reserved => self.submit(batch, reserved.ok()),
             }
         }
         self.let_go();
+    }
+
+    /// How many elements travel together now, and how many may be ahead of the reader.
+    fn extent(&self) -> (usize, usize) {
+        match (self.chunk_size, self.buffer) {
+            (Some(chunk), buffer) => {
+                let buffer = buffer.unwrap_or(DEFAULT_MAP_BUFFER);
+                (chunk.min(buffer), buffer)
+            }
+            (None, Some(buffer)) => (self.meter.chunk().clamp(1, (buffer / CHUNKS_AHEAD).max(1)), buffer),
+            (None, None) => {
+                let chunk = self.meter.chunk().clamp(1, DEFAULT_MAP_BUFFER);
+                (chunk, DEFAULT_MAP_BUFFER.max(CHUNKS_AHEAD * chunk))
+            }
+        }
     }
 
     /// Forgets the executor when there is nothing more to submit.
@@ -220,45 +275,108 @@ where
             Box::pin(async move { executor.reserve_slot().await })
         });
         let Poll::Ready(reserved) = reserve.as_mut().poll(cx) else { return false };
-        if let Some((tasks, _)) = self.waiting.take() {
-            self.submit(tasks, reserved.ok());
+        if let Some((batch, _)) = self.waiting.take() {
+            self.submit(batch, reserved.ok());
         }
         self.pull();
         true
     }
 
-    fn submit(&mut self, mut tasks: Vec<I::Item>, slot: Option<Slot>) {
-        let Some(executor) = self.executor.clone() else { return };
-        let options = self.options.clone();
-        let piece = if self.chunk_size == 1 {
-            let task = tasks.pop().expect("a chunk of 1 has 1 element");
-            Piece::One(submit_job(&*executor, Single(task), options, slot))
-        } else {
-            let len = tasks.len();
-            Piece::Many(submit_job(&*executor, Chunk(tasks), options, slot), len)
+    fn submit(&mut self, batch: Batch<I::Item>, slot: Option<Slot>) {
+        let Some(executor) = &self.executor else { return };
+        let batch = match batch {
+            // The first ones are chunks of one, because chunks are measured.
+            Batch::One(task) if self.chunk_size.is_none() && self.delivered + self.ahead <= MEASURED_FIRST => {
+                Batch::Many(vec![task])
+            }
+            batch => batch,
         };
-        W::push(&mut self.window, piece);
+        let piece = match batch {
+            Batch::One(task) => {
+                let cell = match self.cells.pop() {
+                    Some(cell) => Cell::renewed(cell, Single(task)),
+                    None => Cell::new(Single(task), self.options.clone()),
+                };
+                if let Err(refused) = executor.submit_call(Call::new(cell.clone()), slot) {
+                    refused.call.reject(refused.error);
+                }
+                Running::One(cell)
+            }
+            Batch::Many(tasks) => {
+                let len = tasks.len();
+                let meter = self.chunk_size.is_none().then(|| self.meter.clone());
+                Running::Many(submit_job(&**executor, Chunk { tasks, meter }, self.options.clone(), slot), len)
+            }
+        };
+        W::push(&mut self.window, Piece(piece));
     }
 
     /// The next outcome, whichever the window has.
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome<Output<I>>>> {
         loop {
-            if let Some(outcome) = self.ready.pop_front() {
+            if let Some(outcome) = self.ready.next() {
                 return Poll::Ready(Some(outcome));
             }
             if !matches!(self.timeout, Timeout::Up) && self.poll_room(cx) {
                 continue;
             }
             match W::poll_next(&mut self.window, cx) {
-                Poll::Ready(Some(Arrived::One(outcome))) => return Poll::Ready(Some(outcome)),
-                Poll::Ready(Some(Arrived::Many(Ok(outcomes), _))) => self.ready.extend(outcomes),
-                Poll::Ready(Some(Arrived::Many(Err(error), len))) => {
-                    self.ready.extend((0..len).map(|_| Err(error.clone())));
+                Poll::Ready(Some(arrived)) => {
+                    if let Some(outcome) = self.unpack(arrived) {
+                        return Poll::Ready(Some(outcome));
+                    }
                 }
                 Poll::Ready(None) if self.waiting.is_none() => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// The outcome, or `None` when it was a chunk, whose outcomes are `ready` now.
+    fn unpack(&mut self, arrived: Arrived<I::Item>) -> Option<Outcome<Output<I>>> {
+        match arrived.0 {
+            Came::One(outcome, cell) => {
+                if self.phase == Phase::Pulling {
+                    self.cells.push(cell);
+                }
+                return Some(outcome);
+            }
+            Came::Many(Ok(outcomes), _) => self.ready = outcomes.into_iter(),
+            Came::Many(Err(error), len) => {
+                self.ready = (0..len).map(|_| Err(error.clone())).collect::<Vec<_>>().into_iter()
+            }
+        }
+        None
+    }
+
+    /// Whether something is on its way that [`next_now`](Self::next_now) will find.
+    fn can_look(&self) -> bool {
+        (W::IS_ORDERED || self.ready.len() > 0)
+            && self.ahead > 0
+            && matches!(self.timeout, Timeout::None)
+            && self.phase != Phase::Over
+            && self.waiting.is_none()
+    }
+
+    /// An outcome that is there, without waiting and without telling anybody to wake us: what a blocking reader asks first.
+    fn next_now(&mut self) -> Option<Outcome<Output<I>>> {
+        let outcome = match self.ready.next() {
+            Some(outcome) => outcome,
+            None => {
+                let arrived = W::next_now(&mut self.window)?;
+                match self.unpack(arrived) {
+                    Some(outcome) => outcome,
+                    None => self.ready.next()?,
+                }
+            }
+        };
+        self.ahead -= 1;
+        self.delivered += 1;
+        // Of chunks that this map makes there is room for another one when one was read.
+        if self.chunk_size.is_some() || self.ready.len() == 0 {
+            self.pull();
+        }
+        Some(outcome)
     }
 
     fn give_up(&mut self) -> TaskError {
@@ -297,7 +415,7 @@ where
         if time_is_up {
             // What is there comes first; nothing new is begun.
             this.timeout = Timeout::Up;
-            this.waiting = this.waiting.take().map(|(tasks, _)| (tasks, None));
+            this.waiting = this.waiting.take().map(|(batch, _)| (batch, None));
         }
         match this.poll_outcome(cx) {
             Poll::Ready(Some(outcome)) => {
@@ -370,6 +488,12 @@ where
     }
 }
 
+/// How many outcomes a blocking reader would like to take at once, when it has to wait for them anyway.
+const BURST: usize = 16;
+
+/// How often a blocking reader looks for the next outcome before it waits to be woken.
+const LOOKS: u32 = 32;
+
 /// The outcomes of a [`Map`] as an iterator that blocks; from [`Map::blocking`].
 #[derive(Debug)]
 pub struct BlockingMap<I, W = Ordered>(Map<I, W>)
@@ -387,6 +511,19 @@ where
     type Item = Outcome<Output<I>>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        for turn in 0..LOOKS {
+            if !self.0.can_look() {
+                break;
+            }
+            // In bursts: a reader that takes each outcome the moment it comes is in the way of the workers.
+            if (turn >= LOOKS / 2 || self.0.ready.len() > 0 || W::has_some(&self.0.window))
+                && let Some(outcome) = self.0.next_now()
+            {
+                return Some(outcome);
+            }
+            // Closely at first, and then whenever the workers have had the core.
+            if turn < LOOKS / 2 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
         futures_ext::block_on(self.0.next())
     }
 
@@ -395,50 +532,132 @@ where
     }
 }
 
-/// One submit of a map: an element, or a chunk of them.
-#[doc(hidden)]
-#[derive(Debug)]
-pub enum Piece<O> {
-    One(TaskFuture<O>),
-    Many(TaskFuture<Vec<Outcome<O>>>, usize),
+/// What is submitted together.
+enum Batch<T> {
+    One(T),
+    Many(Vec<T>),
 }
 
-/// What came back for a [`Piece`].
-#[doc(hidden)]
-#[derive(Debug)]
-pub enum Arrived<O> {
-    One(Outcome<O>),
-    Many(Outcome<Vec<Outcome<O>>>, usize),
-}
-
-impl<O> Future for Piece<O> {
-    type Output = Arrived<O>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrived<O>> {
-        match self.get_mut() {
-            Piece::One(task) => Pin::new(task).poll(cx).map(Arrived::One),
-            Piece::Many(tasks, len) => Pin::new(tasks).poll(cx).map(|outcome| Arrived::Many(outcome, *len)),
+impl<T> Batch<T> {
+    fn len(&self) -> usize {
+        match self {
+            Batch::One(_) => 1,
+            Batch::Many(tasks) => tasks.len(),
         }
     }
 }
 
-impl<O> Piece<O> {
+/// How long the elements of a map take, as its workers see it.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    /// Nanoseconds an element; 0 before the first one.
+    each: AtomicU64,
+}
+
+impl Meter {
+    /// A chunk of so many elements took that long. What is slow counts at once, and is forgotten by and by.
+    pub(crate) fn ran(&self, elements: usize, took: Duration) {
+        let now = (took.as_nanos() as u64 / elements.max(1) as u64).max(1);
+        let before = self.each.load(Ordering::Relaxed);
+        self.each.store(now.max(before - before / 4), Ordering::Relaxed);
+    }
+
+    /// How many elements make a good chunk.
+    fn chunk(&self) -> usize {
+        match self.each.load(Ordering::Relaxed) {
+            0 => 1,
+            each => (CHUNK_TIME.as_nanos() as u64 / each) as usize,
+        }
+    }
+}
+
+/// One submit of a map: an element, or a chunk of them.
+#[doc(hidden)]
+pub struct Piece<T: Task>(Running<T>);
+
+enum Running<T: Task> {
+    One(Arc<Cell<Single<T>>>),
+    Many(TaskFuture<Vec<Outcome<T::Output>>>, usize),
+}
+
+/// What came back for a [`Piece`].
+#[doc(hidden)]
+pub struct Arrived<T: Task>(Came<T>);
+
+enum Came<T: Task> {
+    One(Outcome<T::Output>, Arc<Cell<Single<T>>>),
+    Many(Outcome<Vec<Outcome<T::Output>>>, usize),
+}
+
+impl<T: Task> Future for Piece<T> {
+    type Output = Arrived<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrived<T>> {
+        match &mut self.get_mut().0 {
+            Running::One(cell) => cell.poll_outcome(cx).map(|outcome| Arrived(Came::One(outcome, cell.clone()))),
+            Running::Many(tasks, len) => Pin::new(tasks).poll(cx).map(|outcome| Arrived(Came::Many(outcome, *len))),
+        }
+    }
+}
+
+impl<T: Task> Piece<T> {
     fn cancel(&self) {
-        match self {
-            Piece::One(task) => task.cancel(),
-            Piece::Many(tasks, _) => tasks.cancel(),
-        };
+        match &self.0 {
+            Running::One(cell) => _ = cell.stop(TaskError::cancelled()),
+            Running::Many(tasks, _) => _ = tasks.cancel(),
+        }
+    }
+
+    /// What came back, or itself if nothing has yet.
+    fn take(self) -> Result<Arrived<T>, Self> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.0 {
+            Running::One(cell) => match cell.poll_outcome(&mut cx) {
+                Poll::Ready(outcome) => Ok(Arrived(Came::One(outcome, cell))),
+                Poll::Pending => Err(Piece(Running::One(cell))),
+            },
+            Running::Many(mut tasks, len) => match Pin::new(&mut tasks).poll(&mut cx) {
+                Poll::Ready(outcome) => Ok(Arrived(Came::Many(outcome, len))),
+                Poll::Pending => Err(Piece(Running::Many(tasks, len))),
+            },
+        }
+    }
+
+    /// Whether its outcome is there; may say no just after it came.
+    fn is_done(&self) -> bool {
+        match &self.0 {
+            Running::One(cell) => cell.has_published(),
+            Running::Many(tasks, _) => tasks.has_published(),
+        }
+    }
+}
+
+impl<T: Task> std::fmt::Debug for Piece<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Piece").finish_non_exhaustive()
+    }
+}
+
+impl<T: Task> std::fmt::Debug for Arrived<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arrived").finish_non_exhaustive()
     }
 }
 
 /// In which order a [`Map`] gives its outcomes: [`Ordered`] or [`Unordered`].
 #[doc(hidden)]
 pub trait Window: sealed::Sealed {
-    type Of<P>;
-    fn empty<P>() -> Self::Of<P>;
-    fn push<O>(window: &mut Self::Of<Piece<O>>, piece: Piece<O>);
-    fn poll_next<O>(window: &mut Self::Of<Piece<O>>, cx: &mut Context<'_>) -> Poll<Option<Arrived<O>>>;
-    fn cancel_all<O>(window: &mut Self::Of<Piece<O>>);
+    type Of<T: Task>;
+    /// Whether it's known which outcome is next, so that one can look whether it's there.
+    const IS_ORDERED: bool;
+    fn empty<T: Task>() -> Self::Of<T>;
+    fn push<T: Task>(window: &mut Self::Of<T>, piece: Piece<T>);
+    fn poll_next<T: Task>(window: &mut Self::Of<T>, cx: &mut Context<'_>) -> Poll<Option<Arrived<T>>>;
+    /// Whether there may be more than one outcome by now.
+    fn has_some<T: Task>(window: &Self::Of<T>) -> bool;
+    /// What is there now, if that can be said without a waker.
+    fn next_now<T: Task>(window: &mut Self::Of<T>) -> Option<Arrived<T>>;
+    fn cancel_all<T: Task>(window: &mut Self::Of<T>);
 }
 
 mod sealed {
@@ -456,17 +675,18 @@ pub enum Ordered {}
 pub enum Unordered {}
 
 impl Window for Ordered {
-    type Of<P> = VecDeque<P>;
+    type Of<T: Task> = VecDeque<Piece<T>>;
+    const IS_ORDERED: bool = true;
 
-    fn empty<P>() -> VecDeque<P> {
+    fn empty<T: Task>() -> VecDeque<Piece<T>> {
         VecDeque::new()
     }
 
-    fn push<O>(window: &mut VecDeque<Piece<O>>, piece: Piece<O>) {
+    fn push<T: Task>(window: &mut VecDeque<Piece<T>>, piece: Piece<T>) {
         window.push_back(piece);
     }
 
-    fn poll_next<O>(window: &mut VecDeque<Piece<O>>, cx: &mut Context<'_>) -> Poll<Option<Arrived<O>>> {
+    fn poll_next<T: Task>(window: &mut VecDeque<Piece<T>>, cx: &mut Context<'_>) -> Poll<Option<Arrived<T>>> {
         let Some(first) = window.front_mut() else {
             return Poll::Ready(None);
         };
@@ -477,27 +697,47 @@ impl Window for Ordered {
         Poll::Ready(Some(arrived))
     }
 
-    fn cancel_all<O>(window: &mut VecDeque<Piece<O>>) {
+    fn has_some<T: Task>(window: &VecDeque<Piece<T>>) -> bool {
+        window.front().is_none_or(Piece::is_done) && window.get(BURST).is_none_or(Piece::is_done)
+    }
+
+    fn next_now<T: Task>(window: &mut VecDeque<Piece<T>>) -> Option<Arrived<T>> {
+        if !window.front()?.is_done() {
+            return None;
+        }
+        window.pop_front()?.take().map_err(|first| window.push_front(first)).ok()
+    }
+
+    fn cancel_all<T: Task>(window: &mut VecDeque<Piece<T>>) {
         window.drain(..).for_each(|piece| piece.cancel());
     }
 }
 
 impl Window for Unordered {
-    type Of<P> = FuturesUnordered<P>;
+    type Of<T: Task> = FuturesUnordered<Piece<T>>;
+    const IS_ORDERED: bool = false;
 
-    fn empty<P>() -> FuturesUnordered<P> {
+    fn empty<T: Task>() -> FuturesUnordered<Piece<T>> {
         FuturesUnordered::new()
     }
 
-    fn push<O>(window: &mut FuturesUnordered<Piece<O>>, piece: Piece<O>) {
+    fn push<T: Task>(window: &mut FuturesUnordered<Piece<T>>, piece: Piece<T>) {
         window.push(piece);
     }
 
-    fn poll_next<O>(window: &mut FuturesUnordered<Piece<O>>, cx: &mut Context<'_>) -> Poll<Option<Arrived<O>>> {
+    fn poll_next<T: Task>(window: &mut FuturesUnordered<Piece<T>>, cx: &mut Context<'_>) -> Poll<Option<Arrived<T>>> {
         window.poll_next_unpin(cx)
     }
 
-    fn cancel_all<O>(window: &mut FuturesUnordered<Piece<O>>) {
+    fn has_some<T: Task>(_: &FuturesUnordered<Piece<T>>) -> bool {
+        true
+    }
+
+    fn next_now<T: Task>(_: &mut FuturesUnordered<Piece<T>>) -> Option<Arrived<T>> {
+        None
+    }
+
+    fn cancel_all<T: Task>(window: &mut FuturesUnordered<Piece<T>>) {
         std::mem::take(window).into_iter().for_each(|piece| piece.cancel());
     }
 }

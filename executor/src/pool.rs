@@ -305,7 +305,7 @@ async fn collect<T: Task>(executor: Arc<dyn Executor>, tasks: Vec<T>, chunk: usi
             Err(SubmitError::Full { .. }) => executor.reserve_slot().await,
             slot => slot,
         }?;
-        let next = Chunk(tasks.by_ref().take(chunk).collect());
+        let next = Chunk { tasks: tasks.by_ref().take(chunk).collect(), meter: None };
         chunks.push(submit_job(&*executor, next, TaskOptions::new(), Some(slot)).cancel_on_drop());
     }
     // A handle of the pool that nobody needs any more would keep it open.

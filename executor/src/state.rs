@@ -37,7 +37,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -57,6 +57,23 @@ use crate::task::{Reply, Run, Shape};
 /// The number of a task, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(pub(crate) u64);
+
+impl TaskId {
+    fn new() -> Self {
+        /// Each thread takes this many numbers at once, so that threads don't wait for each other's.
+        const BLOCK: u64 = 1_024;
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        thread_local! {
+            static OWN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+        }
+        let mut id = OWN.get();
+        if id.is_multiple_of(BLOCK) {
+            id = NEXT.fetch_add(1, Ordering::Relaxed) * BLOCK;
+        }
+        OWN.set(id + 1);
+        TaskId(id)
+    }
+}
 
 impl std::fmt::Display for TaskId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -115,12 +132,23 @@ pub(crate) trait WorkerLink: Send + Sync {
     fn abandoned(&self, ticket: Ticket);
 }
 
+/// How many tasks of this process were ended while they were queued; their empty cells may still lie in a backlog.
+pub(crate) fn ended_while_queued() -> u64 {
+    ENDED_WHILE_QUEUED.load(Ordering::Relaxed)
+}
+
+static ENDED_WHILE_QUEUED: AtomicU64 = AtomicU64::new(0);
+
 /// What a worker wants to know of a run.
 pub(crate) trait RunObserver {
     /// The task has begun; its running time is to be bounded.
     fn limit(&self, cell: &Arc<dyn Callable>, expiry: Expiry);
     /// The outcome becomes visible in the next instruction. Called under the cell's lock: must not block.
     fn about_to_publish(&self);
+    /// Whether the task that runs is in the [`Place`](context::Place) of this thread.
+    fn uses_place(&self) -> bool {
+        false
+    }
 }
 
 /// A time that a task must not pass.
@@ -166,6 +194,8 @@ enum Stage<J: Job> {
 /// What most tasks do not need.
 struct Extras<T> {
     options: TaskOptions,
+    /// Which run this is or will be.
+    attempt: u32,
     /// With the handles in it, as long as the call may be sent (again).
     encoded: Option<Message>,
     link: Option<Link>,
@@ -180,6 +210,7 @@ impl<T> Default for Extras<T> {
     fn default() -> Self {
         Extras {
             options: TaskOptions::default(),
+            attempt: 0,
             encoded: None,
             link: None,
             permit: None,
@@ -192,7 +223,6 @@ impl<T> Default for Extras<T> {
 
 struct Inner<J: Job> {
     stage: Stage<J>,
-    attempt: u32,
     waker: Option<Waker>,
     extras: Option<Box<Extras<J::Output>>>,
 }
@@ -202,14 +232,23 @@ impl<J: Job> Inner<J> {
         self.extras.get_or_insert_with(Box::default)
     }
 
+    /// Which run this is or will be.
+    fn attempt(&self) -> u32 {
+        self.extras.as_deref().map_or(0, |extras| extras.attempt)
+    }
+
     fn is_running(&self, attempt: u32) -> bool {
-        matches!(self.stage, Stage::Running) && self.attempt == attempt
+        matches!(self.stage, Stage::Running) && self.attempt() == attempt
     }
 }
 
 /// One task: its job, its state and its outcome, in one allocation.
 pub(crate) struct Cell<J: Job> {
     id: TaskId,
+    /// It was given no options, so nobody has to take the lock to look for them.
+    is_plain: bool,
+    /// A hint for those who look again and again: written under the lock, when the outcome is published.
+    published: AtomicBool,
     inner: Mutex<Inner<J>>,
 }
 
@@ -225,6 +264,8 @@ pub(crate) trait AnyCell: ContextSource {
 
 /// The waiter's side.
 pub(crate) trait Observed<T>: AnyCell {
+    /// Whether the outcome can be had; looks without the lock, so it may be behind.
+    fn has_published(&self) -> bool;
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<T>>;
     fn on_done(&self, callback: Callback<T>);
 }
@@ -250,8 +291,8 @@ pub(crate) trait Callable: AnyCell {
     /// Makes the encoded form, if it is needed: to leave the process, or to run again.
     fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError>;
 
-    /// Runs it on this thread; `None` when it was settled before.
-    fn run(self: Arc<Self>, observer: &dyn RunObserver) -> Option<Ended>;
+    /// Runs it on this thread and gives itself back; `None` when it was settled before.
+    fn run(self: Arc<Self>, observer: &dyn RunObserver) -> (Arc<dyn Callable>, Option<Ended>);
     /// The future that runs it.
     fn drive(
         self: Arc<Self>,
@@ -290,12 +331,29 @@ pub(crate) struct Wire {
 
 impl<J: Job> Cell<J> {
     pub(crate) fn new(job: J, options: TaskOptions) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let extras = (!options.is_default()).then(|| Box::new(Extras { options, ..Extras::default() }));
+        let is_plain = options.is_default();
+        let extras = (!is_plain).then(|| Box::new(Extras { options, ..Extras::default() }));
         Arc::new(Cell {
-            id: TaskId(NEXT.fetch_add(1, Ordering::Relaxed)),
-            inner: Mutex::new(Inner { stage: Stage::Queued(Some(job)), attempt: 0, waker: None, extras }),
+            id: TaskId::new(),
+            is_plain,
+            published: AtomicBool::new(false),
+            inner: Mutex::new(Inner { stage: Stage::Queued(Some(job)), waker: None, extras }),
         })
+    }
+
+    /// A cell for a new job, without options: this one, if its task is over and nobody else knows it.
+    pub(crate) fn renewed(mut cell: Arc<Self>, job: J) -> Arc<Self> {
+        if let Some(own) = Arc::get_mut(&mut cell) {
+            let inner = own.inner.get_mut();
+            if own.is_plain && inner.extras.is_none() && matches!(inner.stage, Stage::Taken(_)) {
+                inner.stage = Stage::Queued(Some(job));
+                inner.waker = None;
+                *own.published.get_mut() = false;
+                own.id = TaskId::new();
+                return cell;
+            }
+        }
+        Cell::new(job, TaskOptions::new())
     }
 
     /// Queued, Sent or Running to Done, by way of Settling. The caller has checked that it is one of the three. `link`
@@ -307,9 +365,24 @@ impl<J: Job> Cell<J> {
         link: Option<Link>,
         about_to_publish: Option<&dyn RunObserver>,
     ) {
+        if matches!(inner.stage, Stage::Running) && inner.extras.is_none() {
+            // Nothing to drop and nobody to call: settled and published in one step.
+            if let Some(observer) = about_to_publish {
+                observer.about_to_publish();
+            }
+            inner.stage = Stage::Done(outcome);
+            self.published.store(true, Ordering::Release);
+            let waker = inner.waker.take();
+            drop(inner);
+            wake(waker);
+            return;
+        }
         let verdict = TaskState::of(&outcome);
         let settling = Stage::Settling { verdict, by: thread::current().id(), published: false };
         let before = std::mem::replace(&mut inner.stage, settling);
+        if matches!(before, Stage::Queued(_)) {
+            ENDED_WHILE_QUEUED.fetch_add(1, Ordering::Relaxed);
+        }
         let mut callbacks = Vec::new();
         if let Some(extras) = inner.extras.as_deref_mut() {
             callbacks = std::mem::take(&mut extras.callbacks);
@@ -335,6 +408,7 @@ impl<J: Job> Cell<J> {
             observer.about_to_publish();
         }
         inner.stage = Stage::Done(outcome);
+        self.published.store(true, Ordering::Release);
         let waker = inner.waker.take();
         drop(inner);
         wake(waker);
@@ -380,9 +454,9 @@ impl<J: Job> Cell<J> {
             && extras.encoded.is_some()
         {
             extras.options.retries -= 1;
+            extras.attempt += 1;
             let own = extras.link.take();
             let stop = extras.stop.take();
-            inner.attempt += 1;
             inner.stage = Stage::Queued(None);
             drop(inner);
             drop(own);
@@ -416,7 +490,7 @@ impl<J: Job> Cell<J> {
         };
         let job = job.take();
         inner.stage = Stage::Running;
-        let attempt = inner.attempt;
+        let attempt = inner.attempt();
         let (mut timeout, mut encoded, mut permit) = (None, None, None);
         if let Some(extras) = inner.extras.as_deref_mut() {
             timeout = extras.options.timeout;
@@ -487,7 +561,9 @@ fn tell(stop: &CancellationToken) {
 
 /// Wakes a waiter. A waker that panics must not take a worker with it.
 fn wake(waker: Option<Waker>) {
-    let _ = panic::catch(move || waker.map(Waker::wake));
+    if let Some(waker) = waker {
+        let _ = panic::catch(move || waker.wake());
+    }
 }
 
 impl<J: Job> ContextSource for Cell<J> {
@@ -510,7 +586,7 @@ impl<J: Job> ContextSource for Cell<J> {
 
     fn stop_token(&self, attempt: u32) -> CancellationToken {
         let mut inner = self.inner.lock();
-        if inner.attempt == attempt && matches!(inner.stage, Stage::Queued(_) | Stage::Sent | Stage::Running) {
+        if inner.attempt() == attempt && matches!(inner.stage, Stage::Queued(_) | Stage::Sent | Stage::Running) {
             return inner.extras().stop.get_or_insert_with(CancellationToken::new).clone();
         }
         drop(inner);
@@ -566,6 +642,10 @@ impl<J: Job> AnyCell for Cell<J> {
 }
 
 impl<J: Job> Observed<J::Output> for Cell<J> {
+    fn has_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
+    }
+
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<J::Output>> {
         // Cloning and dropping a waker is user code, so neither happens under the lock.
         let mut new = None;
@@ -653,10 +733,16 @@ impl<J: Job> Callable for Cell<J> {
     }
 
     fn priority(&self) -> Priority {
+        if self.is_plain {
+            return Priority::Normal;
+        }
         self.inner.lock().extras.as_deref().map_or(Priority::Normal, |extras| extras.options.priority)
     }
 
     fn deadline(&self) -> Option<Instant> {
+        if self.is_plain {
+            return None;
+        }
         self.inner.lock().extras.as_deref().and_then(|extras| extras.options.deadline)
     }
 
@@ -670,7 +756,7 @@ impl<J: Job> Callable for Cell<J> {
             own_name: inner.extras.as_deref().and_then(|extras| extras.options.name.clone()),
             signature: J::signature(),
             shape: J::shape(),
-            attempt: inner.attempt,
+            attempt: inner.attempt(),
             announce_start: inner.extras.as_deref().is_some_and(|extras| extras.options.timeout.is_some()),
         }
     }
@@ -691,6 +777,9 @@ impl<J: Job> Callable for Cell<J> {
     }
 
     fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError> {
+        if self.is_plain && !always {
+            return Ok(());
+        }
         // The job is taken out while it is encoded: its `Serialize` is user code.
         let job = {
             let mut inner = self.inner.lock();
@@ -737,10 +826,14 @@ impl<J: Job> Callable for Cell<J> {
         Ok(())
     }
 
-    fn run(self: Arc<Self>, observer: &dyn RunObserver) -> Option<Ended> {
-        let (job, attempt) = self.begin(observer)?;
+    fn run(self: Arc<Self>, observer: &dyn RunObserver) -> (Arc<dyn Callable>, Option<Ended>) {
+        let Some((job, attempt)) = self.begin(observer) else { return (self, None) };
         let outcome = {
-            let _entered = context::enter(self.clone(), attempt);
+            let _entered = if observer.uses_place() {
+                context::enter_place(attempt)
+            } else {
+                context::enter(self.clone(), attempt)
+            };
             match job {
                 Err(error) => Err(error.into()),
                 Ok(job) => match panic::catch(|| job.run()) {
@@ -752,7 +845,8 @@ impl<J: Job> Callable for Cell<J> {
                 },
             }
         };
-        Some(self.finish(attempt, outcome, observer))
+        let ended = self.finish(attempt, outcome, observer);
+        (self, Some(ended))
     }
 
     fn drive(
@@ -823,7 +917,7 @@ impl<J: Job> Callable for Cell<J> {
             return false;
         }
         inner.stage = Stage::Running;
-        let attempt = inner.attempt;
+        let attempt = inner.attempt();
         let timeout = inner.extras.as_deref().and_then(|extras| extras.options.timeout);
         drop(inner);
         if let Some(after) = timeout {
@@ -883,7 +977,7 @@ impl<J: Job> Callable for Cell<J> {
             (Stage::Queued(_) | Stage::Sent | Stage::Running, Expiry::Deadline(_)) => {
                 outsider_ends(self, inner, TaskError::DeadlineExceeded)
             }
-            (Stage::Running, Expiry::Timeout { attempt, after }) if inner.attempt == attempt => {
+            (Stage::Running, Expiry::Timeout { attempt, after }) if inner.attempt() == attempt => {
                 outsider_ends(self, inner, TaskError::TimedOut { after })
             }
             _ => Ended::Late,
@@ -943,9 +1037,8 @@ impl Call {
             fn limit(&self, _: &Arc<dyn Callable>, _: Expiry) {}
             fn about_to_publish(&self) {}
         }
-        let cell = self.into_cell();
-        match cell.clone().run(&Nothing) {
-            Some(Ended::Again) => Some(Call::new(cell)),
+        match self.into_cell().run(&Nothing) {
+            (cell, Some(Ended::Again)) => Some(Call::new(cell)),
             _ => None,
         }
     }

@@ -253,16 +253,26 @@ fn encode_chunk<T: Task>(mut outcomes: Vec<Outcome<T::Output>>) -> Reply {
 
 /// Runs the calls of a chunk one after another; the failure of one is the outcome of that one.
 pub(crate) fn run_each<T: Task>(tasks: Vec<T>) -> Vec<Outcome<T::Output>> {
-    tasks
-        .into_iter()
-        .map(|task| match panic::catch(|| task.run()) {
-            Ok(Run::Ready(output)) => Ok(output),
-            Ok(Run::Future(_)) => Err(TaskError::InvalidOption(
-                "a task returned Run::Future although its IS_ASYNC is false; set it to true",
-            )),
-            Err(report) => Err(TaskError::Panicked(Box::new(report))),
-        })
-        .collect()
+    let len = tasks.len();
+    let mut outcomes = Vec::with_capacity(len);
+    let mut tasks = tasks.into_iter();
+    // Panics are caught around as many calls as there are up to the next panic.
+    while outcomes.len() < len {
+        let caught = panic::catch(|| {
+            for task in tasks.by_ref() {
+                outcomes.push(match task.run() {
+                    Run::Ready(output) => Ok(output),
+                    Run::Future(_) => Err(TaskError::InvalidOption(
+                        "a task returned Run::Future although its IS_ASYNC is false; set it to true",
+                    )),
+                });
+            }
+        });
+        if let Err(report) = caught {
+            outcomes.push(Err(TaskError::Panicked(Box::new(report))));
+        }
+    }
+    outcomes
 }
 
 /// The same for asynchronous calls: one after another, too, so that `chunk_size` says how much runs at once.

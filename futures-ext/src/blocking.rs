@@ -5,6 +5,10 @@
 //! inner one would swallow the outer one's wake-up. They do share the thread's park token, which is harmless: each looks at
 //! its own flag before it parks, and whoever sets a flag sets it before it unparks.
 //!
+//! **Spinning.** Parking a thread and waking it takes longer than many a wait, so a wait first looks out for its wake-up for a
+//! moment ([`SPIN`]): closely at first, then whenever those who want the core have had it. A thread whose spins are in vain makes
+//! them shorter and shorter, until one succeeds again.
+//!
 //! What a pool does about a thread that blocks is left to the pool: it is told through [`BlockingObserver`].
 
 use std::cell::{Cell, RefCell};
@@ -12,15 +16,18 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::coop;
 
 use crate::Elapsed;
+
+/// For how long a wait looks out for its wake-up before the thread is parked: about as long as a wake-up takes.
+const SPIN: Duration = Duration::from_micros(30);
 
 /// Runs a future to its end on this thread, parking the thread whenever there is nothing to do.
 ///
@@ -146,6 +153,8 @@ pub(crate) fn poll_unconstrained<F: Future + ?Sized>(future: Pin<&mut F>, cx: &m
 
 thread_local! {
     static PARKER: Cell<Option<Parker>> = const { Cell::new(None) };
+    /// How many spins in a row were in vain.
+    static IN_VAIN: Cell<u32> = const { Cell::new(0) };
     static OBSERVER: RefCell<Option<Rc<dyn BlockingObserver>>> = const { RefCell::new(None) };
 }
 
@@ -154,6 +163,7 @@ fn drive<F: Future + ?Sized>(mut future: Pin<&mut F>, deadline: Option<Instant>)
     let parker = Borrowed::take();
     let mut cx = Context::from_waker(&parker.get().waker);
     let mut blocked = None;
+    let mut has_spun = false;
     loop {
         // Unconstrained: a future that runs out of tokio's budget asks to be woken when the worker's poll returns, which
         // would never happen while we sit inside that poll.
@@ -172,6 +182,10 @@ fn drive<F: Future + ?Sized>(mut future: Pin<&mut F>, deadline: Option<Instant>)
             if left.is_some_and(|left| left.is_zero()) {
                 return None;
             }
+            if !std::mem::replace(&mut has_spun, true) {
+                parker.get().flag.spin(left);
+                continue;
+            }
             if blocked.is_none() {
                 blocked = Some(Blocked::enter());
                 continue; // the observer may have taken long, or even brought the wake-up about
@@ -180,6 +194,8 @@ fn drive<F: Future + ?Sized>(mut future: Pin<&mut F>, deadline: Option<Instant>)
                 Some(left) => thread::park_timeout(left),
                 None => thread::park(),
             }
+            // What comes after a wake-up may come in quick succession.
+            has_spun = false;
         }
     }
 }
@@ -193,7 +209,33 @@ struct Flag {
 
 impl Flag {
     fn take(&self) -> bool {
-        self.set.swap(false, Ordering::Acquire)
+        self.set.load(Ordering::Relaxed) && self.set.swap(false, Ordering::Acquire)
+    }
+
+    /// Looks out for the flag for a moment, at most for as long as is `left`.
+    fn spin(&self, left: Option<Duration>) {
+        static HAS_CORES: OnceLock<bool> = OnceLock::new();
+        if !HAS_CORES.get_or_init(|| thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)) {
+            return;
+        }
+        let in_vain = IN_VAIN.try_with(Cell::get).unwrap_or(0);
+        let bound = SPIN / (1 << in_vain.min(4));
+        let end = Instant::now() + left.map_or(bound, |left| left.min(bound));
+        for turn in 0_u32.. {
+            if self.set.load(Ordering::Relaxed) {
+                let _ = IN_VAIN.try_with(|count| count.set(0));
+                return;
+            }
+            if turn < 64 {
+                std::hint::spin_loop();
+            } else {
+                thread::yield_now();
+                if Instant::now() >= end {
+                    break;
+                }
+            }
+        }
+        let _ = IN_VAIN.try_with(|count| count.set(in_vain.saturating_add(1)));
     }
 }
 

@@ -4,6 +4,10 @@
 //! resources tokio's cooperative budget is used up, each further future answers `Pending`, and the set, which cannot know
 //! why, goes on to poll all of them, every time: quadratic. So the set is polled outside the budget, and the budget is
 //! charged once for each output instead. A loop over the outputs still yields to the scheduler after each 128.
+//!
+//! Often many of the first futures have finished before anybody asks. Such a one costs neither an allocation nor a waker: it is
+//! polled in a box that all of them use in turn, with a waker that does nothing. The first one that is pending ends this: it
+//! goes into `FuturesUnordered` in that box, to be polled once more with a waker of its own, and so do all the others.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -18,15 +22,22 @@ use tokio::task::coop;
 use crate::blocking::poll_unconstrained;
 
 pub(crate) struct Set<F> {
+    /// Those that were never polled.
+    fresh: std::iter::Enumerate<std::vec::IntoIter<F>>,
     unordered: FuturesUnordered<Numbered<F>>,
+    /// An empty box for the next one.
+    place: Option<Pin<Box<Option<F>>>>,
     total: usize,
 }
 
+// No future is pinned in place: they move until they are polled, and are polled in boxes.
+impl<F> Unpin for Set<F> {}
+
 impl<F: Future> Set<F> {
     pub(crate) fn new(futures: impl IntoIterator<Item = F>) -> Self {
-        let numbered = futures.into_iter().enumerate().map(|(number, future)| Numbered { number, future });
-        let unordered: FuturesUnordered<_> = numbered.collect();
-        Self { total: unordered.len(), unordered }
+        let fresh: Vec<F> = futures.into_iter().collect();
+        let total = fresh.len();
+        Self { fresh: fresh.into_iter().enumerate(), unordered: FuturesUnordered::new(), place: None, total }
     }
 
     /// The next output; `None` when the set is empty.
@@ -68,6 +79,20 @@ impl<F: Future> Set<F> {
     }
 
     fn poll_unbudgeted(&mut self, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
+        if let Some((number, future)) = self.fresh.next() {
+            // Taken out meanwhile: a future that panics goes with its box.
+            let mut place = self.place.take().unwrap_or_else(|| Box::pin(None));
+            place.set(Some(future));
+            let mut numbered = Numbered { number, place };
+            let first = poll_unconstrained(Pin::new(&mut numbered), &mut Context::from_waker(Waker::noop()));
+            if let Poll::Ready(output) = first {
+                self.place = Some(numbered.place);
+                return Poll::Ready(Some(output));
+            }
+            self.unordered.push(numbered);
+            let rest = self.fresh.by_ref();
+            self.unordered.extend(rest.map(|(number, future)| Numbered { number, place: Box::pin(Some(future)) }));
+        }
         let next = poll_fn(|cx| Pin::new(&mut self.unordered).poll_next(cx));
         poll_unconstrained(pin!(next), cx)
     }
@@ -81,7 +106,7 @@ impl<F> Set<F> {
 
     /// How many have not given their output yet.
     pub(crate) fn unfinished(&self) -> usize {
-        self.unordered.len()
+        self.fresh.len() + self.unordered.len()
     }
 
     /// The futures that are left, in the order in which they were given.
@@ -91,23 +116,27 @@ impl<F> Set<F> {
     {
         let mut pending: Vec<_> = self.unordered.into_iter().collect();
         pending.sort_unstable_by_key(|entry| entry.number);
-        pending.into_iter().map(|entry| entry.future).collect()
+        let polled = pending.into_iter().filter_map(|entry| *Pin::into_inner(entry.place));
+        // The numbers of the others are higher.
+        polled.chain(self.fresh.map(|(_, future)| future)).collect()
     }
 }
 
-/// A future with its place in the input.
-#[pin_project::pin_project]
+/// A future with its place in the input, in a box that is emptied when the future is done.
 struct Numbered<F> {
     number: usize,
-    #[pin]
-    future: F,
+    place: Pin<Box<Option<F>>>,
 }
 
 impl<F: Future> Future for Numbered<F> {
     type Output = F::Output;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.project().future.poll(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let future =
+            self.place.as_mut().as_pin_mut().expect("it is done when its box is empty, and not polled any more");
+        let output = ready!(future.poll(cx));
+        self.place.set(None);
+        Poll::Ready(output)
     }
 }
 

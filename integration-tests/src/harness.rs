@@ -180,7 +180,7 @@ fn try_run_trial(name: &str, watchdog: Duration, nocapture: bool) -> std::io::Re
         };
         let _ = sender.send(waited);
     });
-    let hung = ended.recv_timeout(watchdog).is_err();
+    let hung = !ends_in_time(&ended, watchdog);
     let _ = kill_process_group(pid, Signal::KILL);
     // Not `wait_with_output`: that would close its standard input before the kill.
     let status = child.wait()?;
@@ -193,6 +193,13 @@ fn try_run_trial(name: &str, watchdog: Duration, nocapture: bool) -> std::io::Re
     } else {
         Verdict::Failed(format!("{}\n{printed}", how_it_ended(status)))
     })
+}
+
+/// Whether the end is reported before the watchdog's time is up. It is counted in short steps, so that a time in which
+/// everything stood still, this process and its trials alike (Ctrl-Z, or a debugger), counts as one of them.
+fn ends_in_time<T>(ended: &mpsc::Receiver<T>, watchdog: Duration) -> bool {
+    const STEPS: u32 = 60;
+    (0..STEPS).any(|_| !matches!(ended.recv_timeout(watchdog / STEPS), Err(mpsc::RecvTimeoutError::Timeout)))
 }
 
 fn how_it_ended(status: ExitStatus) -> String {

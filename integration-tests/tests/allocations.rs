@@ -10,8 +10,11 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const ROWS: &[Row<fn()>] =
-    rows![submitting_and_collecting_takes_one_allocation_of_96_bytes, waiting_for_one_takes_none];
+const ROWS: &[Row<fn()>] = rows![
+    submitting_and_collecting_takes_one_allocation,
+    a_queued_task_takes_at_most_200_bytes,
+    waiting_for_one_takes_none,
+];
 
 fn main() -> ExitCode {
     polypool::init();
@@ -20,24 +23,45 @@ fn main() -> ExitCode {
 
 const TASKS: usize = 100_000;
 
-fn submitting_and_collecting_takes_one_allocation_of_96_bytes() {
+/// The budget of a task: its cell, with everything that a `TaskFuture` can do.
+const BYTES: usize = 96;
+
+fn submitting_and_collecting_takes_one_allocation() {
     let pool = ThreadPool::builder().workers(2).build().unwrap();
-    let run = || {
-        let tasks: Vec<TaskFuture<()>> = (0..TASKS).map(|_| pool.spawn(|| ())).collect();
-        tasks.into_iter().for_each(|task| task.wait().unwrap());
+    let mut tasks: Vec<TaskFuture<u64>> = Vec::with_capacity(TASKS);
+    let mut run = || {
+        tasks.extend((0..TASKS as u64).map(|n| pool.spawn(move || n)));
+        let sum: u64 = tasks.drain(..).map(|task| task.wait().unwrap()).sum();
+        assert_eq!(sum, (TASKS as u64 - 1) * TASKS as u64 / 2);
     };
-    // The workers, and the thread-locals of everybody.
-    run();
+    // The workers, the thread-locals of everybody, and the backlog, which keeps its room; but it has two ends, and now one
+    // and now the other grows.
+    for _ in 0..3 {
+        run();
+    }
     let region = Region::new(ALLOCATOR);
     run();
     let used = region.change();
     let calls = used.allocations + used.reallocations;
     println!("{calls} allocations for {TASKS} tasks, {} bytes", used.bytes_allocated);
-    // A hundredth of them may be what is taken for many at once.
-    let handles = size_of::<TaskFuture<()>>();
     assert!(calls <= TASKS + TASKS / 100, "{calls} allocations for {TASKS} tasks");
-    let each = (used.bytes_allocated - handles * TASKS) / TASKS;
-    assert!(each <= 96, "{each} bytes for a task, beside its handle of {handles}");
+    // The backlog grows at most to what it takes to hold all of them, in steps that double.
+    assert!(used.bytes_allocated <= (BYTES + 4 * 16) * TASKS, "{} bytes for {TASKS} tasks", used.bytes_allocated);
+}
+
+fn a_queued_task_takes_at_most_200_bytes() {
+    let pool = ThreadPool::builder().workers(1).build().unwrap();
+    let (gate, pass) = std::sync::mpsc::channel::<()>();
+    let held = pool.spawn(move || _ = pass.recv());
+    let region = Region::new(ALLOCATOR);
+    let tasks: Vec<TaskFuture<u64>> = (0..TASKS as u64).map(|n| pool.spawn(move || n)).collect();
+    let used = region.change();
+    let bytes = used.bytes_allocated - used.bytes_deallocated;
+    println!("{bytes} bytes for {TASKS} queued tasks, their futures included");
+    assert!(bytes <= 200 * TASKS, "{bytes} bytes for {TASKS} queued tasks");
+    drop(gate);
+    held.wait().unwrap();
+    assert_eq!(polypool::wait_all(tasks).wait().len(), TASKS);
 }
 
 fn waiting_for_one_takes_none() {

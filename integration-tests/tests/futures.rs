@@ -554,8 +554,8 @@ fn polls_for(count: usize, budgeted: bool) -> usize {
 fn as_completed_is_linear_on_a_tokio_worker() {
     for count in [1_000, 100_000, 1_000_000] {
         let polls = polls_for(count, false);
-        // Each is polled once to begin with and once when it has finished.
-        assert!(polls >= count && polls <= 2 * count, "{polls} polls of {count} futures");
+        // Each is polled once to begin with and once when it has finished; the first that is pending once more.
+        assert!(polls >= count && polls <= 2 * count + 1, "{polls} polls of {count} futures");
     }
 }
 
@@ -563,7 +563,7 @@ fn as_completed_is_linear_when_the_budget_runs_out() {
     // After 128 of these in one poll, tokio makes every further one answer "pending".
     for count in [1_000, 100_000] {
         let polls = polls_for(count, true);
-        assert!(polls >= count && polls <= 2 * count, "{polls} polls of {count} futures");
+        assert!(polls >= count && polls <= 2 * count + 1, "{polls} polls of {count} futures");
     }
 }
 

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use futures_ext::{All, CancellationToken, Elapsed, as_completed};
 use futures_util::FutureExt as _;
 use integration_tests::fixture::own_prefix;
-use integration_tests::tasks::{double, pass};
+use integration_tests::tasks::{all_but, double, pass, take_time};
 use integration_tests::waiting::runtime;
 use integration_tests::{Board, EXECUTORS, Fixture, Row, Suite, Waiting, eventually, millis, rows, seconds, within};
 use polypool::{
     BuildError, CodecError, Completer, Executor, ExecutorExt, MAX_EXTRA_WORKERS, Shutdown, SubmitError, TaskError,
-    TaskFuture, TaskOptions, TaskState, ThreadPool, context,
+    TaskFuture, TaskOptions, TaskState, ThreadPool, context, wait_all,
 };
 
 const ROWS: &[Row<fn()>] = rows![
@@ -45,6 +45,11 @@ const ROWS: &[Row<fn()>] = rows![
     dropping_the_pool_in_a_task_does_not_hang,
     now_does_not_wait_for_a_closure_that_overstays,
     panic_in_a_drop_does_not_kill_the_worker,
+    worker_that_drops_a_late_value_can_be_woken,
+    wait_all_keeps_the_order_and_the_failures,
+    chunks_of_a_map_are_chosen_by_time,
+    chunks_that_a_map_chooses_fail_one_by_one,
+    cancelled_tasks_leave_the_backlog_of_a_stuck_worker,
     happens_before,
     no_thread_of_the_pool_is_left,
     context_travels_into_threads_and_futures,
@@ -697,6 +702,126 @@ fn panic_in_a_drop_does_not_kill_the_worker() {
     assert_eq!(pool.spawn(|| 4).wait().unwrap(), 4);
     assert_eq!(pool.stats().workers.len(), 1);
     assert_eq!(held_pool.spawn(|| 4).wait().unwrap(), 4);
+}
+
+/// A waiter may let go of its value just when the worker, which has nothing to do, is about to clear it away. The moment is
+/// short, so it is tried often, at ever other distances from the end of the task.
+fn worker_that_drops_a_late_value_can_be_woken() {
+    struct Slow;
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            (0..200).for_each(|_| std::hint::spin_loop());
+        }
+    }
+    let pool = pool(1);
+    for turn in 0..4_000_u32 {
+        let task = pool.spawn(|| Slow);
+        while !task.is_done() {
+            std::hint::spin_loop();
+        }
+        (0..turn % 64).for_each(|_| std::hint::spin_loop());
+        drop(task);
+        if turn % 8 == 0 {
+            // Now and then it lies down before the next task comes.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        assert!(pool.spawn(|| ()).wait_timeout(seconds(20)).is_ok(), "turn {turn}");
+    }
+}
+
+fn wait_all_keeps_the_order_and_the_failures() {
+    let pool = pool(2);
+    for waiting in Waiting::BOTH {
+        // More than it waits for at once.
+        let tasks: Vec<_> = (0..10_000_u64)
+            .map(|n| {
+                pool.spawn(move || {
+                    assert_ne!(n, 7, "not this one");
+                    n
+                })
+            })
+            .collect();
+        tasks[9_999].cancel();
+        let all = wait_all(tasks);
+        let outcomes = if waiting == Waiting::Awaiting { runtime().block_on(all) } else { all.wait() };
+        assert_eq!(outcomes.len(), 10_000);
+        for (n, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Ok(value) => assert!(value == n as u64 && n != 7),
+                Err(TaskError::Panicked(_)) => assert_eq!(n, 7),
+                Err(error) => assert!(n == 9_999 && error.is_cancelled(), "{n}: {error}"),
+            }
+        }
+    }
+    assert!(wait_all(Vec::<TaskFuture<()>>::new()).wait().is_empty());
+    // In whatever order they end.
+    let (completers, tasks): (Vec<Completer<usize>>, Vec<_>) = (0..10_000).map(|_| TaskFuture::pair()).unzip();
+    let completing = std::thread::spawn(move || {
+        let mut rest: Vec<_> = completers.into_iter().enumerate().collect();
+        while !rest.is_empty() {
+            let (n, completer) = rest.swap_remove(rest.len() / 2);
+            completer.complete(Ok(n)).unwrap();
+        }
+    });
+    assert!(wait_all(tasks).wait().into_iter().map(Result::unwrap).eq(0..10_000));
+    completing.join().unwrap();
+}
+
+fn chunks_of_a_map_are_chosen_by_time() {
+    let pool = pool(2);
+    // What takes no time travels together,
+    let before = pool.stats().submitted;
+    let results: Vec<u64> = pool.map((0..20_000).map(|n| double { n })).blocking().map(Result::unwrap).collect();
+    assert!(results.into_iter().eq((0..20_000).map(|n| 2 * n)));
+    let submits = pool.stats().submitted - before;
+    assert!(submits < 10_000, "{submits} submits of 20,000 elements");
+    // what takes longer than a chunk should doesn't,
+    let before = pool.stats().submitted;
+    assert_eq!(pool.map((0..100).map(|_| take_time { ms: 1 })).buffer(100).blocking().count(), 100);
+    assert_eq!(pool.stats().submitted - before, 100);
+    // and neither do elements with options, or if the user says so.
+    let before = pool.stats().submitted;
+    let named = pool.map((0..2_000).map(|n| double { n })).options(TaskOptions::new().name("twice"));
+    assert_eq!(named.blocking().count(), 2_000);
+    assert_eq!(pool.map((0..2_000).map(|n| double { n })).chunk_size(1).blocking().count(), 2_000);
+    assert_eq!(pool.stats().submitted - before, 4_000);
+}
+
+fn chunks_that_a_map_chooses_fail_one_by_one() {
+    let pool = pool(2);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcomes: Vec<_> =
+        pool.map((0..5_000).map(|n| all_but { n, bad: n / 1_000 * 1_000 + 999 })).blocking().collect();
+    std::panic::set_hook(hook);
+    assert_eq!(outcomes.len(), 5_000);
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        match outcome {
+            Ok(value) => assert!(value == n as u64 && n % 1_000 != 999),
+            Err(TaskError::Panicked(_)) => assert_eq!(n % 1_000, 999),
+            Err(error) => panic!("{n}: {error}"),
+        }
+    }
+}
+
+fn cancelled_tasks_leave_the_backlog_of_a_stuck_worker() {
+    let pool = pool(1);
+    let door = Door::default();
+    let gate = door.clone();
+    let stuck = pool.spawn(move || gate.pass());
+    door.wait_for_arrivals(1);
+    let kept: Vec<_> = (0..10).map(|n| pool.spawn(move || n)).collect();
+    for _ in 0..100_000 {
+        assert!(pool.spawn(|| ()).cancel());
+    }
+    let held = format!("{pool:?}");
+    let queued: usize =
+        held.split("queued: ").nth(1).and_then(|rest| rest.split([',', ' ']).next()).unwrap().parse().unwrap();
+    assert!(queued < 10_000, "{held}");
+    assert_eq!(pool.stats().queued, 10);
+    door.open();
+    stuck.wait().unwrap();
+    assert!(wait_all(kept).wait().into_iter().map(Result::unwrap).eq(0..10));
 }
 
 fn happens_before() {

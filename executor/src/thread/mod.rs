@@ -2,6 +2,12 @@
 
 mod driver;
 mod pool;
+mod sleep;
+
+/// The atomics of `sleep.rs`, in whose place the models have others.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
+}
 
 use std::future::Future;
 use std::sync::Arc;
@@ -137,6 +143,10 @@ impl Executor for ThreadPool {
 
     fn stats(&self) -> Stats {
         self.handle.pool.stats()
+    }
+
+    fn prefers_chunks(&self) -> bool {
+        true
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

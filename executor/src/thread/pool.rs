@@ -1,26 +1,30 @@
 //! How the thread pool works: the backlog, the workers, and who wakes whom.
 //!
-//! All state is under one lock that is held for a push or a pop and never while a task or a callback runs.
+//! **The backlog** has two ends under two locks, so that those who submit and those who take hardly ever wait for each
+//! other: calls are pushed to the *tail*; workers pop from the *head*, and when that is empty, the tail becomes the head as it
+//! is. A call whose priority isn't the normal one makes the next worker do so at once ([`Backlog::pop`]).
 //!
-//! **Waking.** A wake-up costs a hundred times as much as a small task, so it is avoided where it can be. A worker
-//! *searches* from the moment it has nothing to do until it has found a task or lies down; `searching` counts these.
-//! Whoever pushes a task wakes (or starts) a worker only when nobody searches; a worker that finds a task and was the
-//! last to search wakes the next one if there is more to find. So a flood of tasks wakes the workers one by one, each
-//! woken by the one before, and a single task wakes one.
+//! **Waking** is in `sleep.rs`, with the reason why no wake-up is lost. What it calls the look into the backlog is
+//! [`Backlog::is_empty`], under the locks of both ends.
 //!
-//! No wake-up is lost: a searching worker looks into the backlog under the lock before it lies down, and in the same
-//! critical section stops searching and enters the list of idle ones. A push under the same lock comes either before,
-//! and is found, or after, and sees nobody searching.
+//! **Spinning.** A worker that has nothing to do looks for [`SPIN`] before it lies down, as going to sleep and waking up cost
+//! more than that; after a first moment it gives way to whoever wants the core. No more spin at once than there are cores.
 //!
 //! A worker begins to search just *before* it publishes an outcome, so that somebody who reads the outcome and submits
 //! the next task at once finds this worker searching, and no second one is woken or started.
 //!
-//! **Lock order.** The lock of the pool is taken before the lock of a cell and never the other way round; a cell tells
-//! its worker that it is about to publish by an atomic alone.
+//! **What runs** lies in the [`Place`] of its worker, for a shutdown that stops it and for its context. It stays there until the
+//! worker's next task takes its place or the worker spins, which saves a step a task. Between the backlog and there a call is
+//! with its worker alone ([`TAKES`]); a shutdown in this moment sets `stopping` before it looks there, and the worker looks
+//! at `stopping` after it has filled it, and says that it [`RUNS`] only then.
+//!
+//! **Lock order**: state, head, tail, place, and then the locks of cells, which are leaves. A cell tells its worker that it is
+//! about to publish by atomics alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -30,18 +34,21 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::MAX_EXTRA_WORKERS;
 use super::driver::Driver;
-use crate::backlog::{Lanes, Room};
+use super::sleep::Sleep;
+use crate::backlog::{Lanes, Room, Sweeper};
 use crate::clock::{self, Clock};
+use crate::context::{self, Place};
 use crate::cores::cores;
 use crate::error::{SubmitError, TaskError};
 use crate::executor::inside::PoolId;
 use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
 use crate::future::Terminated;
+use crate::options::Priority;
 use crate::panic;
 use crate::state::{Call, Callable, Ended, Expiry, RunObserver, TaskId};
 
 /// For how long a worker looks for the next task before it lies down: about as long as a wake-up takes.
-const SPIN: Duration = Duration::from_micros(20);
+const SPIN: Duration = Duration::from_micros(30);
 
 type Initializer = Arc<dyn Fn(usize) -> Result<(), String> + Send + Sync>;
 
@@ -86,21 +93,25 @@ pub(super) struct Pool {
     config: Config,
     room: Room,
     state: Mutex<State>,
-    /// Workers that look for a task; see the head of this file.
-    searching: AtomicUsize,
-    /// How many calls the backlog holds, for those who look without the lock.
-    waiting: AtomicUsize,
+    backlog: Backlog,
+    sleep: Sleep,
+    /// Whether new work is accepted, for those who look without the lock of the state.
+    open: AtomicBool,
+    /// Everything that runs is to be stopped.
+    stopping: AtomicBool,
+    /// There are more workers than there should be.
+    too_many: AtomicBool,
     clock: Clock,
     driver: Mutex<Option<Driver>>,
     ended: CancellationToken,
     completed: AtomicU64,
     skipped: AtomicU64,
     retried: AtomicU64,
-    spin: bool,
+    /// How many workers may spin at once.
+    spinners: usize,
 }
 
 struct State {
-    lanes: Lanes,
     async_lanes: Lanes,
     /// Asynchronous tasks that run, to cancel them on [`Shutdown::Now`].
     async_running: HashMap<TaskId, Arc<dyn Callable>>,
@@ -110,18 +121,149 @@ struct State {
     idle: Vec<Arc<Worker>>,
     /// Workers whose task blocks on another task; for each, the pool may have one more.
     blocked: usize,
+    /// Asynchronous tasks that were accepted.
     submitted: u64,
 }
+
+/// A worker has nothing to run.
+const FREE: u8 = 0;
+/// It has taken a call out of the backlog, which is on its way into the worker's place.
+const TAKES: u8 = 1;
+/// The task is in its place, and was stopped if the pool is stopping.
+const RUNS: u8 = 2;
 
 /// A worker, as others see it.
 struct Worker {
     index: usize,
     name: String,
-    busy: AtomicBool,
+    /// What it does: [`FREE`], [`TAKES`] or [`RUNS`].
+    does: AtomicU8,
+    /// Written by the worker alone.
     completed: AtomicU64,
-    current: Mutex<Option<Arc<dyn Callable>>>,
+    place: Arc<Place>,
     thread: Mutex<Option<Thread>>,
     woken: AtomicBool,
+}
+
+/// Calls of blocking tasks that wait for a worker; see the head of this file.
+struct Backlog {
+    head: Apart<Mutex<Lanes>>,
+    tail: Apart<(Mutex<Tail>, Hints)>,
+}
+
+struct Tail {
+    calls: VecDeque<Call>,
+    sweeper: Sweeper,
+    /// Whether new calls are accepted.
+    open: bool,
+    submitted: u64,
+}
+
+/// What the tail holds, for those who look without its lock; written under it.
+#[derive(Default)]
+struct Hints {
+    len: AtomicUsize,
+    /// Whether the priority of a call isn't the normal one.
+    mixed: AtomicBool,
+}
+
+/// Something with cache lines of its own, which are not taken from its users by those of its neighbours.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl Backlog {
+    fn new() -> Self {
+        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, submitted: 0 };
+        Backlog { head: Apart(Mutex::new(Lanes::new())), tail: Apart((Mutex::new(tail), Hints::default())) }
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.0.0.lock()
+    }
+
+    fn hints(&self) -> &Hints {
+        &self.tail.0.1
+    }
+
+    /// Takes a call, unless it is new and new ones are not accepted.
+    fn push(&self, call: Call, is_new: bool) -> Result<(), Call> {
+        let mixed = call.priority() != Priority::Normal;
+        let mut tail = self.tail();
+        if is_new {
+            if !tail.open {
+                return Err(call);
+            }
+            tail.submitted += 1;
+        }
+        tail.calls.push_back(call);
+        let Tail { calls, sweeper, .. } = &mut *tail;
+        if sweeper.is_due(calls.len()) {
+            calls.retain(Call::is_queued);
+        }
+        if mixed {
+            self.hints().mixed.store(true, Ordering::Relaxed);
+        }
+        self.hints().len.store(tail.calls.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The call whose turn it is; `taken` is called before another thread can see that it is gone.
+    fn pop(&self, taken: impl FnOnce()) -> Option<Call> {
+        let mut head = self.head.0.lock();
+        if head.is_empty() && self.hints().len.load(Ordering::Relaxed) > 0 || self.hints().mixed.load(Ordering::Relaxed)
+        {
+            self.join(&mut head);
+        }
+        let call = head.pop()?;
+        taken();
+        Some(call)
+    }
+
+    /// Takes a call back that was taken out: it keeps its turn.
+    fn push_front(&self, call: Call) {
+        self.head.0.lock().push_front(call);
+    }
+
+    /// Moves the tail to the head.
+    fn join(&self, head: &mut Lanes) {
+        let mut tail = self.tail();
+        let mixed = self.hints().mixed.swap(false, Ordering::Relaxed);
+        head.append(&mut tail.calls, mixed);
+        self.hints().len.store(0, Ordering::Relaxed);
+    }
+
+    /// Everything there is, in the order of its turn.
+    fn take_all(&self) -> Vec<Call> {
+        let mut head = self.head.0.lock();
+        self.join(&mut head);
+        head.take_all()
+    }
+
+    fn len(&self) -> usize {
+        let head = self.head.0.lock();
+        head.len() + self.tail().calls.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a look is likely to find something.
+    fn is_promising(&self) -> bool {
+        self.hints().len.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many calls still wait, and how many were ever accepted; and what `look` sees while none is taken out.
+    fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, u64, T) {
+        let head = self.head.0.lock();
+        let tail = self.tail();
+        let queued = head.live() + tail.calls.iter().filter(|call| call.is_queued()).count();
+        (queued, tail.submitted, look())
+    }
+
+    fn close(&self) {
+        self.tail().open = false;
+    }
 }
 
 /// What is left to do after the lock has been released.
@@ -141,7 +283,6 @@ impl Pool {
                 this: this.clone(),
                 room: Room::new(config.backlog),
                 state: Mutex::new(State {
-                    lanes: Lanes::new(),
                     async_lanes: Lanes::new(),
                     async_running: HashMap::new(),
                     phase: Phase::default(),
@@ -151,15 +292,18 @@ impl Pool {
                     blocked: 0,
                     submitted: 0,
                 }),
-                searching: AtomicUsize::new(0),
-                waiting: AtomicUsize::new(0),
+                backlog: Backlog::new(),
+                sleep: Sleep::new(config.workers),
+                open: AtomicBool::new(true),
+                stopping: AtomicBool::new(false),
+                too_many: AtomicBool::new(false),
                 clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),
                 driver: Mutex::new(None),
                 ended: CancellationToken::new(),
                 completed: AtomicU64::new(0),
                 skipped: AtomicU64::new(0),
                 retried: AtomicU64::new(0),
-                spin: cores() > 1,
+                spinners: if cores() > 1 { cores() } else { 0 },
                 config,
             }
         })
@@ -181,11 +325,24 @@ impl Pool {
         if let Some(deadline) = cell.deadline() {
             self.set_clock(cell, Expiry::Deadline(deadline));
         }
-        let state = self.state.lock();
+        if !cell.is_async() {
+            if let Err(call) = self.backlog.push(call, true) {
+                let error = self.check().err().unwrap_or(SubmitError::ShutDown);
+                return Err(Refused { call, error });
+            }
+            self.wake_if_needed();
+            return Ok(());
+        }
+        let mut state = self.state.lock();
         if let Err(error) = state.phase.check() {
             return Err(Refused { call, error });
         }
-        self.push(state, call, true);
+        state.submitted += 1;
+        if state.async_running.len() < self.config.async_limit {
+            self.start_async(state, call);
+        } else {
+            state.async_lanes.push(call);
+        }
         Ok(())
     }
 
@@ -199,7 +356,16 @@ impl Pool {
 
     /// Whether the pool accepts work.
     fn check(&self) -> Result<(), SubmitError> {
+        if self.open.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.state.lock().phase.check()
+    }
+
+    /// Accepts no new work any more. The phase has changed before, under the same lock.
+    fn close(&self) {
+        self.open.store(false, Ordering::Release);
+        self.backlog.close();
     }
 
     pub(super) fn shut_down(&self, mode: Shutdown) {
@@ -207,15 +373,16 @@ impl Pool {
         if !state.phase.shut_down(mode) {
             return;
         }
+        self.close();
         let mut cancelled = Vec::new();
         let mut stopped = Vec::new();
         if mode >= Shutdown::CancelQueued {
-            cancelled = state.lanes.take_all();
+            cancelled = self.backlog.take_all();
             cancelled.extend(state.async_lanes.take_all());
-            self.waiting.store(0, Ordering::Relaxed);
         }
         if mode == Shutdown::Now {
-            stopped.extend(state.workers.values().filter_map(|worker| worker.current.lock().clone()));
+            self.stopping.store(true, Ordering::SeqCst);
+            stopped.extend(state.workers.values().filter_map(|worker| worker.place.get()));
             stopped.extend(state.async_running.values().cloned());
         }
         let idle = self.release_idle(&mut state);
@@ -241,22 +408,23 @@ impl Pool {
 
     pub(super) fn stats(&self) -> Stats {
         let state = self.state.lock();
-        let workers: Vec<WorkerStats> = state
-            .workers
-            .values()
-            .map(|worker| WorkerStats {
+        let look = || -> Vec<WorkerStats> {
+            let of = |worker: &Arc<Worker>| WorkerStats {
                 index: worker.index,
                 name: worker.name.clone(),
                 pid: None,
-                busy: worker.busy.load(Ordering::Relaxed),
+                busy: worker.does.load(Ordering::Relaxed) != FREE,
                 completed: worker.completed.load(Ordering::Relaxed),
-            })
-            .collect();
+            };
+            state.workers.values().map(of).collect()
+        };
+        let (queued, submitted, workers) = self.backlog.counts(look);
         Stats {
-            queued: state.lanes.live() + state.async_lanes.live(),
+            queued: queued + state.async_lanes.live(),
             running: workers.iter().filter(|worker| worker.busy).count() + state.async_running.len(),
-            submitted: state.submitted,
-            completed: self.completed.load(Ordering::Relaxed),
+            submitted: submitted + state.submitted,
+            completed: self.completed.load(Ordering::Relaxed)
+                + workers.iter().map(|worker| worker.completed).sum::<u64>(),
             skipped: self.skipped.load(Ordering::Relaxed),
             retried: self.retried.load(Ordering::Relaxed),
             workers_lost: 0,
@@ -269,60 +437,61 @@ impl Pool {
     /// A task that is to run once more: it was accepted before, so only a cancelling shutdown stops it.
     fn again(&self, call: Call) {
         self.retried.fetch_add(1, Ordering::Relaxed);
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         if let Some(end) = state.phase.refuses_again() {
             drop(state);
             call.into_cell().stop(end);
             return;
         }
-        self.push(state, call, false);
-    }
-
-    fn push(&self, mut state: MutexGuard<'_, State>, call: Call, is_new: bool) {
-        state.submitted += u64::from(is_new);
-        if call.cell().is_async() {
-            if state.async_running.len() < self.config.async_limit {
-                self.start_async(state, call);
-            } else {
-                state.async_lanes.push(call);
-            }
-            return;
-        }
-        state.lanes.push(call);
-        self.waiting.store(state.lanes.len(), Ordering::Relaxed);
+        // Under the lock of the state, so that no shutdown comes in between.
+        let _ = self.backlog.push(call, false);
         let wake = self.wake_for_more(&mut state);
         drop(state);
         self.wake(wake);
     }
 
+    /// After a push: wakes or starts a worker, if nobody searches.
+    fn wake_if_needed(&self) {
+        if self.sleep.needs_wake() {
+            let mut state = self.state.lock();
+            let wake = self.wake_for_more(&mut state);
+            drop(state);
+            self.wake(wake);
+        }
+    }
+
+    /// How many workers could be woken or started.
+    fn spare(&self, state: &State) -> usize {
+        state.idle.len() + (self.config.workers + state.blocked).saturating_sub(state.workers.len())
+    }
+
     /// Picks a worker to wake or start, if there is something to find and nobody searches.
     fn wake_for_more(&self, state: &mut State) -> Wake {
-        if state.lanes.is_empty() || self.searching.load(Ordering::SeqCst) > 0 {
+        if self.sleep.searching() > 0 || self.spare(state) == 0 || self.backlog.is_empty() {
             return Wake::Nobody;
         }
         if let Some(worker) = state.idle.pop() {
-            self.searching.fetch_add(1, Ordering::SeqCst);
+            self.sleep.search(1);
+            self.sleep.set_spare(self.spare(state));
             return Wake::Unpark(worker);
-        }
-        if state.workers.len() >= self.config.workers + state.blocked {
-            return Wake::Nobody;
         }
         let index = state.next_index;
         state.next_index += 1;
         let worker = Arc::new(Worker {
             index,
             name: format!("{}-{index}", self.config.prefix),
-            busy: AtomicBool::new(false),
+            does: AtomicU8::new(FREE),
             completed: AtomicU64::new(0),
-            current: Mutex::new(None),
+            place: Arc::default(),
             thread: Mutex::new(None),
             woken: AtomicBool::new(false),
         });
         state.workers.insert(index, worker.clone());
         if self.config.initializer.is_none() {
             // A worker with an initialiser searches only when that is done, so that several can start at once.
-            self.searching.fetch_add(1, Ordering::SeqCst);
+            self.sleep.search(1);
         }
+        self.sleep.set_spare(self.spare(state));
         Wake::Start(worker)
     }
 
@@ -346,22 +515,28 @@ impl Pool {
         if let Err(error) = builder.spawn(move || pool.work(&worker)) {
             let mut state = self.state.lock();
             state.workers.remove(&index);
-            if self.config.initializer.is_none() {
-                self.searching.fetch_sub(1, Ordering::SeqCst);
-            }
+            self.sleep.set_spare(self.spare(&state));
+            let was_last = self.config.initializer.is_none() && self.sleep.found();
             if state.workers.is_empty() {
                 // Nobody will ever run what waits.
                 self.break_down(state, &format!("no worker thread could be started: {error}"));
+                return;
             }
+            // Those who have lain down meanwhile were not woken, because this one was counted on; and the others may have
+            // ended. Nobody else is started, as that would most likely fail again.
+            let wake = if was_last && !state.idle.is_empty() { self.wake_for_more(&mut state) } else { Wake::Nobody };
+            drop(state);
+            self.wake(wake);
+            self.end_if_over();
         }
     }
 
     fn break_down(&self, mut state: MutexGuard<'_, State>, reason: &str) {
         let reason: Arc<str> = reason.into();
         state.phase.break_down(reason.clone());
-        let mut pending = state.lanes.take_all();
+        self.close();
+        let mut pending = self.backlog.take_all();
         pending.extend(state.async_lanes.take_all());
-        self.waiting.store(0, Ordering::Relaxed);
         let idle = self.release_idle(&mut state);
         drop(state);
         self.room.close();
@@ -375,7 +550,8 @@ impl Pool {
     /// Takes all idle workers from the list; they search again and find that there is nothing more to come.
     fn release_idle(&self, state: &mut State) -> Vec<Arc<Worker>> {
         let idle = std::mem::take(&mut state.idle);
-        self.searching.fetch_add(idle.len(), Ordering::SeqCst);
+        self.sleep.search(idle.len());
+        self.sleep.set_spare(self.spare(state));
         idle
     }
 
@@ -384,13 +560,13 @@ impl Pool {
         let state = self.state.lock();
         // A blocking closure can't be stopped; after a shutdown "now" its future has ended, and its thread ends with it.
         let workers_are_over = match state.phase.mode() {
-            Some(Shutdown::Now) => state.workers.values().all(|worker| worker.busy.load(Ordering::SeqCst)),
+            Some(Shutdown::Now) => state.workers.values().all(|worker| worker.does.load(Ordering::Acquire) == RUNS),
             _ => state.workers.is_empty(),
         };
         let over = !state.phase.is_open()
             && workers_are_over
             && !self.clock.is_ending()
-            && state.lanes.is_empty()
+            && self.backlog.is_empty()
             && state.async_lanes.is_empty()
             && state.async_running.is_empty();
         drop(state);
@@ -415,113 +591,31 @@ impl Pool {
     fn work(self: Arc<Self>, worker: &Arc<Worker>) {
         *worker.thread.lock() = Some(std::thread::current());
         self.id.enter();
+        context::set_place(worker.place.clone());
         set_blocking_observer(Some(Rc::new(GrowWhileBlocked { pool: self.this.clone() })));
+        // Whoever started it has counted it as searching, unless there is an initialiser.
+        let desk = Desk {
+            pool: &self,
+            worker,
+            searches: Cell::new(self.config.initializer.is_none()),
+            published: Cell::new(false),
+        };
         if let Some(initializer) = self.config.initializer.clone() {
             let failure = match panic::catch(|| initializer(worker.index)) {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(format!("the initialiser of worker {} failed: {error}", worker.index)),
                 Err(report) => Some(format!("the initialiser of worker {} panicked{report}", worker.index)),
             };
-            self.searching.fetch_add(1, Ordering::SeqCst);
+            desk.search();
             if let Some(reason) = failure {
                 let state = self.state.lock();
                 self.break_down(state, &reason);
             }
         }
-        while let Some(call) = self.next(worker) {
-            self.run(worker, call);
+        while let Some(call) = desk.next() {
+            desk.run(call);
         }
-        self.state.lock().workers.remove(&worker.index);
         self.end_if_over();
-    }
-
-    /// Waits for a task. The caller searches; afterwards it does not. `None`: the worker is to end.
-    fn next(&self, worker: &Arc<Worker>) -> Option<Call> {
-        let mut has_spun = !self.spin;
-        let mut state = self.state.lock();
-        loop {
-            let surplus = state.workers.len() > self.config.workers + state.blocked;
-            let call = if surplus { None } else { state.lanes.pop() };
-            let over = surplus || !state.phase.is_open();
-            if call.is_some() || over {
-                self.waiting.store(state.lanes.len(), Ordering::Relaxed);
-                self.searching.fetch_sub(1, Ordering::SeqCst);
-                if let Some(call) = &call {
-                    // Under the lock: whoever shuts the pool down finds a task either in the backlog or here.
-                    worker.busy.store(true, Ordering::SeqCst);
-                    *worker.current.lock() = Some(call.cell().clone());
-                }
-                if surplus {
-                    state.workers.remove(&worker.index);
-                }
-                let wake = self.wake_for_more(&mut state);
-                drop(state);
-                self.wake(wake);
-                return call;
-            }
-            if !has_spun {
-                drop(state);
-                self.spin();
-                has_spun = true;
-                state = self.state.lock();
-                continue;
-            }
-            self.searching.fetch_sub(1, Ordering::SeqCst);
-            state.idle.push(worker.clone());
-            drop(state);
-            worker.park();
-            // Whoever woke this worker has counted it as searching again.
-            has_spun = !self.spin;
-            state = self.state.lock();
-        }
-    }
-
-    /// Looks for a task without the lock, for a bounded time.
-    fn spin(&self) {
-        let end = Instant::now() + SPIN;
-        while self.waiting.load(Ordering::Relaxed) == 0 {
-            for _ in 0..16 {
-                std::hint::spin_loop();
-            }
-            if Instant::now() >= end {
-                return;
-            }
-        }
-    }
-
-    fn run(&self, worker: &Arc<Worker>, call: Call) {
-        let cell = call.into_cell();
-        let observer = Running { pool: self, worker, published: std::cell::Cell::new(false) };
-        let ended = cell.clone().run(&observer);
-        if !observer.published.get() {
-            observer.about_to_publish();
-        }
-        drop(worker.current.lock().take());
-        match ended {
-            None => {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
-            }
-            Some(ended) => {
-                self.completed.fetch_add(1, Ordering::Relaxed);
-                worker.completed.fetch_add(1, Ordering::Relaxed);
-                if ended == Ended::Again {
-                    self.again(Call::new(cell));
-                    return;
-                }
-            }
-        }
-        if Arc::strong_count(&cell) == 1 && cell.holds_value() {
-            // Nobody waits: the value goes here, and its `Drop` may take its time. Somebody else must search then.
-            self.searching.fetch_sub(1, Ordering::SeqCst);
-            let mut state = self.state.lock();
-            let wake = self.wake_for_more(&mut state);
-            drop(state);
-            self.wake(wake);
-            let _ = panic::catch(move || drop(cell));
-            self.searching.fetch_add(1, Ordering::SeqCst);
-        } else {
-            let _ = panic::catch(move || drop(cell));
-        }
     }
 
     // ---- The asynchronous side -------------------------------------------------------------------------------------
@@ -599,7 +693,7 @@ impl std::fmt::Debug for Pool {
             .field("phase", &state.phase)
             .field("workers", &state.workers.len())
             .field("idle", &state.idle.len())
-            .field("queued", &(state.lanes.len() + state.async_lanes.len()))
+            .field("queued", &(self.backlog.len() + state.async_lanes.len()))
             .finish_non_exhaustive()
     }
 }
@@ -643,22 +737,236 @@ impl clock::Owner for ClockOwner {
     }
 }
 
-/// A run on a worker thread.
-struct Running<'a> {
+/// A worker, as it sees itself.
+struct Desk<'a> {
     pool: &'a Pool,
-    worker: &'a Worker,
-    published: std::cell::Cell<bool>,
+    worker: &'a Arc<Worker>,
+    /// Whether it counts as searching.
+    searches: Cell<bool>,
+    /// Whether the task that runs has said that it is about to publish.
+    published: Cell<bool>,
 }
 
-impl RunObserver for Running<'_> {
+impl Desk<'_> {
+    /// Waits for a task. `None`: the worker is to end, and is none of the pool's any more.
+    fn next(&self) -> Option<Call> {
+        let mut has_spun = false;
+        loop {
+            if self.pool.too_many.load(Ordering::Relaxed) && self.leaves() {
+                return None;
+            }
+            // Under the lock, so that those who count see a call in one place or the other.
+            if let Some(call) = self.pool.backlog.pop(|| self.worker.does.store(TAKES, Ordering::Relaxed)) {
+                self.found();
+                return Some(call);
+            }
+            // In this order: while a value of the user's is dropped, somebody else is to search.
+            self.clear();
+            self.search();
+            if !has_spun {
+                has_spun = true;
+                if self.spin() {
+                    continue;
+                }
+            }
+            match self.rest() {
+                Rest::Disturbed => {}
+                Rest::Woken => has_spun = false,
+                Rest::Over => return None,
+            }
+        }
+    }
+
+    /// Counts as searching from now on.
+    fn search(&self) {
+        if !self.searches.replace(true) {
+            self.pool.sleep.search(1);
+        }
+    }
+
+    /// Does not search any more.
+    fn found(&self) {
+        if self.searches.replace(false) && self.pool.sleep.found() {
+            let mut state = self.pool.state.lock();
+            let wake = self.pool.wake_for_more(&mut state);
+            drop(state);
+            self.pool.wake(wake);
+        }
+    }
+
+    /// Forgets the last task.
+    fn clear(&self) {
+        if let Some(cell) = self.worker.place.put(None) {
+            self.let_go(cell);
+        }
+    }
+
+    /// Looks for a task without the locks, for a bounded time: at first as closely as it can, and then whenever those who
+    /// want the core have had it.
+    fn spin(&self) -> bool {
+        if self.pool.sleep.searching() > self.pool.spinners {
+            return false;
+        }
+        let end = Instant::now() + SPIN;
+        for turn in 0_u32.. {
+            if self.pool.backlog.is_promising() {
+                return true;
+            }
+            if turn < 64 {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+                if Instant::now() >= end {
+                    break;
+                }
+            }
+        }
+        false
+    }
+
+    /// Lies down until there is something to do.
+    fn rest(&self) -> Rest {
+        let pool = self.pool;
+        let mut state = pool.state.lock();
+        debug_assert!(self.searches.get(), "who lies down has been counted as searching");
+        // A worker that ends is no longer there for those who count on one; so it looks as the others do.
+        let over = !state.phase.is_open();
+        if over {
+            state.workers.remove(&self.worker.index);
+        } else {
+            state.idle.push(self.worker.clone());
+        }
+        pool.sleep.lie_down(pool.spare(&state));
+        if !pool.backlog.is_empty() {
+            if over {
+                state.workers.insert(self.worker.index, self.worker.clone());
+            } else {
+                state.idle.pop();
+            }
+            pool.sleep.stand_up(pool.spare(&state));
+            return Rest::Disturbed;
+        }
+        if over {
+            self.retire();
+            return Rest::Over;
+        }
+        drop(state);
+        self.worker.park();
+        // Whoever woke this worker has counted it as searching again.
+        Rest::Woken
+    }
+
+    /// Ends if there are too many workers.
+    fn leaves(&self) -> bool {
+        let pool = self.pool;
+        let mut state = pool.state.lock();
+        let surplus = state.workers.len().saturating_sub(pool.config.workers + state.blocked);
+        pool.too_many.store(surplus > 1, Ordering::Relaxed);
+        if surplus == 0 {
+            return false;
+        }
+        state.workers.remove(&self.worker.index);
+        self.retire();
+        pool.sleep.set_spare(pool.spare(&state));
+        let last = self.searches.replace(false) && pool.sleep.found();
+        let wake = if last { pool.wake_for_more(&mut state) } else { Wake::Nobody };
+        drop(state);
+        self.clear();
+        pool.wake(wake);
+        true
+    }
+
+    /// Hands its count over, under the lock of the state, as it leaves the list of workers.
+    fn retire(&self) {
+        self.pool.completed.fetch_add(self.worker.completed.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn run(&self, call: Call) {
+        let cell = call.into_cell();
+        if let Some(last) = self.worker.place.put(Some(cell.clone())) {
+            if Self::is_heavy(&last) {
+                // Its waiter has gone meanwhile, and its value goes here; the new task must not wait for that.
+                drop(self.worker.place.put(None));
+                self.worker.does.store(FREE, Ordering::Release);
+                self.pool.backlog.push_front(Call::new(cell));
+                self.let_go(last);
+                return;
+            }
+            let _ = panic::catch(move || drop(last));
+        }
+        if self.pool.stopping.load(Ordering::SeqCst) {
+            cell.stop(TaskError::cancelled());
+        }
+        self.worker.does.store(RUNS, Ordering::Release);
+        self.published.set(false);
+        let (cell, ended) = cell.run(self);
+        if !self.published.get() {
+            self.about_to_publish();
+        }
+        match ended {
+            None => {
+                self.pool.skipped.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(ended) => {
+                let completed = &self.worker.completed;
+                completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                if ended == Ended::Again {
+                    drop(self.worker.place.put(None));
+                    self.pool.again(Call::new(cell));
+                    return;
+                }
+            }
+        }
+        if Arc::strong_count(&cell) <= 2 {
+            // Nobody waits for it but this worker, here and in its place.
+            drop(self.worker.place.put(None));
+            self.let_go(cell);
+        } else {
+            let _ = panic::catch(move || drop(cell));
+        }
+    }
+
+    /// Drops a task that has ended. If nobody has taken its value, the value goes here, and its `Drop` may take its time: somebody
+    /// else must search then.
+    fn let_go(&self, cell: Arc<dyn Callable>) {
+        if Self::is_heavy(&cell) {
+            self.found();
+            self.pool.wake_if_needed();
+        }
+        let _ = panic::catch(move || drop(cell));
+    }
+
+    /// Whether dropping this drops a value of the user's.
+    fn is_heavy(cell: &Arc<dyn Callable>) -> bool {
+        Arc::strong_count(cell) == 1 && cell.holds_value()
+    }
+}
+
+/// How a rest ended.
+enum Rest {
+    /// There was something to do before it had begun.
+    Disturbed,
+    Woken,
+    /// There will be nothing to do any more.
+    Over,
+}
+
+impl RunObserver for Desk<'_> {
     fn limit(&self, cell: &Arc<dyn Callable>, expiry: Expiry) {
         self.pool.set_clock(cell, expiry);
     }
 
     fn about_to_publish(&self) {
         self.published.set(true);
-        self.worker.busy.store(false, Ordering::SeqCst);
-        self.pool.searching.fetch_add(1, Ordering::SeqCst);
+        self.worker.does.store(FREE, Ordering::Release);
+        // Where nobody is spare, nobody asks who searches.
+        if self.pool.sleep.has_spare() {
+            self.search();
+        }
+    }
+
+    fn uses_place(&self) -> bool {
+        true
     }
 }
 
@@ -694,6 +1002,7 @@ impl BlockingObserver for GrowWhileBlocked {
             );
         }
         state.blocked += 1;
+        pool.sleep.set_spare(pool.spare(&state));
         let wake = pool.wake_for_more(&mut state);
         drop(state);
         pool.wake(wake);
@@ -701,7 +1010,12 @@ impl BlockingObserver for GrowWhileBlocked {
 
     fn resumed(&self) {
         if let Some(pool) = self.pool.upgrade() {
-            pool.state.lock().blocked -= 1;
+            let mut state = pool.state.lock();
+            state.blocked -= 1;
+            pool.sleep.set_spare(pool.spare(&state));
+            if state.workers.len() > pool.config.workers + state.blocked {
+                pool.too_many.store(true, Ordering::Relaxed);
+            }
         }
     }
 }
