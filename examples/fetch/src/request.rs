@@ -109,7 +109,7 @@ impl fmt::Display for Origin {
 /// A URL without user name and password, as records and messages show it.
 pub(crate) fn redacted(url: &Url) -> String {
     if url.username().is_empty() && url.password().is_none() {
-        return url.to_string();
+        return url.as_str().to_owned();
     }
     let mut url = url.clone();
     // Fails only for URLs without a host, which have neither.

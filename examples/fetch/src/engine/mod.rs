@@ -28,7 +28,7 @@ pub(crate) use self::room::{Room, Share};
 use crate::extract::Extractor;
 use crate::http::{Attempt, Fetcher, Ticket};
 use crate::output::record::{Failure, Kind, Record};
-use crate::output::{Bodies, Kept, Page};
+use crate::output::{Bodies, Body, Kept, Page};
 use crate::request::{Row, redacted};
 use crate::settings::Settings;
 
@@ -98,7 +98,11 @@ struct Engine {
     lanes: Lanes,
     limit: Limit,
     running: FuturesUnordered<Running>,
-    keeping: FuturesUnordered<Tagged<TaskFuture<io::Result<Kept>>, Record>>,
+    /// What has come since the last look, to be kept in one go: a task for each would cost more than the keeping.
+    whole: Vec<(Record, Body)>,
+    keeping: FuturesUnordered<Keeping>,
+    /// How many bodies are being kept.
+    bodies_kept: usize,
     extracting: FuturesUnordered<BoxFuture<'static, Record>>,
     finished: VecDeque<Record>,
     deadline: Option<Instant>,
@@ -110,6 +114,7 @@ struct Engine {
 }
 
 type Running = Tagged<TaskFuture<Attempt>, Job>;
+type Keeping = Tagged<TaskFuture<Vec<io::Result<Kept>>>, Vec<Record>>;
 
 impl Engine {
     fn new(settings: Arc<Settings>, parts: Parts) -> Self {
@@ -128,7 +133,9 @@ impl Engine {
             lanes: Lanes::new(&settings.limits, settings.http.polite),
             limit: Limit::new(settings.limits.concurrency, start),
             running: FuturesUnordered::new(),
+            whole: Vec::new(),
             keeping: FuturesUnordered::new(),
+            bodies_kept: 0,
             extracting: FuturesUnordered::new(),
             finished: VecDeque::new(),
             options: TaskOptions::new().deadline(deadline),
@@ -172,13 +179,9 @@ impl Engine {
                     while let Some(Some((job, outcome))) = self.running.next().now_or_never() {
                         self.ended(job, outcome);
                     }
+                    self.keep();
                 }
-                Some((record, outcome)) = self.keeping.next() => {
-                    self.kept(record, outcome);
-                    while let Some(Some((record, outcome))) = self.keeping.next().now_or_never() {
-                        self.kept(record, outcome);
-                    }
-                }
+                Some((records, outcome)) = self.keeping.next() => self.kept(records, outcome),
                 Some(record) = self.extracting.next() => self.finished.push_back(record),
                 row = self.rows.recv(), if wants_rows => self.take(row),
                 () = control.stop.cancelled(), if goes_on => self.stop(),
@@ -276,7 +279,7 @@ impl Engine {
 
     /// Whether there are few enough bodies in memory.
     fn has_room(&self) -> bool {
-        self.keeping.len() < BODIES && self.extracting.len() < PAGES
+        self.bodies_kept < BODIES && self.extracting.len() < PAGES
     }
 
     fn attempt(&mut self, mut job: Job, now: Instant) {
@@ -329,15 +332,37 @@ impl Engine {
     fn finish(&mut self, job: &Job, attempt: Attempt) {
         let record = record_of(job, attempt.record, None);
         match attempt.body {
-            // Not here: a hash, a file and a compressed archive would hold up all the others.
-            Some(body) => self.keeping.push(self.pool.spawn(move || body.keep()).tagged(record)),
+            Some(body) => self.whole.push((record, body)),
             None => self.finished.push_back(record),
         }
     }
 
-    fn kept(&mut self, mut record: Record, outcome: Outcome<io::Result<Kept>>) {
-        let page = match outcome {
-            Ok(Ok(kept)) => {
+    /// Not here: hashes, files and a compressed archive would hold up all the others.
+    fn keep(&mut self) {
+        if self.whole.is_empty() {
+            return;
+        }
+        let (records, bodies): (_, Vec<_>) = self.whole.drain(..).unzip();
+        self.bodies_kept += bodies.len();
+        let task = self.pool.spawn(move || bodies.into_iter().map(Body::keep).collect());
+        self.keeping.push(task.tagged(records));
+    }
+
+    fn kept(&mut self, records: Vec<Record>, outcome: Outcome<Vec<io::Result<Kept>>>) {
+        self.bodies_kept -= records.len();
+        match outcome {
+            Ok(kept) => records.into_iter().zip(kept).for_each(|(record, kept)| self.done(record, kept)),
+            Err(error) => self.finished.extend(records.into_iter().map(|mut record| {
+                record.error.get_or_insert(Failure { kind: Kind::Internal, message: error.to_string() });
+                record
+            })),
+        }
+    }
+
+    /// A row whose body has been kept, or could not be.
+    fn done(&mut self, mut record: Record, kept: io::Result<Kept>) {
+        let page = match kept {
+            Ok(kept) => {
                 record.bytes = kept.bytes;
                 record.sha256 = Some(kept.sha256);
                 record.file = kept.file;
@@ -346,13 +371,9 @@ impl Engine {
                 kept.page.filter(|_| record.error.is_none())
             }
             // What is wrong with the body of an error is of no interest.
-            Ok(Err(error)) => {
+            Err(error) => {
                 let message = format!("the body could not be kept: {error}");
                 record.error.get_or_insert(Failure { kind: Kind::Output, message });
-                None
-            }
-            Err(error) => {
-                record.error.get_or_insert(Failure { kind: Kind::Internal, message: error.to_string() });
                 None
             }
         };
@@ -381,7 +402,7 @@ fn record_of(job: &Job, attempt: Record, failure: Option<Failure>) -> Record {
         id: job.id.as_deref().map_or_else(|| job.row.to_string(), str::to_owned),
         row: job.row,
         url: redacted(&job.request.url),
-        method: job.request.method.to_string(),
+        method: job.request.method.as_str().to_owned(),
         attempts: job.attempts,
         seconds: (seconds * 1e6).round() / 1e6,
         started_at: instant(started_at),

@@ -1,8 +1,8 @@
 //! The body of a response on its way: counted, hashed, and put where it is wanted.
 //!
 //! A small one is collected in memory and put into its file at once: open, write, close and rename are all the system
-//! calls there are. What is larger goes through a file without a name yet. All of that happens in place: a hop to
-//! another thread would take longer. A file gets its name when it is whole, and never before.
+//! calls there are. What is larger goes through a file without a name yet, as it comes: a hop to another thread would
+//! take longer. A file gets its name when it is whole, and never before.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -15,12 +15,12 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, LAST_MODIFIED};
 use reqwest::{Method, Url, Version};
-use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
+use super::hash::Sha256;
 use super::partial::{Held, Scratch};
 use super::warc::{Draft, Payloads};
-use super::{Page, Partial, Place, hex, names};
+use super::{Page, Partial, Place, names};
 use crate::http::Ticket;
 use crate::request::Request;
 use crate::settings::{Inline, Names, OutputSettings};
@@ -304,7 +304,7 @@ impl Body {
 
     fn put(&mut self) -> io::Result<Kept> {
         self.hash_small();
-        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        let sha256 = std::mem::replace(&mut self.hash, Sha256::new()).finish();
         let mut kept = Kept { bytes: self.bytes, sha256, file: None, inline: None, warc: None, page: None };
         if let Some(how) = self.inline {
             let bytes = self.read()?;
@@ -387,7 +387,7 @@ impl Drop for Body {
         // What is in the file, which may be less than what came if the disk is full, must be what the hash is of.
         let is_all = file.as_file().metadata().is_ok_and(|metadata| metadata.len() == self.bytes);
         if is_all && self.bytes >= WORTH_RESUMING {
-            let held = Held { file, hash: std::mem::take(&mut self.hash) };
+            let held = Held { file, hash: std::mem::replace(&mut self.hash, Sha256::new()) };
             // If it fails, the whole body will be fetched.
             let _ = directory.scratch.leave(&rest.key, &rest.validator, self.bytes, held);
         }
@@ -455,7 +455,7 @@ mod tests {
             let mut body = open(&bodies, "https://h.org/a/b", status, &[], false);
             text.as_bytes().chunks(777).for_each(|chunk| body.write(chunk).unwrap());
             let kept = body.keep().unwrap();
-            assert_eq!((kept.bytes, &*kept.sha256), (text.len() as u64, &*hex(&Sha256::digest(text))));
+            assert_eq!((kept.bytes, &*kept.sha256), (text.len() as u64, &*Sha256::of(text)));
             if !bodies.wants(status) {
                 assert!(kept.file.is_none() && kept.inline.is_none() && kept.warc.is_none() && kept.page.is_none());
                 continue;
@@ -515,7 +515,7 @@ mod tests {
         let mut body = open(&bodies, url, 206, &[("content-length", "1000000")], true);
         body.write(&content[2_000_000..]).unwrap();
         let kept = body.keep().unwrap();
-        assert_eq!((kept.bytes, kept.sha256), (3_000_000, hex(&Sha256::digest(&content))));
+        assert_eq!((kept.bytes, kept.sha256), (3_000_000, Sha256::of(&content)));
         assert!(fs::read(directory.path().join("bodies/h.org/large.body")).unwrap() == content);
         drop(bodies);
         assert_eq!(files(directory.path()).len(), 1, "nothing else is left");

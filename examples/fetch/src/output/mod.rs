@@ -5,6 +5,7 @@
 //! record never names what isn't there: a run that is killed in between does that row again, over the same file.
 
 mod body;
+mod hash;
 mod names;
 mod partial;
 pub(crate) mod record;
@@ -19,12 +20,6 @@ pub(crate) use warc::Place;
 pub(crate) use writer::Writer;
 
 pub(crate) use crate::extract::Page;
-
-/// A hash as text.
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).collect()
-}
 
 #[cfg(test)]
 mod testing {

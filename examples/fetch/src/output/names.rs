@@ -18,9 +18,8 @@ use std::fmt::Write;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
-use sha2::{Digest, Sha256};
 
-use super::hex;
+use super::hash::Sha256;
 use crate::http::Ticket;
 use crate::request::{Payload, Request};
 use crate::settings::Names;
@@ -57,7 +56,7 @@ pub(super) fn name(names: Names, request: &Request, ticket: &Ticket, usual: &Hea
 
 /// A hash of everything that makes a request what it is.
 pub(super) fn key(request: &Request, usual: &HeaderMap) -> String {
-    hex(&Parts::of(request, usual).0.finalize())
+    Parts::of(request, usual).0.finish()
 }
 
 /// Hashes parts so that where one ends makes a difference.
@@ -105,7 +104,9 @@ impl Parts {
 
     /// The first 64 bits, which is enough for names in one directory.
     fn short(self) -> String {
-        hex(&self.0.finalize()[..8])
+        let mut text = self.0.finish();
+        text.truncate(16);
+        text
     }
 }
 

@@ -13,10 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-use super::hex;
+use super::hash::Sha256;
 
 /// The name of the directory. No body has one that starts with a dot.
 const DIRECTORY: &str = ".fetch-partial";
@@ -112,7 +111,7 @@ impl Scratch {
         let file = File::options().read(true).write(true).open(&path).ok()?;
         let mut hash = Sha256::new();
         let len = self::hash(&file, &mut hash).ok()?;
-        if (len, hex(&hash.clone().finalize())) != (bytes, sha256) {
+        if (len, hash.clone().finish()) != (bytes, sha256) {
             return None;
         }
         let held = Some(Held { file: NamedTempFile::from_parts(file, path), hash });
@@ -121,7 +120,7 @@ impl Scratch {
 
     /// Leaves a partial body for the next attempt.
     pub(super) fn leave(&self, key: &str, validator: &str, bytes: u64, held: Held) -> io::Result<()> {
-        let note = Note { validator: validator.to_owned(), bytes, sha256: hex(&held.hash.finalize()) };
+        let note = Note { validator: validator.to_owned(), bytes, sha256: held.hash.finish() };
         let text = serde_json::to_vec(&note)?;
         fs::write(self.note(key), text)?;
         let is_new = !self.part(key).exists();
@@ -233,7 +232,8 @@ mod tests {
     fn leave(scratch: &Scratch, content: &[u8]) {
         let mut file = scratch.file().unwrap();
         file.write_all(content).unwrap();
-        let hash = Sha256::new_with_prefix(content);
+        let mut hash = Sha256::new();
+        hash.update(content);
         scratch.leave("key", "\"v1\"", content.len() as u64, Held { file, hash }).unwrap();
     }
 

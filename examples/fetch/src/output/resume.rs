@@ -21,11 +21,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+use super::hash::Sha256;
+use super::partial;
 use super::warc::{Archive, Place};
-use super::{hex, partial};
 use crate::settings::OutputSettings;
 
 /// How long a system may keep what is written in memory. (Linux: 30 seconds, and 5 more until it is looked after.)
@@ -322,7 +322,7 @@ fn ended(seen: &Seen<'_>) -> Option<SystemTime> {
 fn sha256(path: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
     partial::hash(File::open(path)?, &mut hash)?;
-    Ok(hex(&hash.finalize()))
+    Ok(hash.finish())
 }
 
 #[cfg(test)]
@@ -339,7 +339,7 @@ mod tests {
         let body = |row: u64| {
             let name = row.to_string();
             fs::write(bodies.join(&name), &name).unwrap();
-            let sha256 = Some(hex(&Sha256::digest(&name)));
+            let sha256 = Some(Sha256::of(&name));
             let line = Record { bytes: name.len() as u64, file: Some(name), sha256, ..record(row) };
             serde_json::to_string(&line).unwrap() + "\n"
         };

@@ -24,11 +24,11 @@ use reqwest::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, PROXY_
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, TRANSFER_ENCODING};
 use reqwest::{StatusCode, Version};
 use serde::{Deserialize, Serialize, Serializer};
-use sha2::{Digest, Sha256};
 use warc::{BufferedBody, Record};
 
 use super::body::Head;
-use super::{hex, partial};
+use super::hash::Sha256;
+use super::partial;
 use crate::request::{Payload, Request, redacted};
 
 /// Where a response stands in the archive.
@@ -161,7 +161,8 @@ impl Draft {
         }
         let start = both.len() as u64;
 
-        let mut hash = Sha256::new_with_prefix(&head);
+        let mut hash = Sha256::new();
+        hash.update(&head);
         match body {
             Payloads::Memory(bytes) => hash.update(bytes),
             &Payloads::File(mut file, _) => {
@@ -172,7 +173,7 @@ impl Draft {
         let fields = format!(
             "WARC-Record-ID: {id}\r\n{common}WARC-Payload-Digest: sha256:{sha256}\r\nWARC-Block-Digest: sha256:{}\r\n\
              Content-Type: application/http;msgtype=response\r\n",
-            hex(&hash.finalize())
+            hash.finish()
         );
         let both = match body {
             Payloads::Memory(_) => Compressed::Memory(member(both, "response", &fields, &head, body)?),
@@ -364,7 +365,7 @@ mod tests {
     }
 
     fn sha256(bytes: &[u8]) -> String {
-        hex(&Sha256::digest(bytes))
+        Sha256::of(bytes)
     }
 
     #[test]
