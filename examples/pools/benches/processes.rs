@@ -181,7 +181,7 @@ struct Python {
 
 impl Python {
     fn start(executor: &str, plan: &str) -> Result<Self> {
-        let plan = format!("{{\"executor\": \"{executor}\", \"workers\": {WORKERS}, {plan}}}");
+        let plan = format!("{{\"executor\": \"{executor}\", \"workers\": {WORKERS}, \"wait_s\": 0, {plan}}}");
         let mut child = Command::new("python3")
             .args(["-c", include_str!("../src/runner.py"), &plan])
             .stdin(Stdio::piped())
@@ -198,7 +198,7 @@ impl Python {
     fn ask(&mut self, line: &str) -> Result<String> {
         writeln!(self.requests.as_mut().context("no stdin")?, "{line}")?;
         let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
+        ensure!(self.answers.read_line(&mut answer)? > 0, "python has ended");
         Ok(answer)
     }
 }
