@@ -19,7 +19,7 @@ use futures_ext::Unfinished;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use crate::error::{Outcome, SubmitError, TaskError};
+use crate::error::{CodecError, Outcome, SubmitError, TaskError};
 use crate::executor::{Executor, Slot, submit_job};
 use crate::future::{TaskFuture, after};
 use crate::job::{Chunk, Single};
@@ -36,9 +36,6 @@ const CHUNK_TIME: Duration = Duration::from_micros(20);
 
 /// So many chunks that a map makes by itself are ahead of the reader.
 const CHUNKS_AHEAD: usize = 8;
-
-/// So many elements are measured before there are chunks of more than one.
-const MEASURED_FIRST: usize = 64;
 
 /// A stream of the outcomes of many tasks; from [`ExecutorExt::map`](crate::ExecutorExt::map), in the order of the
 /// tasks, or from [`ExecutorExt::map_unordered`](crate::ExecutorExt::map_unordered), in the order in which they end.
@@ -157,8 +154,8 @@ where
         self
     }
 
-    /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`]. With 0 the
-    /// stream has one element, an error, and no task runs.
+    /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], or eight chunks where the map
+    /// chooses them and they hold more than that. With 0 the stream has one element, an error, and no task runs.
     pub fn buffer(mut self, elements: usize) -> Self {
         self.buffer = Some(elements);
         self
@@ -285,15 +282,14 @@ where
     fn submit(&mut self, batch: Batch<I::Item>, slot: Option<Slot>) {
         let Some(executor) = &self.executor else { return };
         let batch = match batch {
-            // The first ones are chunks of one, because chunks are measured.
-            Batch::One(task) if self.chunk_size.is_none() && self.delivered + self.ahead <= MEASURED_FIRST => {
-                Batch::Many(vec![task])
-            }
+            // A chunk of one, because chunks are measured.
+            Batch::One(task) if self.chunk_size.is_none() => Batch::Many(vec![task]),
             batch => batch,
         };
         let piece = match batch {
             Batch::One(task) => {
-                let cell = match self.cells.pop() {
+                // What is used again has no options.
+                let cell = match self.cells.pop().filter(|_| self.options.is_default()) {
                     Some(cell) => Cell::renewed(cell, Single(task)),
                     None => Cell::new(Single(task), self.options.clone()),
                 };
@@ -341,12 +337,19 @@ where
                 }
                 return Some(outcome);
             }
-            Came::Many(Ok(outcomes), _) => self.ready = outcomes.into_iter(),
-            Came::Many(Err(error), len) => {
-                self.ready = (0..len).map(|_| Err(error.clone())).collect::<Vec<_>>().into_iter()
+            Came::Many(Ok(outcomes), len) if outcomes.len() == len => self.ready = outcomes.into_iter(),
+            // From a worker that lies.
+            Came::Many(Ok(outcomes), len) => {
+                let message = format!("there are {} results for {len} elements", outcomes.len());
+                self.fail_all(&CodecError::DecodeResult(message).into(), len);
             }
+            Came::Many(Err(error), len) => self.fail_all(&error, len),
         }
         None
+    }
+
+    fn fail_all(&mut self, error: &TaskError, elements: usize) {
+        self.ready = (0..elements).map(|_| Err(error.clone())).collect::<Vec<_>>().into_iter();
     }
 
     /// Whether something is on its way that [`next_now`](Self::next_now) will find.

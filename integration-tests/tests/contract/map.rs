@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FusedStream;
-use integration_tests::tasks::{add, all_but, double, leave, make_tracked, panic_with_literal, pass, take_time};
+use integration_tests::tasks::{
+    add, all_but, double, leave, make_tracked, own_name, panic_with_literal, pass, take_time,
+};
 use integration_tests::waiting::runtime;
 use integration_tests::{Board, ContractRow, Fixture, Tracked, Waiting, eventually, millis, rows, seconds};
 use polypool::{ExecutorExt, Outcome, Priority, Shutdown, TaskError, TaskOptions};
@@ -309,6 +311,10 @@ fn map_passes_its_options_to_each_task(executor: &'static dyn Fixture) {
     assert!(matches!(outcomes[..], [Err(TaskError::TimedOut { after })] if after == millis(50)), "{outcomes:?}");
     board.gate("closed").open();
     assert_eq!(pool.submit(take_time { ms: 1 }).wait().unwrap(), 1);
+    // To those as well that come when others have gone.
+    let named = TaskOptions::new().name("one of many");
+    let names = pool.map((0..10).map(|_| own_name {})).options(named).buffer(2).blocking();
+    assert!(names.map(Result::unwrap).all(|name| name.as_deref() == Some("one of many")));
 }
 
 fn dropping_a_map_detaches_what_runs(executor: &'static dyn Fixture) {
