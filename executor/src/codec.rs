@@ -143,14 +143,15 @@ thread_local! {
 /// Encodes into as little memory as it takes.
 fn encode_compact<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, String> {
     // Taken, as a value may encode others while it is encoded.
-    let mut scratch = SCRATCH.take();
+    let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
     scratch.clear();
     encode_into(value, &mut scratch)?;
     if scratch.len() > COPIED {
         return Ok(Encoded::Long(scratch.into()));
     }
     let encoded = Encoded::copy_of(&scratch);
-    SCRATCH.set(scratch);
+    // A thread that ends has none any more.
+    let _ = SCRATCH.try_with(|spare| spare.set(scratch));
     Ok(encoded)
 }
 

@@ -143,6 +143,16 @@ pub fn overstay_at_first(traces: Traces) -> u32 {
     context.attempt()
 }
 
+/// The same, asleep on tokio's timer.
+#[polypool::task]
+pub async fn oversleep_at_first(traces: Traces) -> u32 {
+    let attempt = context().attempt();
+    traces.leave(format!("run {attempt}"));
+    let time = if attempt == 0 { Duration::from_secs(3600) } else { Duration::from_millis(1) };
+    tokio::time::sleep(time).await;
+    attempt
+}
+
 /// Arrives at the gate, runs until it is cancelled, and leaves the trace "saw it".
 #[polypool::task]
 pub fn run_until_cancelled(gate: Gate, traces: Traces) {

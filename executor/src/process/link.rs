@@ -530,7 +530,8 @@ impl Worker {
     /// Whether it has so much ahead of it that its answers can wait for a moment.
     pub(super) fn is_well_fed(&self) -> bool {
         let ahead = self.each.unwrap_or_default() * u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
-        self.stage == Stage::Ready && self.flights.len() >= 16 && ahead >= WELL_FED
+        // Without a ring, nobody would see that it has become hungry.
+        self.stage == Stage::Ready && self.line.has_ring() && self.flights.len() >= 16 && ahead >= WELL_FED
     }
 
     /// Nothing is to be read from it any more.

@@ -443,6 +443,16 @@ impl Pool {
             call.into_cell().stop(end);
             return;
         }
+        if call.cell().is_async() {
+            // Its earlier run hands its place on, if that hasn't left yet.
+            let is_leaving = state.async_running.contains_key(&call.cell().id());
+            if is_leaving || state.async_running.len() >= self.config.async_limit {
+                state.async_lanes.push_front(call);
+            } else {
+                self.start_async(state, call);
+            }
+            return;
+        }
         // Under the lock of the state, so that no shutdown comes in between.
         let _ = self.backlog.push(call, false);
         let wake = self.wake_for_more(&mut state);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::tasks::{
-    double, leave, overstay_at_first, own_name, own_name_async, panic_at_first, panic_with_literal, pass, pass_async,
-    report, run_until_cancelled,
+    double, leave, oversleep_at_first, overstay_at_first, own_name, own_name_async, panic_at_first, panic_with_literal,
+    pass, pass_async, report, run_until_cancelled,
 };
 use integration_tests::{Board, ContractRow, Fixture, Waiting, eventually, millis, rows, seconds, within};
 use polypool::{ExecutorExt, Progress, Shutdown, TaskError, TaskOptions, TaskState, context};
@@ -13,6 +13,7 @@ pub(crate) const ROWS: &[ContractRow] = rows![
     retries_run_a_task_again_after_a_panic,
     retries_that_are_used_up_give_the_last_failure,
     retries_run_a_task_again_after_its_timeout,
+    retries_run_an_asynchronous_task_again_where_it_belongs,
     no_retry_after_a_cancel,
     without_retries_nothing_runs_twice,
     timeout_bounds_the_running_time,
@@ -55,6 +56,16 @@ fn retries_run_a_task_again_after_its_timeout(executor: &'static dyn Fixture) {
     let board = Board::new();
     let pool = executor.pool(1);
     let task = overstay_at_first { traces: board.traces() };
+    let task = pool.submit_with(task, TaskOptions::new().timeout(millis(100)).retries(1));
+    assert_eq!(task.wait().unwrap(), 1);
+    assert_eq!(board.traces().all(), ["run 0", "run 1"]);
+    pool.shutdown(Shutdown::Drain).wait();
+}
+
+fn retries_run_an_asynchronous_task_again_where_it_belongs(executor: &'static dyn Fixture) {
+    let board = Board::new();
+    let pool = executor.pool(1);
+    let task = oversleep_at_first { traces: board.traces() };
     let task = pool.submit_with(task, TaskOptions::new().timeout(millis(100)).retries(1));
     assert_eq!(task.wait().unwrap(), 1);
     assert_eq!(board.traces().all(), ["run 0", "run 1"]);
