@@ -220,7 +220,8 @@ where
                 break;
             }
             let Some(executor) = &self.executor else { break };
-            let batch = if chunk == 1 {
+            // Chunks are measured, those of one too, where the map chooses them.
+            let batch = if chunk == 1 && self.chunk_size.is_some() {
                 self.tasks.next().map(Batch::One)
             } else {
                 let tasks: Vec<I::Item> = self.tasks.by_ref().take(chunk).collect();
@@ -281,11 +282,6 @@ where
 
     fn submit(&mut self, batch: Batch<I::Item>, slot: Option<Slot>) {
         let Some(executor) = &self.executor else { return };
-        let batch = match batch {
-            // A chunk of one, because chunks are measured.
-            Batch::One(task) if self.chunk_size.is_none() => Batch::Many(vec![task]),
-            batch => batch,
-        };
         let piece = match batch {
             Batch::One(task) => {
                 // What is used again has no options.

@@ -367,15 +367,7 @@ impl<J: Job> Cell<J> {
     ) {
         if matches!(inner.stage, Stage::Running) && inner.extras.is_none() {
             // Nothing to drop and nobody to call: settled and published in one step.
-            if let Some(observer) = about_to_publish {
-                observer.about_to_publish();
-            }
-            inner.stage = Stage::Done(outcome);
-            self.published.store(true, Ordering::Release);
-            let waker = inner.waker.take();
-            drop(inner);
-            wake(waker);
-            return;
+            return self.publish(inner, outcome, about_to_publish);
         }
         let verdict = TaskState::of(&outcome);
         let settling = Stage::Settling { verdict, by: thread::current().id(), published: false };
@@ -403,7 +395,17 @@ impl<J: Job> Cell<J> {
             let _ = panic::catch(move || drop(before));
             inner = self.inner.lock();
         }
-        let mut inner = self.call_back(inner, callbacks, &outcome);
+        let inner = self.call_back(inner, callbacks, &outcome);
+        self.publish(inner, outcome, about_to_publish);
+    }
+
+    /// The last step of [`settle`](Self::settle).
+    fn publish(
+        &self,
+        mut inner: MutexGuard<'_, Inner<J>>,
+        outcome: Outcome<J::Output>,
+        about_to_publish: Option<&dyn RunObserver>,
+    ) {
         if let Some(observer) = about_to_publish {
             observer.about_to_publish();
         }

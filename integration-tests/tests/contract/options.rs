@@ -6,8 +6,8 @@ use integration_tests::tasks::{
     double, leave, oversleep_at_first, overstay_at_first, own_name, own_name_async, panic_at_first, panic_with_literal,
     pass, pass_async, report, run_until_cancelled,
 };
-use integration_tests::{Board, ContractRow, Fixture, Waiting, eventually, millis, rows, seconds, within};
-use polypool::{ExecutorExt, Progress, Shutdown, TaskError, TaskOptions, TaskState, context};
+use integration_tests::{Board, ContractRow, Fixture, Traces, Waiting, eventually, millis, rows, seconds, within};
+use polypool::{ExecutorExt, Progress, Shutdown, Task, TaskError, TaskOptions, TaskState, context};
 
 pub(crate) const ROWS: &[ContractRow] = rows![
     retries_run_a_task_again_after_a_panic,
@@ -53,20 +53,17 @@ fn retries_that_are_used_up_give_the_last_failure(executor: &'static dyn Fixture
 }
 
 fn retries_run_a_task_again_after_its_timeout(executor: &'static dyn Fixture) {
-    let board = Board::new();
-    let pool = executor.pool(1);
-    let task = overstay_at_first { traces: board.traces() };
-    let task = pool.submit_with(task, TaskOptions::new().timeout(millis(100)).retries(1));
-    assert_eq!(task.wait().unwrap(), 1);
-    assert_eq!(board.traces().all(), ["run 0", "run 1"]);
-    pool.shutdown(Shutdown::Drain).wait();
+    runs_again_after_its_timeout(executor, |traces| overstay_at_first { traces });
 }
 
 fn retries_run_an_asynchronous_task_again_where_it_belongs(executor: &'static dyn Fixture) {
+    runs_again_after_its_timeout(executor, |traces| oversleep_at_first { traces });
+}
+
+fn runs_again_after_its_timeout<T: Task<Output = u32>>(executor: &'static dyn Fixture, task: impl FnOnce(Traces) -> T) {
     let board = Board::new();
     let pool = executor.pool(1);
-    let task = oversleep_at_first { traces: board.traces() };
-    let task = pool.submit_with(task, TaskOptions::new().timeout(millis(100)).retries(1));
+    let task = pool.submit_with(task(board.traces()), TaskOptions::new().timeout(millis(100)).retries(1));
     assert_eq!(task.wait().unwrap(), 1);
     assert_eq!(board.traces().all(), ["run 0", "run 1"]);
     pool.shutdown(Shutdown::Drain).wait();
