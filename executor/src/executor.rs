@@ -120,10 +120,11 @@ pub trait Executor: std::fmt::Debug + Send + Sync + 'static {
     /// What the executor is doing.
     fn stats(&self) -> Stats;
 
-    /// Whether a [`map`](ExecutorExt::map) may put elements together into chunks by itself: where that costs nothing but time, as
-    /// on threads. Where the elements of a chunk share the fate of a worker, the user has to ask for it.
-    fn prefers_chunks(&self) -> bool {
-        false
+    /// For a [`map`](ExecutorExt::map) that may put elements together into chunks by itself, how many chunks can run at once.
+    /// `None` (the default): it may not. It may where that costs nothing but time, as on threads; where the elements of a chunk share
+    /// the fate of a worker, the user has to ask for chunks.
+    fn chunk_parallelism(&self) -> Option<usize> {
+        None
     }
 
     /// Another handle of the same executor.
@@ -423,8 +424,8 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
         (**self).stats()
     }
 
-    fn prefers_chunks(&self) -> bool {
-        (**self).prefers_chunks()
+    fn chunk_parallelism(&self) -> Option<usize> {
+        (**self).chunk_parallelism()
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

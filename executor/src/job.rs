@@ -6,12 +6,11 @@
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::codec::Message;
-use crate::error::{CodecError, Outcome};
+use crate::error::CodecError;
 use crate::map::Meter;
-use crate::task::{self, Run, Shape, Task};
+use crate::task::{self, Outcomes, Run, Shape, Task};
 
 /// Work that has one outcome.
 pub(crate) trait Job: Send + Sized + 'static {
@@ -135,7 +134,7 @@ pub(crate) struct Chunk<T> {
 }
 
 impl<T: Task> Job for Chunk<T> {
-    type Output = Vec<Outcome<T::Output>>;
+    type Output = Outcomes<T::Output>;
 
     fn name() -> &'static str {
         T::NAME
@@ -150,10 +149,10 @@ impl<T: Task> Job for Chunk<T> {
         if T::IS_ASYNC {
             return Run::future(task::run_each_async(tasks));
         }
-        let Some(meter) = meter else { return Run::Ready(task::run_each(tasks)) };
-        let (len, start) = (tasks.len(), Instant::now());
-        let outcomes = task::run_each(tasks);
-        meter.ran(len, start.elapsed());
+        let Some(meter) = meter else { return Run::Ready(task::run_each(tasks, None)) };
+        let len = tasks.len();
+        let outcomes = task::run_each(tasks, Some(&|elements, took| meter.ran(elements, took)));
+        meter.ended(len);
         Run::Ready(outcomes)
     }
 

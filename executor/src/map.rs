@@ -1,16 +1,20 @@
 //! `map`: many tasks in, their outcomes out, with a bounded number of them ahead of the reader.
 //!
 //! **Chunks.** Unless the user says how large they are to be, a map on threads measures the first elements one by one, and
-//! then makes chunks that take about [`CHUNK_TIME`] ([`Meter`]). On processes it doesn't, because a chunk shares the fate of its worker.
+//! then makes chunks that take about [`CHUNK_TIME`] ([`Meter`]), each at most some times as large as the largest before it. On
+//! processes it doesn't, because a chunk shares the fate of its worker.
+//!
+//! **Reading in bursts.** A blocking reader that finds nothing waits for an outcome in the middle of what is ahead, not for the
+//! next one, but only for [`DOZE`]; so it is seldom woken, and is seldom in the workers' way.
 //!
 //! **Cells.** A map that submits its elements one by one has a window of cells that are used again and again: as soon as an
 //! outcome was read, and if nobody else has an eye on the cell, the next element goes into it.
 
 use std::collections::VecDeque;
-use std::future::{Future, pending};
-use std::pin::Pin;
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -25,17 +29,36 @@ use crate::future::{TaskFuture, after};
 use crate::job::{Chunk, Single};
 use crate::options::TaskOptions;
 use crate::state::{AnyCell as _, Call, Cell, Observed as _};
-use crate::task::Task;
+use crate::task::{IntoOutcomes, Outcomes, Task};
 
-/// How many elements are ahead of the reader when [`Map::buffer`] is not called; or eight chunks, where a map makes these by
-/// itself and eight are more.
+/// How many elements are ahead of the reader when [`Map::buffer`] is not called; where a map makes chunks by itself, there are more if
+/// the chunks that keep all workers busy for a millisecond or so hold more.
 pub const DEFAULT_MAP_BUFFER: usize = 1_024;
 
 /// For how long the chunks run that a map makes by itself: a hundred times as long as it takes to hand one over.
 const CHUNK_TIME: Duration = Duration::from_micros(20);
 
-/// So many chunks that a map makes by itself are ahead of the reader.
-const CHUNKS_AHEAD: usize = 8;
+/// So many chunks that a map makes by itself are ahead of the reader for each that can run at once: the reader then sleeps for
+/// much longer than a wake-up takes, and the workers have enough to do until it has come.
+const CHUNKS_AHEAD: usize = 16;
+
+/// So many chunks are ahead in any case.
+const MIN_CHUNKS_AHEAD: usize = 64;
+
+/// The most elements in a chunk that a map makes by itself.
+const MAX_CHUNK: usize = 1_024;
+
+/// Of a buffer that the user has chosen, a chunk is at most this part.
+const PARTS_OF_BUFFER: usize = 8;
+
+/// A chunk that a map makes by itself is at most so many times as large as those whose time is known.
+const GROWTH: usize = 4;
+
+/// From so many submits on, what is ahead is much.
+const MUCH: usize = 32;
+
+/// For how long a blocking reader waits for an outcome that isn't the next one.
+const DOZE: Duration = Duration::from_micros(200);
 
 /// A stream of the outcomes of many tasks; from [`ExecutorExt::map`](crate::ExecutorExt::map), in the order of the
 /// tasks, or from [`ExecutorExt::map_unordered`](crate::ExecutorExt::map_unordered), in the order in which they end.
@@ -73,6 +96,8 @@ where
     /// `None`: as the meter says.
     chunk_size: Option<usize>,
     meter: Arc<Meter>,
+    /// How many chunks are to be ahead, where the map makes them.
+    chunks_ahead: usize,
     /// `None`: by default.
     buffer: Option<usize>,
     options: TaskOptions,
@@ -83,12 +108,15 @@ where
     /// Cells to be used again.
     cells: Vec<Arc<Cell<Single<I::Item>>>>,
     /// The rest of a chunk that has come back.
-    ready: std::vec::IntoIter<Outcome<Output<I>>>,
+    ready: IntoOutcomes<Output<I>>,
+    /// So many of these are left when there may be room for the next elements.
+    low: usize,
     /// Pulled, but no room in the executor's backlog yet.
     waiting: Option<(Batch<I::Item>, Option<Reserve>)>,
-    /// Elements pulled and not delivered.
-    ahead: usize,
-    delivered: usize,
+    /// Elements pulled whose outcomes have not come.
+    under_way: usize,
+    /// Outcomes that have come.
+    arrived: usize,
 }
 
 type Output<I> = <<I as Iterator>::Item as Task>::Output;
@@ -128,16 +156,18 @@ where
             tasks,
             chunk_size: None,
             meter: Arc::default(),
+            chunks_ahead: MIN_CHUNKS_AHEAD,
             buffer: None,
             options: TaskOptions::new(),
             timeout: Timeout::None,
             phase: Phase::New,
             window: W::empty(),
             cells: Vec::new(),
-            ready: Vec::new().into_iter(),
+            ready: IntoOutcomes::none(),
+            low: 0,
             waiting: None,
-            ahead: 0,
-            delivered: 0,
+            under_way: 0,
+            arrived: 0,
         }
     }
 
@@ -146,7 +176,7 @@ where
     /// no task runs.
     ///
     /// By default each element travels alone on a process pool. On a thread pool, where nothing is lost by chunks, there are as many in
-    /// one as take some 20 microseconds by what the elements before took, and at most 1,024 or an eighth of the buffer; but asynchronous
+    /// one as take some 20 microseconds by what the elements before took, and at most 1,024 or an eighth of the [`buffer`](Map::buffer); but asynchronous
     /// tasks, and those with [`options`](Map::options), are alone there, too. Take `chunk_size(1)` where elements wait for each
     /// other, or a few are very much longer than the rest.
     pub fn chunk_size(mut self, elements: usize) -> Self {
@@ -154,8 +184,8 @@ where
         self
     }
 
-    /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], or eight chunks where the map
-    /// chooses them and they hold more than that. With 0 the stream has one element, an error, and no task runs.
+    /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], or what
+    /// keeps the workers busy for a millisecond or so where the map chooses the chunks and that is more. With 0 the stream has one element, an error, and no task runs.
     pub fn buffer(mut self, elements: usize) -> Self {
         self.buffer = Some(elements);
         self
@@ -195,15 +225,17 @@ where
             _ => None,
         };
         if let Some(what) = wrong {
-            self.ready = vec![Err(TaskError::InvalidOption(what))].into_iter();
-            self.ahead = 1;
+            self.ready = IntoOutcomes::of(vec![Err(TaskError::InvalidOption(what))]);
+            self.arrived = 1;
             self.phase = Phase::Exhausted;
             self.let_go();
             return;
         }
-        let chooses = self.executor.as_ref().is_some_and(|executor| executor.prefers_chunks());
-        if self.chunk_size.is_none() && (!chooses || I::Item::IS_ASYNC || !self.options.is_default()) {
-            self.chunk_size = Some(1);
+        match self.executor.as_ref().and_then(|executor| executor.chunk_parallelism()) {
+            Some(workers) if !I::Item::IS_ASYNC && self.options.is_default() => {
+                self.chunks_ahead = workers.saturating_mul(CHUNKS_AHEAD).max(MIN_CHUNKS_AHEAD);
+            }
+            _ => _ = self.chunk_size.get_or_insert(1),
         }
         self.phase = Phase::Pulling;
         if let Timeout::Of(timeout) = self.timeout {
@@ -216,7 +248,10 @@ where
     fn pull(&mut self) {
         while self.phase == Phase::Pulling && self.waiting.is_none() {
             let (chunk, buffer) = self.extent();
-            if self.ahead + chunk > buffer {
+            // Until it is known how long elements take, there are no more chunks of one than there will be chunks.
+            let is_testing = self.chunk_size.is_none() && self.meter.is_new() && self.under_way >= self.chunks_ahead;
+            if self.ahead() + chunk > buffer || is_testing {
+                self.low = buffer.saturating_sub(chunk).saturating_sub(self.under_way);
                 break;
             }
             let Some(executor) = &self.executor else { break };
@@ -234,13 +269,25 @@ where
                 self.phase = Phase::Exhausted;
                 break;
             };
-            self.ahead += batch.len();
+            self.under_way += batch.len();
             match executor.try_reserve_slot() {
                 Err(SubmitError::Full { .. }) => self.waiting = Some((batch, None)),
                 reserved => self.submit(batch, reserved.ok()),
             }
         }
+        if self.phase != Phase::Pulling || self.waiting.is_some() {
+            self.low = 0;
+        }
         self.let_go();
+    }
+
+    /// Elements pulled and not delivered.
+    fn ahead(&self) -> usize {
+        self.under_way + self.ready.len()
+    }
+
+    fn delivered(&self) -> usize {
+        self.arrived - self.ready.len()
     }
 
     /// How many elements travel together now, and how many may be ahead of the reader.
@@ -250,10 +297,10 @@ where
                 let buffer = buffer.unwrap_or(DEFAULT_MAP_BUFFER);
                 (chunk.min(buffer), buffer)
             }
-            (None, Some(buffer)) => (self.meter.chunk().clamp(1, (buffer / CHUNKS_AHEAD).max(1)), buffer),
+            (None, Some(buffer)) => (self.meter.chunk().min((buffer / PARTS_OF_BUFFER).max(1)), buffer),
             (None, None) => {
-                let chunk = self.meter.chunk().clamp(1, DEFAULT_MAP_BUFFER);
-                (chunk, DEFAULT_MAP_BUFFER.max(CHUNKS_AHEAD * chunk))
+                let chunk = self.meter.chunk().min(MAX_CHUNK);
+                (chunk, DEFAULT_MAP_BUFFER.max(self.chunks_ahead.saturating_mul(chunk)))
             }
         }
     }
@@ -326,32 +373,45 @@ where
 
     /// The outcome, or `None` when it was a chunk, whose outcomes are `ready` now.
     fn unpack(&mut self, arrived: Arrived<I::Item>) -> Option<Outcome<Output<I>>> {
-        match arrived.0 {
+        let (outcomes, len) = match arrived.0 {
             Came::One(outcome, cell) => {
+                self.under_way -= 1;
+                self.arrived += 1;
                 if self.phase == Phase::Pulling {
                     self.cells.push(cell);
                 }
                 return Some(outcome);
             }
-            Came::Many(Ok(outcomes), len) if outcomes.len() == len => self.ready = outcomes.into_iter(),
-            // From a worker that lies.
-            Came::Many(Ok(outcomes), len) => {
+            Came::Many(outcomes, len) => (outcomes, len),
+        };
+        self.under_way -= len;
+        self.arrived += len;
+        self.ready = match outcomes {
+            Ok(outcomes) if outcomes.len() == len => outcomes.into_iter(),
+            Ok(outcomes) => {
+                // From a worker that lies.
                 let message = format!("there are {} results for {len} elements", outcomes.len());
-                self.fail_all(&CodecError::DecodeResult(message).into(), len);
+                Self::all_failed(&CodecError::DecodeResult(message).into(), len)
             }
-            Came::Many(Err(error), len) => self.fail_all(&error, len),
-        }
+            Err(error) => Self::all_failed(&error, len),
+        };
         None
     }
 
-    fn fail_all(&mut self, error: &TaskError, elements: usize) {
-        self.ready = (0..elements).map(|_| Err(error.clone())).collect::<Vec<_>>().into_iter();
+    fn all_failed(error: &TaskError, elements: usize) -> IntoOutcomes<Output<I>> {
+        IntoOutcomes::of((0..elements).map(|_| Err(error.clone())).collect())
+    }
+
+    /// An outcome of a chunk that has come, if there need be no look at anything else.
+    #[inline]
+    fn next_ready(&mut self) -> Option<Outcome<Output<I>>> {
+        if self.ready.len() > self.low { self.ready.next() } else { None }
     }
 
     /// Whether something is on its way that [`next_now`](Self::next_now) will find.
     fn can_look(&self) -> bool {
         (W::IS_ORDERED || self.ready.len() > 0)
-            && self.ahead > 0
+            && self.ahead() > 0
             && matches!(self.timeout, Timeout::None)
             && self.phase != Phase::Over
             && self.waiting.is_none()
@@ -369,17 +429,13 @@ where
                 }
             }
         };
-        self.ahead -= 1;
-        self.delivered += 1;
-        // Of chunks that this map makes there is room for another one when one was read.
-        if self.chunk_size.is_some() || self.ready.len() == 0 {
-            self.pull();
-        }
+        self.pull();
         Some(outcome)
     }
 
     fn give_up(&mut self) -> TaskError {
-        let error = TaskError::WaitElapsed(Unfinished::new(self.ahead, self.delivered + self.ahead));
+        let (ahead, delivered) = (self.ahead(), self.delivered());
+        let error = TaskError::WaitElapsed(Unfinished::new(ahead, delivered + ahead));
         W::cancel_all(&mut self.window);
         self.waiting = None;
         self.phase = Phase::Over;
@@ -402,6 +458,9 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        if let Some(outcome) = this.next_ready() {
+            return Poll::Ready(Some(outcome));
+        }
         this.begin();
         if this.phase == Phase::Over {
             return Poll::Ready(None);
@@ -418,8 +477,6 @@ where
         }
         match this.poll_outcome(cx) {
             Poll::Ready(Some(outcome)) => {
-                this.ahead -= 1;
-                this.delivered += 1;
                 if !time_is_up {
                     this.pull();
                 }
@@ -445,8 +502,8 @@ where
         }
         let (low, high) = if self.phase == Phase::Exhausted { (0, Some(0)) } else { self.tasks.size_hint() };
         let extra = usize::from(!matches!(self.timeout, Timeout::None));
-        let low = if extra == 1 { 0 } else { low.saturating_add(self.ahead) };
-        (low, high.and_then(|high| high.checked_add(self.ahead + extra)))
+        let low = if extra == 1 { 0 } else { low.saturating_add(self.ahead()) };
+        (low, high.and_then(|high| high.checked_add(self.ahead() + extra)))
     }
 }
 
@@ -481,14 +538,11 @@ where
             .field("phase", &self.phase)
             .field("chunk_size", &self.chunk_size)
             .field("buffer", &self.buffer)
-            .field("ahead", &self.ahead)
-            .field("delivered", &self.delivered)
+            .field("ahead", &self.ahead())
+            .field("delivered", &self.delivered())
             .finish_non_exhaustive()
     }
 }
-
-/// How many outcomes a blocking reader would like to take at once, when it has to wait for them anyway.
-const BURST: usize = 16;
 
 /// How often a blocking reader looks for the next outcome before it waits to be woken.
 const LOOKS: u32 = 32;
@@ -509,25 +563,49 @@ where
 {
     type Item = Outcome<Output<I>>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        match self.0.next_ready() {
+            Some(outcome) => Some(outcome),
+            None => self.next_slowly(),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl<I, W> BlockingMap<I, W>
+where
+    I: Iterator + Unpin,
+    I::Item: Task,
+    W: Window,
+{
+    #[inline(never)]
+    fn next_slowly(&mut self) -> Option<Outcome<Output<I>>> {
+        let map = &mut self.0;
         for turn in 0..LOOKS {
-            if !self.0.can_look() {
+            if !map.can_look() {
                 break;
             }
-            // In bursts: a reader that takes each outcome the moment it comes is in the way of the workers.
-            if (turn >= LOOKS / 2 || self.0.ready.len() > 0 || W::has_some(&self.0.window))
-                && let Some(outcome) = self.0.next_now()
+            if (map.ready.len() > 0 || W::has_many(&map.window))
+                && let Some(outcome) = map.next_now()
             {
                 return Some(outcome);
             }
             // Closely at first, and then whenever the workers have had the core.
             if turn < LOOKS / 2 { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-        futures_ext::block_on(self.0.next())
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
+        // In bursts: a reader that takes each outcome the moment it comes is in the way of the workers.
+        if map.can_look() {
+            let many = pin!(poll_fn(|cx| W::poll_many(&map.window, cx)));
+            let _ = futures_ext::block_on_deadline(many, Instant::now() + DOZE);
+            if let Some(outcome) = map.next_now() {
+                return Some(outcome);
+            }
+        }
+        futures_ext::block_on(map.next())
     }
 }
 
@@ -551,22 +629,35 @@ impl<T> Batch<T> {
 pub(crate) struct Meter {
     /// Nanoseconds an element; 0 before the first one.
     each: AtomicU64,
+    /// The largest chunk that has ended.
+    largest: AtomicUsize,
 }
 
 impl Meter {
-    /// A chunk of so many elements took that long. What is slow counts at once, and is forgotten by and by.
+    /// So many elements of a chunk took that long. What is slow counts at once, and is forgotten by and by.
     pub(crate) fn ran(&self, elements: usize, took: Duration) {
         let now = (took.as_nanos() as u64 / elements.max(1) as u64).max(1);
         let before = self.each.load(Ordering::Relaxed);
         self.each.store(now.max(before - before / 4), Ordering::Relaxed);
     }
 
-    /// How many elements make a good chunk.
-    fn chunk(&self) -> usize {
-        match self.each.load(Ordering::Relaxed) {
-            0 => 1,
-            each => (CHUNK_TIME.as_nanos() as u64 / each) as usize,
+    /// A chunk of so many elements has ended.
+    pub(crate) fn ended(&self, elements: usize) {
+        if elements > self.largest.load(Ordering::Relaxed) {
+            self.largest.store(elements, Ordering::Relaxed);
         }
+    }
+
+    /// Whether nothing has been measured yet.
+    fn is_new(&self) -> bool {
+        self.each.load(Ordering::Relaxed) == 0
+    }
+
+    /// How many elements make a good chunk, at least 1.
+    fn chunk(&self) -> usize {
+        let each = self.each.load(Ordering::Relaxed).max(1);
+        let most = self.largest.load(Ordering::Relaxed).saturating_mul(GROWTH);
+        ((CHUNK_TIME.as_nanos() as u64 / each) as usize).min(most).max(1)
     }
 }
 
@@ -576,7 +667,7 @@ pub struct Piece<T: Task>(Running<T>);
 
 enum Running<T: Task> {
     One(Arc<Cell<Single<T>>>),
-    Many(TaskFuture<Vec<Outcome<T::Output>>>, usize),
+    Many(TaskFuture<Outcomes<T::Output>>, usize),
 }
 
 /// What came back for a [`Piece`].
@@ -585,7 +676,7 @@ pub struct Arrived<T: Task>(Came<T>);
 
 enum Came<T: Task> {
     One(Outcome<T::Output>, Arc<Cell<Single<T>>>),
-    Many(Outcome<Vec<Outcome<T::Output>>>, usize),
+    Many(Outcome<Outcomes<T::Output>>, usize),
 }
 
 impl<T: Task> Future for Piece<T> {
@@ -622,6 +713,14 @@ impl<T: Task> Piece<T> {
         }
     }
 
+    /// Waits until its outcome is there, and leaves it there.
+    fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Running::One(cell) => cell.poll_published(cx),
+            Running::Many(tasks, _) => tasks.poll_published(cx),
+        }
+    }
+
     /// Whether its outcome is there; may say no just after it came.
     fn is_done(&self) -> bool {
         match &self.0 {
@@ -652,8 +751,10 @@ pub trait Window: sealed::Sealed {
     fn empty<T: Task>() -> Self::Of<T>;
     fn push<T: Task>(window: &mut Self::Of<T>, piece: Piece<T>);
     fn poll_next<T: Task>(window: &mut Self::Of<T>, cx: &mut Context<'_>) -> Poll<Option<Arrived<T>>>;
-    /// Whether there may be more than one outcome by now.
-    fn has_some<T: Task>(window: &Self::Of<T>) -> bool;
+    /// Whether there may be many outcomes by now.
+    fn has_many<T: Task>(window: &Self::Of<T>) -> bool;
+    /// Waits for that.
+    fn poll_many<T: Task>(window: &Self::Of<T>, cx: &mut Context<'_>) -> Poll<()>;
     /// What is there now, if that can be said without a waker.
     fn next_now<T: Task>(window: &mut Self::Of<T>) -> Option<Arrived<T>>;
     fn cancel_all<T: Task>(window: &mut Self::Of<T>);
@@ -672,6 +773,11 @@ pub enum Ordered {}
 /// The order in which the tasks end.
 #[derive(Debug)]
 pub enum Unordered {}
+
+/// What a reader waits for who wants to find many outcomes: the middle of what is ahead, if that is much; else the next.
+fn far<T: Task>(window: &VecDeque<Piece<T>>) -> Option<&Piece<T>> {
+    window.get(if window.len() < MUCH { 0 } else { window.len() / 2 })
+}
 
 impl Window for Ordered {
     type Of<T: Task> = VecDeque<Piece<T>>;
@@ -696,8 +802,12 @@ impl Window for Ordered {
         Poll::Ready(Some(arrived))
     }
 
-    fn has_some<T: Task>(window: &VecDeque<Piece<T>>) -> bool {
-        window.front().is_none_or(Piece::is_done) && window.get(BURST).is_none_or(Piece::is_done)
+    fn has_many<T: Task>(window: &VecDeque<Piece<T>>) -> bool {
+        window.front().is_none_or(Piece::is_done) && far(window).is_none_or(Piece::is_done)
+    }
+
+    fn poll_many<T: Task>(window: &VecDeque<Piece<T>>, cx: &mut Context<'_>) -> Poll<()> {
+        far(window).map_or(Poll::Ready(()), |piece| piece.poll_done(cx))
     }
 
     fn next_now<T: Task>(window: &mut VecDeque<Piece<T>>) -> Option<Arrived<T>> {
@@ -728,8 +838,12 @@ impl Window for Unordered {
         window.poll_next_unpin(cx)
     }
 
-    fn has_some<T: Task>(_: &FuturesUnordered<Piece<T>>) -> bool {
+    fn has_many<T: Task>(_: &FuturesUnordered<Piece<T>>) -> bool {
         true
+    }
+
+    fn poll_many<T: Task>(_: &FuturesUnordered<Piece<T>>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
     }
 
     fn next_now<T: Task>(_: &mut FuturesUnordered<Piece<T>>) -> Option<Arrived<T>> {
@@ -738,5 +852,41 @@ impl Window for Unordered {
 
     fn cancel_all<T: Task>(window: &mut FuturesUnordered<Piece<T>>) {
         std::mem::take(window).into_iter().for_each(|piece| piece.cancel());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_grow_step_by_step_with_what_is_known() {
+        let meter = Meter::default();
+        assert!(meter.is_new());
+        assert_eq!(meter.chunk(), 1);
+        let mut chunk = 1;
+        for _ in 0..10 {
+            meter.ran(chunk, Duration::from_nanos(20) * chunk as u32);
+            meter.ended(chunk);
+            assert!(!meter.is_new());
+            assert!(meter.chunk() <= GROWTH * chunk);
+            chunk = meter.chunk();
+        }
+        assert_eq!(chunk as u128, CHUNK_TIME.as_nanos() / 20);
+    }
+
+    #[test]
+    fn slow_elements_make_chunks_small_at_once_and_quick_ones_by_and_by() {
+        let meter = Meter::default();
+        meter.ran(1_024, Duration::from_nanos(20) * 1_024);
+        meter.ended(1_024);
+        meter.ran(64, CHUNK_TIME * 64);
+        assert_eq!(meter.chunk(), 1);
+        meter.ran(64, Duration::from_nanos(20) * 64);
+        assert_eq!(meter.chunk(), 1);
+        for _ in 0..100 {
+            meter.ran(64, Duration::from_nanos(20) * 64);
+        }
+        assert!(meter.chunk() > 900);
     }
 }

@@ -20,7 +20,7 @@ use crate::job::Chunk;
 use crate::map::{BlockingMap, Ordered, Unordered};
 use crate::options::TaskOptions;
 use crate::process::ProcessPool;
-use crate::task::Task;
+use crate::task::{IntoOutcomes, Task};
 use crate::thread::ThreadPool;
 
 /// A pool that speaks the words of Python's `multiprocessing.Pool`, over any executor.
@@ -313,8 +313,8 @@ async fn collect<T: Task>(executor: Arc<dyn Executor>, tasks: Vec<T>, chunk: usi
     let mut values = Ok(Vec::with_capacity(count));
     for chunk in chunks {
         let outcomes = match chunk.await {
-            Ok(outcomes) => outcomes,
-            Err(error) => vec![Err(error)],
+            Ok(outcomes) => outcomes.into_iter(),
+            Err(error) => IntoOutcomes::of(vec![Err(error)]),
         };
         for outcome in outcomes {
             match (&mut values, outcome) {

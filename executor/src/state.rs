@@ -266,6 +266,8 @@ pub(crate) trait AnyCell: ContextSource {
 pub(crate) trait Observed<T>: AnyCell {
     /// Whether the outcome can be had; looks without the lock, so it may be behind.
     fn has_published(&self) -> bool;
+    /// Waits until the outcome can be had, and leaves it where it is.
+    fn poll_published(&self, cx: &mut TaskContext<'_>) -> Poll<()>;
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<T>>;
     fn on_done(&self, callback: Callback<T>);
 }
@@ -533,6 +535,29 @@ impl<J: Job> Cell<J> {
         }
     }
 
+    /// What a waiter is after, if the stage has it; else the waiter is woken when the task is published.
+    fn poll_stage<R>(&self, cx: &mut TaskContext<'_>, get: impl Fn(&mut Stage<J>) -> Option<R>) -> Poll<R> {
+        // Cloning and dropping a waker is user code, so neither happens under the lock.
+        let mut new = None;
+        loop {
+            let mut inner = self.inner.lock();
+            if let Some(result) = get(&mut inner.stage) {
+                return Poll::Ready(result);
+            }
+            if inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return Poll::Pending;
+            }
+            if let Some(waker) = new.take() {
+                let old = inner.waker.replace(waker);
+                drop(inner);
+                drop(old);
+                return Poll::Pending;
+            }
+            drop(inner);
+            new = Some(cx.waker().clone());
+        }
+    }
+
     /// The link of a sent or running call, if it is the one of this ticket.
     fn holds(inner: &Inner<J>, ticket: Ticket) -> bool {
         matches!(inner.stage, Stage::Sent | Stage::Running)
@@ -649,32 +674,21 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
     }
 
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<J::Output>> {
-        // Cloning and dropping a waker is user code, so neither happens under the lock.
-        let mut new = None;
-        loop {
-            let mut inner = self.inner.lock();
-            if matches!(inner.stage, Stage::Taken(_)) {
-                return Poll::Ready(Err(TaskError::OutcomeTaken));
-            }
-            if let Stage::Done(outcome) = &inner.stage {
+        self.poll_stage(cx, |stage| match stage {
+            Stage::Taken(_) => Some(Err(TaskError::OutcomeTaken)),
+            Stage::Done(outcome) => {
                 let taken = Stage::Taken(TaskState::of(outcome));
-                let Stage::Done(outcome) = std::mem::replace(&mut inner.stage, taken) else {
+                let Stage::Done(outcome) = std::mem::replace(stage, taken) else {
                     unreachable!("the stage was matched under the same lock")
                 };
-                return Poll::Ready(outcome);
+                Some(outcome)
             }
-            if inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                return Poll::Pending;
-            }
-            if let Some(waker) = new.take() {
-                let old = inner.waker.replace(waker);
-                drop(inner);
-                drop(old);
-                return Poll::Pending;
-            }
-            drop(inner);
-            new = Some(cx.waker().clone());
-        }
+            _ => None,
+        })
+    }
+
+    fn poll_published(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        self.poll_stage(cx, |stage| matches!(stage, Stage::Done(_) | Stage::Taken(_)).then_some(()))
     }
 
     fn on_done(&self, callback: Callback<J::Output>) {

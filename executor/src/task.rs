@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use serde::de::DeserializeOwned;
@@ -207,7 +208,7 @@ fn execute<T: Task>(payload: Message, shape: Shape) -> Execution {
         },
         Shape::Chunk => match decode_only(payload, decode_argument::<Vec<T>>) {
             Err(error) => Execution::Done(Reply::Codec(error)),
-            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_chunk::<T>(run_each(tasks))),
+            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_chunk::<T>(run_each(tasks, None))),
             Ok(tasks) => Execution::Future(Box::pin(async move { encode_chunk::<T>(run_each_async(tasks).await) })),
         },
     }
@@ -235,10 +236,10 @@ fn encode_result<R: Serialize>(result: R) -> Reply {
 }
 
 /// Encodes the results of a chunk. One that can't be encoded is an error in its own place.
-fn encode_chunk<T: Task>(mut outcomes: Vec<Outcome<T::Output>>) -> Reply {
+fn encode_chunk<T: Task>(mut outcomes: Outcomes<T::Output>) -> Reply {
     match encode_result(Elements::<T>(&outcomes)) {
         Reply::Codec(_) => {
-            for outcome in &mut outcomes {
+            for outcome in outcomes.mixed() {
                 if let Ok(output) = outcome
                     && let Reply::Codec(error) = encode_result(OutputOf::<T>(output))
                 {
@@ -251,33 +252,45 @@ fn encode_chunk<T: Task>(mut outcomes: Vec<Outcome<T::Output>>) -> Reply {
     }
 }
 
-/// Runs the calls of a chunk one after another; the failure of one is the outcome of that one.
-pub(crate) fn run_each<T: Task>(tasks: Vec<T>) -> Vec<Outcome<T::Output>> {
+/// So many calls of a chunk run between two looks at the clock.
+const STRETCH: usize = 64;
+
+/// Runs the calls of a chunk one after another; the failure of one is the outcome of that one. `ran` is told every now and then
+/// how many calls have taken how long.
+pub(crate) fn run_each<T: Task>(tasks: Vec<T>, ran: Option<&dyn Fn(usize, Duration)>) -> Outcomes<T::Output> {
     let len = tasks.len();
-    let mut outcomes = Vec::with_capacity(len);
+    let mut outcomes = Outcomes::with_capacity(len);
     let mut tasks = tasks.into_iter();
-    // Panics are caught around as many calls as there are up to the next panic.
+    let mut begun = ran.map(|_| Instant::now());
+    let mut told = 0;
     while outcomes.len() < len {
+        let stretch = if ran.is_some() { STRETCH } else { len };
+        // Panics are caught around as many calls as there are up to the next panic.
         let caught = panic::catch(|| {
-            for task in tasks.by_ref() {
-                outcomes.push(match task.run() {
-                    Run::Ready(output) => Ok(output),
-                    Run::Future(_) => Err(TaskError::InvalidOption(
+            for task in tasks.by_ref().take(stretch) {
+                match task.run() {
+                    Run::Ready(output) => outcomes.push_value(output),
+                    Run::Future(_) => outcomes.push(Err(TaskError::InvalidOption(
                         "a task returned Run::Future although its IS_ASYNC is false; set it to true",
-                    )),
-                });
+                    ))),
+                }
             }
         });
         if let Err(report) = caught {
             outcomes.push(Err(TaskError::Panicked(Box::new(report))));
+        }
+        if let (Some(ran), Some(begun)) = (ran, &mut begun) {
+            let now = Instant::now();
+            ran(outcomes.len() - told, now - *begun);
+            (*begun, told) = (now, outcomes.len());
         }
     }
     outcomes
 }
 
 /// The same for asynchronous calls: one after another, too, so that `chunk_size` says how much runs at once.
-pub(crate) async fn run_each_async<T: Task>(tasks: Vec<T>) -> Vec<Outcome<T::Output>> {
-    let mut outcomes = Vec::with_capacity(tasks.len());
+pub(crate) async fn run_each_async<T: Task>(tasks: Vec<T>) -> Outcomes<T::Output> {
+    let mut outcomes = Outcomes::with_capacity(tasks.len());
     for task in tasks {
         outcomes.push(match panic::catch(|| task.run()) {
             Ok(Run::Ready(output)) => Ok(output),
@@ -290,6 +303,102 @@ pub(crate) async fn run_each_async<T: Task>(tasks: Vec<T>) -> Vec<Outcome<T::Out
     }
     outcomes
 }
+
+/// The outcomes of a chunk, in order. Mostly they are values, and as long as they are, nothing else is kept.
+pub(crate) enum Outcomes<V> {
+    Values(Vec<V>),
+    Mixed(Vec<Outcome<V>>),
+}
+
+impl<V> Outcomes<V> {
+    fn with_capacity(len: usize) -> Self {
+        Outcomes::Values(Vec::with_capacity(len))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Outcomes::Values(values) => values.len(),
+            Outcomes::Mixed(outcomes) => outcomes.len(),
+        }
+    }
+
+    fn push_value(&mut self, value: V) {
+        match self {
+            Outcomes::Values(values) => values.push(value),
+            Outcomes::Mixed(outcomes) => outcomes.push(Ok(value)),
+        }
+    }
+
+    fn push(&mut self, outcome: Outcome<V>) {
+        match outcome {
+            Ok(value) => self.push_value(value),
+            error => self.mixed().push(error),
+        }
+    }
+
+    /// The outcomes one by one, as those that can be errors.
+    fn mixed(&mut self) -> &mut Vec<Outcome<V>> {
+        if let Outcomes::Values(values) = self {
+            let mut outcomes = Vec::with_capacity(values.capacity());
+            outcomes.extend(values.drain(..).map(Ok));
+            *self = Outcomes::Mixed(outcomes);
+        }
+        match self {
+            Outcomes::Mixed(outcomes) => outcomes,
+            Outcomes::Values(_) => unreachable!("values were just made mixed"),
+        }
+    }
+}
+
+impl<V> IntoIterator for Outcomes<V> {
+    type Item = Outcome<V>;
+    type IntoIter = IntoOutcomes<V>;
+
+    fn into_iter(self) -> IntoOutcomes<V> {
+        match self {
+            Outcomes::Values(values) => IntoOutcomes::Values(values.into_iter()),
+            Outcomes::Mixed(outcomes) => IntoOutcomes::Mixed(outcomes.into_iter()),
+        }
+    }
+}
+
+/// [`Outcomes`], one after another.
+pub(crate) enum IntoOutcomes<V> {
+    Values(std::vec::IntoIter<V>),
+    Mixed(std::vec::IntoIter<Outcome<V>>),
+}
+
+impl<V> IntoOutcomes<V> {
+    pub(crate) fn none() -> Self {
+        IntoOutcomes::Values(Vec::new().into_iter())
+    }
+
+    pub(crate) fn of(outcomes: Vec<Outcome<V>>) -> Self {
+        IntoOutcomes::Mixed(outcomes.into_iter())
+    }
+}
+
+impl<V> Iterator for IntoOutcomes<V> {
+    type Item = Outcome<V>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Outcome<V>> {
+        match self {
+            IntoOutcomes::Values(values) => values.next().map(Ok),
+            IntoOutcomes::Mixed(outcomes) => outcomes.next(),
+        }
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            IntoOutcomes::Values(values) => values.size_hint(),
+            IntoOutcomes::Mixed(outcomes) => outcomes.size_hint(),
+        }
+    }
+}
+
+impl<V> ExactSizeIterator for IntoOutcomes<V> {}
 
 /// Encodes one argument.
 pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Message, CodecError> {
@@ -305,17 +414,17 @@ pub(crate) fn decode_output<T: Task>(message: &Message) -> Result<T::Output, Cod
 }
 
 /// Decodes the results of a chunk.
-pub(crate) fn decode_outputs<T: Task>(message: &Message) -> Result<Vec<Outcome<T::Output>>, CodecError> {
+pub(crate) fn decode_outputs<T: Task>(message: &Message) -> Result<Outcomes<T::Output>, CodecError> {
     Ok(match decode_reply::<Outputs<OwnedOutput<T>>>(message)? {
-        Outputs::Values(outputs) => outputs.into_iter().map(|output| Ok(output.0)).collect(),
-        Outputs::Mixed(elements) => elements
-            .into_iter()
-            .map(|element| match element {
-                Element::Value(output) => Ok(output.0),
+        Outputs::Values(outputs) => Outcomes::Values(outputs.into_iter().map(|output| output.0).collect()),
+        Outputs::Mixed(elements) => {
+            let outcome = |element| match element {
+                Element::Value(OwnedOutput(output)) => Ok(output),
                 Element::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
-                Element::Failed(error) => Err(error.into()),
-            })
-            .collect(),
+                Element::Failed(error) => Err(TaskError::from(error)),
+            };
+            Outcomes::Mixed(elements.into_iter().map(outcome).collect())
+        }
     })
 }
 
@@ -361,24 +470,27 @@ impl<'de, T: Task> Deserialize<'de> for OwnedOutput<T> {
 }
 
 /// Writes what is read as [`Outputs`].
-struct Elements<'a, T: Task>(&'a [Outcome<T::Output>]);
+struct Elements<'a, T: Task>(&'a Outcomes<T::Output>);
 
 impl<T: Task> Serialize for Elements<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.0.iter().all(Result::is_ok) {
-            return serializer.serialize_newtype_variant("Outputs", 0, "Values", &Values::<T>(self.0));
+        match self.0 {
+            Outcomes::Values(values) => {
+                serializer.serialize_newtype_variant("Outputs", 0, "Values", &Values::<T>(values))
+            }
+            Outcomes::Mixed(outcomes) => {
+                serializer.serialize_newtype_variant("Outputs", 1, "Mixed", &Mixed::<T>(outcomes))
+            }
         }
-        serializer.serialize_newtype_variant("Outputs", 1, "Mixed", &Mixed::<T>(self.0))
     }
 }
 
-/// The values among outcomes.
-struct Values<'a, T: Task>(&'a [Outcome<T::Output>]);
+struct Values<'a, T: Task>(&'a [T::Output]);
 
 impl<T: Task> Serialize for Values<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut values = serializer.serialize_seq(Some(self.0.len()))?;
-        for output in self.0.iter().flatten() {
+        for output in self.0 {
             values.serialize_element(&OutputOf::<T>(output))?;
         }
         values.end()

@@ -1,4 +1,5 @@
-//! The goals of the thread pool, measured beside its peers in one process: `cargo bench -p pools --bench threads [ROW…]`.
+//! The goals of the thread pool, measured beside its peers in one process: `cargo bench -p pools --bench threads [ROW…]`. With
+//! `--alone` the peers are left out, which is for profiles.
 //!
 //! Each row is measured in rounds in which all contenders take turns (A B C A B C …); what is shown is the median of the
 //! rounds, with the goal beside it. It takes a minute or so. What a task costs in memory is in `threads_memory.rs`,
@@ -38,8 +39,13 @@ fn main() {
     }
     // `cargo bench` gives `--bench`; the rest are names of rows, or parts of them.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let alone = std::env::args().any(|arg| arg == "--alone");
     println!("{:<46} {:<26} {:>14} {:>10}", "row", "contender", "median", "spread");
-    for row in rows() {
+    for mut row in rows() {
+        if alone {
+            row.contenders.truncate(1);
+            row.figure = |_| "alone".to_owned();
+        }
         if wanted.is_empty() || wanted.iter().any(|part| row.name.contains(part.as_str())) {
             row.measure();
         }

@@ -145,8 +145,8 @@ impl Executor for ThreadPool {
         self.handle.pool.stats()
     }
 
-    fn prefers_chunks(&self) -> bool {
-        true
+    fn chunk_parallelism(&self) -> Option<usize> {
+        Some(self.handle.pool.workers())
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

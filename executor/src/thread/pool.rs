@@ -147,8 +147,13 @@ struct Worker {
 
 /// Calls of blocking tasks that wait for a worker; see the head of this file.
 struct Backlog {
-    head: Apart<Mutex<Lanes>>,
-    tail: Apart<(Mutex<Tail>, Hints)>,
+    /// With a hint of how many calls the head holds, which is written under its lock.
+    head: Apart<(Mutex<Lanes>, AtomicUsize)>,
+    tail: Apart<Mutex<Tail>>,
+    /// How many calls the tail holds, for those who look without its lock; written under it.
+    waiting: Apart<AtomicUsize>,
+    /// Whether the priority of a call in the tail isn't the normal one; written under the lock of the tail, and seldom.
+    mixed: Apart<AtomicBool>,
 }
 
 struct Tail {
@@ -159,30 +164,33 @@ struct Tail {
     submitted: u64,
 }
 
-/// What the tail holds, for those who look without its lock; written under it.
-#[derive(Default)]
-struct Hints {
-    len: AtomicUsize,
-    /// Whether the priority of a call isn't the normal one.
-    mixed: AtomicBool,
-}
-
 /// Something with cache lines of its own, which are not taken from its users by those of its neighbours.
+#[derive(Default)]
 #[repr(align(128))]
 struct Apart<T>(T);
 
 impl Backlog {
     fn new() -> Self {
         let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, submitted: 0 };
-        Backlog { head: Apart(Mutex::new(Lanes::new())), tail: Apart((Mutex::new(tail), Hints::default())) }
+        Backlog {
+            head: Apart((Mutex::new(Lanes::new()), AtomicUsize::new(0))),
+            tail: Apart(Mutex::new(tail)),
+            waiting: Apart::default(),
+            mixed: Apart::default(),
+        }
+    }
+
+    fn head(&self) -> MutexGuard<'_, Lanes> {
+        self.head.0.0.lock()
+    }
+
+    /// The head has changed.
+    fn hint(&self, head: &Lanes) {
+        self.head.0.1.store(head.len(), Ordering::Relaxed);
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
-        self.tail.0.0.lock()
-    }
-
-    fn hints(&self) -> &Hints {
-        &self.tail.0.1
+        self.tail.0.lock()
     }
 
     /// Takes a call, unless it is new and new ones are not accepted.
@@ -201,46 +209,55 @@ impl Backlog {
             calls.retain(Call::is_queued);
         }
         if mixed {
-            self.hints().mixed.store(true, Ordering::Relaxed);
+            self.mixed.0.store(true, Ordering::Relaxed);
         }
-        self.hints().len.store(tail.calls.len(), Ordering::Relaxed);
+        self.waiting.0.store(tail.calls.len(), Ordering::Relaxed);
         Ok(())
     }
 
     /// The call whose turn it is; `taken` is called before another thread can see that it is gone.
     fn pop(&self, taken: impl FnOnce()) -> Option<Call> {
-        let mut head = self.head.0.lock();
-        if head.is_empty() && self.hints().len.load(Ordering::Relaxed) > 0 || self.hints().mixed.load(Ordering::Relaxed)
-        {
+        let mut head = self.head();
+        if head.is_empty() && self.waiting.0.load(Ordering::Relaxed) > 0 || self.mixed.0.load(Ordering::Relaxed) {
             self.join(&mut head);
         }
         let call = head.pop()?;
+        self.hint(&head);
         taken();
         Some(call)
     }
 
-    /// Takes a call back that was taken out: it keeps its turn.
-    fn push_front(&self, call: Call) {
-        self.head.0.lock().push_front(call);
+    /// Takes a call back that was taken out: it keeps its turn. `given_back` is called before another thread can see that it is here.
+    fn push_front(&self, call: Call, given_back: impl FnOnce()) {
+        let mut head = self.head();
+        head.push_front(call);
+        self.hint(&head);
+        given_back();
     }
 
     /// Moves the tail to the head.
     fn join(&self, head: &mut Lanes) {
         let mut tail = self.tail();
-        let mixed = self.hints().mixed.swap(false, Ordering::Relaxed);
+        let mixed = self.mixed.0.load(Ordering::Relaxed);
+        if mixed {
+            self.mixed.0.store(false, Ordering::Relaxed);
+        }
         head.append(&mut tail.calls, mixed);
-        self.hints().len.store(0, Ordering::Relaxed);
+        self.hint(head);
+        self.waiting.0.store(0, Ordering::Relaxed);
     }
 
     /// Everything there is, in the order of its turn.
     fn take_all(&self) -> Vec<Call> {
-        let mut head = self.head.0.lock();
+        let mut head = self.head();
         self.join(&mut head);
-        head.take_all()
+        let calls = head.take_all();
+        self.hint(&head);
+        calls
     }
 
     fn len(&self) -> usize {
-        let head = self.head.0.lock();
+        let head = self.head();
         head.len() + self.tail().calls.len()
     }
 
@@ -250,12 +267,12 @@ impl Backlog {
 
     /// Whether a look is likely to find something.
     fn is_promising(&self) -> bool {
-        self.hints().len.load(Ordering::Relaxed) > 0
+        self.waiting.0.load(Ordering::Relaxed) > 0 || self.head.0.1.load(Ordering::Relaxed) > 0
     }
 
     /// How many calls still wait, and how many were ever accepted; and what `look` sees while none is taken out.
     fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, u64, T) {
-        let head = self.head.0.lock();
+        let head = self.head();
         let tail = self.tail();
         let queued = head.live() + tail.calls.iter().filter(|call| call.is_queued()).count();
         (queued, tail.submitted, look())
@@ -310,6 +327,10 @@ impl Pool {
     }
 
     // ---- What users ask for ----------------------------------------------------------------------------------------
+
+    pub(super) fn workers(&self) -> usize {
+        self.config.workers
+    }
 
     pub(super) fn submit(&self, call: Call, slot: Option<Slot>) -> Result<(), Refused> {
         let cell = call.cell();
@@ -897,8 +918,9 @@ impl Desk<'_> {
             if Self::is_heavy(&last) {
                 // Its waiter has gone meanwhile, and its value goes here; the new task must not wait for that.
                 drop(self.worker.place.put(None));
-                self.worker.does.store(FREE, Ordering::Release);
-                self.pool.backlog.push_front(Call::new(cell));
+                // Under the lock, so that those who count see the call in one place or the other.
+                let free = || self.worker.does.store(FREE, Ordering::Release);
+                self.pool.backlog.push_front(Call::new(cell), free);
                 self.let_go(last);
                 return;
             }

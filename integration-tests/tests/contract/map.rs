@@ -21,6 +21,7 @@ pub(crate) const ROWS: &[ContractRow] = rows![
     p30_unfinished_elements_are_cancelled,
     p31_map_starts_work_without_being_iterated,
     p32_look_ahead_is_exactly_the_buffer,
+    p32_a_chunk_is_pulled_as_soon_as_the_buffer_has_room_for_it,
     p32_infinite_input_works,
     p32_buffer_0_is_refused,
     p33_empty_input_ends_at_once,
@@ -169,7 +170,10 @@ fn p31_map_starts_work_without_being_iterated(executor: &'static dyn Fixture) {
 }
 
 /// A source of tasks that counts how many were pulled from it.
-fn counted<T>(pulled: &Arc<AtomicUsize>, task: impl Fn(u64) -> T + Unpin) -> impl Iterator<Item = T> + Unpin {
+fn counted<T, F>(pulled: &Arc<AtomicUsize>, task: F) -> impl Iterator<Item = T> + Unpin + use<T, F>
+where
+    F: Fn(u64) -> T + Unpin,
+{
     let pulled = pulled.clone();
     let mut next = 0;
     std::iter::from_fn(move || {
@@ -201,6 +205,30 @@ fn p32_look_ahead_is_exactly_the_buffer(executor: &'static dyn Fixture) {
     drop(map);
     pool.shutdown(Shutdown::Drain).wait();
     assert_eq!((pulled.load(Ordering::SeqCst), traces.count()), (7, 7));
+}
+
+fn p32_a_chunk_is_pulled_as_soon_as_the_buffer_has_room_for_it(executor: &'static dyn Fixture) {
+    const ELEMENTS: usize = 40;
+    let pool = executor.pool(2);
+    for waiting in Waiting::BOTH {
+        // The last chunk may be cut short; the room left over by chunks that don't divide the buffer is used, too.
+        for (chunk, buffer) in [(1, 1), (1, 5), (3, 8), (4, 8), (5, 6), (7, 64)] {
+            let pulled = Arc::new(AtomicUsize::new(0));
+            let tasks = counted(&pulled, |n| double { n }).take(ELEMENTS);
+            let mut outcomes = waiting.iterate(pool.map(tasks).chunk_size(chunk).buffer(buffer));
+            for read in 1..=ELEMENTS {
+                assert_eq!(outcomes.next().unwrap().unwrap(), 2 * (read as u64 - 1));
+                let pulled = pulled.load(Ordering::SeqCst);
+                assert!(
+                    pulled <= ELEMENTS && pulled - read <= buffer,
+                    "{pulled} pulled after {read}: {chunk}, {buffer}"
+                );
+                let has_room = pulled < ELEMENTS && pulled - read + chunk <= buffer;
+                assert!(!has_room, "only {pulled} pulled after {read}: {chunk}, {buffer}");
+            }
+            assert!(outcomes.next().is_none());
+        }
+    }
 }
 
 fn p32_infinite_input_works(executor: &'static dyn Fixture) {
