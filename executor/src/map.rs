@@ -405,7 +405,7 @@ where
     /// An outcome of a chunk that has come, if there need be no look at anything else.
     #[inline]
     fn next_ready(&mut self) -> Option<Outcome<Output<I>>> {
-        if self.ready.len() > self.low { self.ready.next() } else { None }
+        if self.ready.len() > self.low + 1 { self.ready.next() } else { None }
     }
 
     /// Whether something is on its way that [`next_now`](Self::next_now) will find.
