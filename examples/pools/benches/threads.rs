@@ -6,9 +6,11 @@
 //! because an allocator that counts would change the times here. The program `pools` is for whole workloads and for
 //! reports; this is for whoever works on the pool.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -93,6 +95,7 @@ impl Row {
 fn rows() -> Vec<Row> {
     vec![no_ops(), round_trip_median(), round_trip_mean(), idle(), map_default(), efficiency(), map_single()]
         .into_iter()
+        .chain([bare_queue(), bare_reader()])
         .chain([1_000, 100_000, MILLION].map(|items| completed(items, false)))
         .chain([1_000, 100_000, MILLION].map(|items| completed(items, true)))
         .collect()
@@ -476,5 +479,134 @@ fn completed(items: usize, on_tokio: bool) -> Row {
         unit: "ns",
         contenders: vec![("ThreadPool", Box::new(ours)), ("rayon + FuturesUnordered", Box::new(theirs))],
         figure: |medians| format!("{:.0} ns; {}", medians[0], of_best(medians)),
+    }
+}
+
+// ---- What bounds the rows ----------------------------------------------------------------------------------------------
+
+/// The least that submits tasks one by one from one thread to two others: one allocation and two locks a task, no
+/// cancellation, no panics, no context, no statistics, workers that never sleep.
+struct Bare {
+    queue: Mutex<VecDeque<Arc<BareCell>>>,
+    is_over: AtomicBool,
+}
+
+struct BareCell {
+    work: fn(u64) -> u64,
+    input: u64,
+    output: Mutex<Option<u64>>,
+}
+
+impl Bare {
+    fn start() -> Arc<Self> {
+        let bare = Arc::new(Bare { queue: Mutex::default(), is_over: AtomicBool::new(false) });
+        for _ in 0..WORKERS {
+            let bare = bare.clone();
+            thread::spawn(move || bare.work());
+        }
+        bare
+    }
+
+    fn work(&self) {
+        while !self.is_over.load(Ordering::Relaxed) {
+            let next = self.queue.lock().expect("no panics").pop_front();
+            match next {
+                Some(cell) => *cell.output.lock().expect("no panics") = Some((cell.work)(cell.input)),
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    fn submit(&self, work: fn(u64) -> u64, input: u64) -> Arc<BareCell> {
+        let cell = Arc::new(BareCell { work, input, output: Mutex::new(None) });
+        self.queue.lock().expect("no panics").push_back(cell.clone());
+        cell
+    }
+
+    fn collect(cell: &BareCell) -> u64 {
+        loop {
+            if let Some(output) = cell.output.lock().expect("no panics").take() {
+                return output;
+            }
+            // Workers must not wait for the reader's lock.
+            thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
+
+fn bare_queue() -> Row {
+    let turns = calibrate();
+    let run = move |work: fn(u64) -> u64, input: u64| {
+        let bare = Bare::start();
+        let start = Instant::now();
+        let mut cells = Vec::with_capacity(MILLION);
+        cells.extend((0..MILLION).map(|_| bare.submit(work, input)));
+        cells.into_iter().for_each(|cell| _ = black_box(Bare::collect(&cell)));
+        let took = start.elapsed();
+        bare.is_over.store(true, Ordering::Relaxed);
+        took.as_secs_f64()
+    };
+    let (no_op, alone) = (
+        |n| n,
+        move |work: fn(u64) -> u64, input: u64| {
+            let start = Instant::now();
+            (0..MILLION).for_each(|_| _ = black_box(work(black_box(input))));
+            start.elapsed().as_secs_f64()
+        },
+    );
+    Row {
+        name: "bound: 1 M tasks through a bare queue, seconds",
+        goal: "none",
+        rounds: 3,
+        unit: "s",
+        contenders: vec![
+            ("no-ops", Box::new(move || run(no_op, 1))),
+            ("tasks of 1 us", Box::new(move || run(microsecond, turns))),
+            ("1 us, no queue, one thread", Box::new(move || alone(microsecond, turns))),
+        ],
+        figure: |medians| {
+            let efficiency = medians[2] / WORKERS as f64 / medians[1];
+            format!("{:.2} M/s of no-ops, efficiency {efficiency:.2} at 1 us", 1.0 / medians[0])
+        },
+    }
+}
+
+fn bare_reader() -> Row {
+    const CHUNK: usize = 1_024;
+    // What the caller of `map` does in any case: it pulls the elements, and reads the outcomes.
+    let pulls_and_reads = || {
+        milliseconds(|| {
+            let mut tasks = (0..MILLION as u64).map(|n| cheap { n });
+            let chunks = std::iter::from_fn(|| {
+                let chunk: Vec<cheap> = tasks.by_ref().take(CHUNK).collect();
+                (!chunk.is_empty()).then(|| black_box(chunk))
+            });
+            let outcomes = chunks.flatten().map(|task| Ok::<u64, polypool::TaskError>(task.n));
+            assert_eq!(outcomes.collect::<Result<Vec<u64>, _>>().expect("values").len(), MILLION);
+        })
+    };
+    let works = || milliseconds(|| (0..MILLION as u64).for_each(|n| _ = black_box(cheap(black_box(n)))));
+    let both = move || {
+        milliseconds(|| {
+            thread::scope(|scope| {
+                for part in 0..WORKERS {
+                    scope.spawn(move || {
+                        (part..MILLION).step_by(WORKERS).for_each(|n| _ = black_box(cheap(black_box(n as u64))));
+                    });
+                }
+            })
+        })
+    };
+    Row {
+        name: "bound: parts of map of 1 M cheap items",
+        goal: "none",
+        rounds: 9,
+        unit: "ms",
+        contenders: vec![
+            ("pulls and reads, one thread", Box::new(pulls_and_reads)),
+            ("work, one thread", Box::new(works)),
+            ("work, two threads", Box::new(both)),
+        ],
+        figure: |medians| format!("at least {:.1} ms on two CPUs", (medians[0] + medians[2] * 2.0) / 2.0),
     }
 }
