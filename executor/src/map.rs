@@ -248,9 +248,7 @@ where
     fn pull(&mut self) {
         while self.phase == Phase::Pulling && self.waiting.is_none() {
             let (chunk, buffer) = self.extent();
-            // Until it is known how long elements take, there are no more chunks of one than there will be chunks.
-            let is_testing = self.chunk_size.is_none() && self.meter.is_new() && self.under_way >= self.chunks_ahead;
-            if self.ahead() + chunk > buffer || is_testing {
+            if self.ahead() + chunk > buffer {
                 self.low = buffer.saturating_sub(chunk).saturating_sub(self.under_way);
                 break;
             }
@@ -648,11 +646,6 @@ impl Meter {
         }
     }
 
-    /// Whether nothing has been measured yet.
-    fn is_new(&self) -> bool {
-        self.each.load(Ordering::Relaxed) == 0
-    }
-
     /// How many elements make a good chunk, at least 1.
     fn chunk(&self) -> usize {
         let each = self.each.load(Ordering::Relaxed).max(1);
@@ -862,13 +855,11 @@ mod tests {
     #[test]
     fn chunks_grow_step_by_step_with_what_is_known() {
         let meter = Meter::default();
-        assert!(meter.is_new());
         assert_eq!(meter.chunk(), 1);
         let mut chunk = 1;
         for _ in 0..10 {
             meter.ran(chunk, Duration::from_nanos(20) * chunk as u32);
             meter.ended(chunk);
-            assert!(!meter.is_new());
             assert!(meter.chunk() <= GROWTH * chunk);
             chunk = meter.chunk();
         }
