@@ -295,6 +295,9 @@ fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) {
             Settlement::TakeBack(cell, ticket) => {
                 if cell.take_back(ticket) {
                     back.push(Call::new(cell));
+                } else {
+                    // Cancelled meanwhile: as its worker has it no more, nobody else counts it.
+                    pool.skipped.fetch_add(1, Ordering::Relaxed);
                 }
                 continue;
             }
@@ -548,11 +551,14 @@ impl Supervisor {
                 return;
             }
             // From a cell's view the call goes back to the backlog and out again.
+            let all = taken.len();
             let calls: Vec<Call> = taken
                 .into_iter()
                 .filter(|flight| flight.cell.take_back(flight.ticket))
                 .map(|flight| Call::new(flight.cell))
                 .collect();
+            // The others were cancelled meanwhile, and their worker has them no more.
+            self.pool.skipped.fetch_add((all - calls.len()) as u64, Ordering::Relaxed);
             let Some(worker) = self.workers.get_mut(&idle) else { return };
             let room = worker.room();
             let mut calls = calls.into_iter();
@@ -920,7 +926,8 @@ impl Supervisor {
         }
         let mut had_begun = false;
         for flight in worker.take_all() {
-            if worker.revoke(flight.ticket) {
+            // Or its canceller has done so, whose word has not been read yet.
+            if worker.revoke(flight.ticket) || worker.claim_state(flight.ticket) == ClaimState::Revoked {
                 self.settlements.push(Settlement::TakeBack(flight.cell, flight.ticket));
                 continue;
             }
@@ -1013,9 +1020,9 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
                 if !open {
                     break end(&process).await;
                 }
-                if bustle(&supervisor) != Bustle::Rests {
-                    supervisor.borrow().pool.notify.notify_one();
-                }
+                // Whether more comes is seen by the one who looks for all workers. Looking for it here as well would
+                // keep the runtime from its timers, and from the ends of workers, once for each worker.
+                supervisor.borrow().pool.notify.notify_one();
             }
             () = room(&supervisor, index, &stream), if wants_write && !luggage_waits => {
                 turn(&supervisor, |supervisor| {

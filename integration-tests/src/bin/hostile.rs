@@ -198,6 +198,9 @@ impl Worker {
                     self.luggage.write_all(&GARBAGE).expect("written");
                     self.laden(slot, sequence, 2);
                 }
+                // One, whatever the number of calls in the chunk.
+                "one result of a chunk" => self.send(VALUE, slot, sequence, &results(&[7])),
+                "a result too many" => self.send(VALUE, slot, sequence, &results(&[7, 8, 9, 10, 11])),
                 "head far ahead" => self.position(1, 0, 1 << 40),
                 "head far behind" => self.position(1, 0, u64::MAX),
                 "ring of garbage" => {
@@ -338,6 +341,15 @@ impl Worker {
             None => self.channel.write_all(bytes),
         };
     }
+}
+
+/// An answer to a chunk.
+fn results(values: &[u64]) -> Vec<u8> {
+    #[derive(Serialize)]
+    enum Outputs<'a> {
+        Values(&'a [u64]),
+    }
+    rmp_serde::to_vec(&Outputs::Values(values)).expect("encodable")
 }
 
 /// The length of the head of a frame.

@@ -23,6 +23,7 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_answer_that_comes_twice,
     hostile_answer_that_cannot_be_decoded_fails_that_call_only,
     hostile_report_that_cannot_be_decoded,
+    hostile_results_of_a_chunk_that_are_too_few_or_too_many,
     hostile_garbage_before_the_handshake,
     hostile_answer_before_the_handshake,
     hostile_other_protocol,
@@ -176,6 +177,22 @@ fn hostile_answer_that_cannot_be_decoded_fails_that_call_only() {
         pids(pool).into_iter().for_each(|pid| crate::common::signal(pid, rustix::process::Signal::KILL));
         assert!(eventually(seconds(30), || pool.stats().workers_lost == 1));
     });
+}
+
+fn hostile_results_of_a_chunk_that_are_too_few_or_too_many() {
+    for (mode, words) in [("one result of a chunk", "1 results for 4"), ("a result too many", "5 results for 4")] {
+        first(mode, |pool| {
+            let outcomes: Vec<_> = pool.map((0..8).map(|n| double { n })).chunk_size(4).blocking().collect();
+            assert_eq!(outcomes.len(), 8, "{mode}: one for each element, whatever came");
+            for outcome in outcomes {
+                let error = outcome.expect_err("of a worker that lies");
+                assert!(error.to_string().contains(words), "{mode}: {error}");
+            }
+            assert_eq!(pool.stats().workers_lost, 0, "an answer that makes no sense costs its call");
+            pids(pool).into_iter().for_each(|pid| crate::common::signal(pid, rustix::process::Signal::KILL));
+            assert!(eventually(seconds(30), || pool.stats().workers_lost == 1));
+        });
+    }
 }
 
 fn hostile_report_that_cannot_be_decoded() {

@@ -16,6 +16,7 @@ pub(crate) const ROWS: &[Row<fn()>] = crate::both![
     want_of_descriptors_leaves_the_socket,
     large_messages_fill_both_directions_at_once,
     calls_are_seen_however_they_meet_the_rest_of_the_supervisor,
+    workers_without_rings_that_have_enough_to_do,
     rings_go_with_their_workers,
     rings_go_with_workers_that_are_killed,
     workers_with_nothing_to_do_use_no_processor_time,
@@ -39,6 +40,12 @@ fn keep(gate: Gate, bytes: Vec<u8>) -> Vec<u8> {
 #[polypool::task]
 fn give_back(handle: Fd) -> Fd {
     handle
+}
+
+/// Takes some microseconds.
+#[polypool::task]
+fn count(to: u64) -> u64 {
+    (0..to).fold(0, |sum, _| std::hint::black_box(sum) + 1)
 }
 
 /// How many memories of rings this process has open: those of its workers.
@@ -152,6 +159,24 @@ fn calls_are_seen_however_they_meet_the_rest_of_the_supervisor(method: StartMeth
     });
     assert_eq!(pool.stats().workers_lost, 0);
     ends_clean(&pool, Shutdown::Drain);
+}
+
+/// All cores are busy, which is when the supervisor leaves the answers of rings lying for a moment.
+fn workers_without_rings_that_have_enough_to_do(method: StartMethod) {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    for size in [0, 256 << 10] {
+        let pool = builder(method, workers).ring_size(size).build().unwrap();
+        let tasks: Vec<_> = (0..4_000).map(|_| pool.submit(count { to: 5_000 })).collect();
+        for task in tasks {
+            assert_eq!(soon(task).unwrap(), 5_000);
+        }
+        // The last ones aren't waited for longer because nothing follows them.
+        for n in 0..100 {
+            assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+        }
+        assert_eq!(pool.stats().workers_lost, 0);
+        ends_clean(&pool, Shutdown::Drain);
+    }
 }
 
 fn large_messages_fill_both_directions_at_once(method: StartMethod) {
