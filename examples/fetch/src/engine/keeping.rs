@@ -1,13 +1,14 @@
 //! Whole bodies on their way to their places. Not on the thread of the requests: hashes, files and a compressed archive
 //! would hold up all the others.
 //!
-//! They go many at a time, as a task for each would cost more than the keeping: while one batch is under way, the next
-//! one gathers. What is heavy does not wait for that; other workers of the pool take it.
+//! They go many at a time, as a task for each would cost more than the keeping: a batch waits a moment for more, and for
+//! the one before it. What is heavy waits for neither; other workers of the pool take it.
 
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_ext::Tagged;
 use futures_util::StreamExt;
@@ -17,6 +18,10 @@ use polypool::{TaskFuture, ThreadPool};
 
 /// From so many bytes on, a batch goes to a worker though another one is under way.
 const HEAVY: u64 = 512 * 1024;
+
+/// A batch of so many, or one that has waited for so long, waits for no more.
+const ENOUGH: usize = 32;
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// So many bodies, or bytes of them, are enough to wait.
 const MANY: usize = 128;
@@ -30,6 +35,8 @@ pub(super) struct Keeping<K, T, R> {
     /// The next batch.
     gathered: Vec<(K, T)>,
     weight: u64,
+    /// When it may wait for no more.
+    due: Option<Instant>,
     under_way: FuturesUnordered<UnderWay<K, T, R>>,
     /// Of all there is, gathered or under way.
     count: usize,
@@ -48,7 +55,7 @@ type UnderWay<K, T, R> = Tagged<TaskFuture<Vec<Kept<K, R>>>, (Batch<K, T>, u64)>
 impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
     pub(super) fn new(pool: ThreadPool, work: fn(&mut K, T) -> R) -> Self {
         let under_way = FuturesUnordered::new();
-        Keeping { pool, work, gathered: Vec::new(), weight: 0, under_way, count: 0, bytes: 0 }
+        Keeping { pool, work, gathered: Vec::new(), weight: 0, due: None, under_way, count: 0, bytes: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -60,8 +67,9 @@ impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
         self.count < MANY && self.bytes < MUCH
     }
 
-    /// Puts something of so many bytes into the next batch, which goes at [`start`](Self::start).
-    pub(super) fn add(&mut self, key: K, what: T, bytes: u64) {
+    /// Puts something of so many bytes, which is there since `now`, into the next batch.
+    pub(super) fn add(&mut self, now: Instant, key: K, what: T, bytes: u64) {
+        self.due.get_or_insert(now + MOMENT);
         self.gathered.push((key, what));
         self.weight += bytes;
         (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);
@@ -70,11 +78,15 @@ impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
         }
     }
 
-    /// Lets the next batch go, unless there is one under way.
-    pub(super) fn start(&mut self) {
-        if self.under_way.is_empty() && !self.gathered.is_empty() {
-            self.hand_over();
+    /// Lets the next batch go, unless there is one under way, or it may wait for more and there is `more` to come. Says
+    /// when it goes at the latest, unless that is up to the one under way.
+    pub(super) fn start(&mut self, now: Instant, more: bool) -> Option<Instant> {
+        let due = self.due.filter(|_| self.under_way.is_empty())?;
+        if more && due > now && self.gathered.len() < ENOUGH {
+            return Some(due);
         }
+        self.hand_over();
+        None
     }
 
     /// What a batch came to; `None` if there is none under way. Dropped before it is ready, it loses nothing.
@@ -85,12 +97,12 @@ impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
             left.into_iter().map(|(key, _)| (key, Err(error.to_string()))).collect()
         });
         (self.count, self.bytes) = (self.count - kept.len(), self.bytes - bytes);
-        self.start();
         Some(kept)
     }
 
     fn hand_over(&mut self) {
         let (work, bytes) = (self.work, mem::take(&mut self.weight));
+        self.due = None;
         let batch = Arc::new(Mutex::new(mem::take(&mut self.gathered)));
         let each = move |(mut key, thing): (K, T)| {
             // Each on its own: what is wrong with one is no reason to lose the others.
@@ -134,9 +146,9 @@ mod tests {
         let mut keeping = keeping(1);
         for number in 0..4 {
             let work: Work = Box::new(move || if number == 1 { panic!("number {number}") } else { number * 2 });
-            keeping.add(number, work, 1);
+            keeping.add(Instant::now(), number, work, 1);
         }
-        keeping.start();
+        keeping.start(Instant::now(), false);
         let kept = next(&mut keeping).expect("a batch");
         assert_eq!(kept, [(0, Ok(0)), (1, Err("it panicked: number 1".into())), (2, Ok(4)), (3, Ok(6))]);
         assert!(keeping.is_empty() && next(&mut keeping).is_none());
@@ -146,15 +158,18 @@ mod tests {
     fn what_comes_while_a_batch_is_under_way_is_the_next_one() {
         let mut keeping = keeping(1);
         let (open, gate) = mpsc::channel();
-        keeping.add(0, Box::new(move || gate.recv().map_or(0, |()| 7)), 1);
-        keeping.start();
+        let now = Instant::now();
+        keeping.add(now, 0, Box::new(move || gate.recv().map_or(0, |()| 7)), 1);
+        assert_eq!(keeping.start(now, true), Some(now + MOMENT));
+        assert_eq!((keeping.start(now + MOMENT, true), keeping.under_way.len()), (None, 1));
         for number in 1..=3 {
-            keeping.add(number, Box::new(move || number), 1);
-            keeping.start();
+            keeping.add(now, number, Box::new(move || number), 1);
+            assert_eq!(keeping.start(now, false), None);
         }
         assert_eq!(keeping.under_way.len(), 1);
         open.send(()).expect("it waits");
         assert_eq!(next(&mut keeping), Some(vec![(0, Ok(7))]));
+        keeping.start(now, false);
         assert_eq!(next(&mut keeping), Some(vec![(1, Ok(1)), (2, Ok(2)), (3, Ok(3))]));
         assert!(keeping.is_empty());
     }
@@ -166,11 +181,17 @@ mod tests {
         let (answer, answered) = mpsc::channel();
         // Each waits for the other, which takes two threads.
         keeping.add(
+            Instant::now(),
             1,
             Box::new(move || hello.send(()).and(answered.recv().map_err(|_| mpsc::SendError(()))).map_or(0, |()| 1)),
             HEAVY,
         );
-        keeping.add(2, Box::new(move || other.recv().ok().and(answer.send(()).ok()).map_or(0, |()| 2)), HEAVY);
+        keeping.add(
+            Instant::now(),
+            2,
+            Box::new(move || other.recv().ok().and(answer.send(()).ok()).map_or(0, |()| 2)),
+            HEAVY,
+        );
         assert_eq!(keeping.under_way.len(), 2);
         let mut kept = [next(&mut keeping), next(&mut keeping)].map(|batch| batch.expect("a batch").remove(0));
         kept.sort_unstable();
@@ -180,11 +201,11 @@ mod tests {
     #[test]
     fn there_is_no_room_for_much() {
         let mut keeping = keeping(1);
-        keeping.add(0, Box::new(|| 0), MUCH);
+        keeping.add(Instant::now(), 0, Box::new(|| 0), MUCH);
         assert!(!keeping.has_room());
         next(&mut keeping);
         assert!(keeping.has_room());
-        (0..MANY).for_each(|number| keeping.add(number, Box::new(|| 0), 1));
+        (0..MANY).for_each(|number| keeping.add(Instant::now(), number, Box::new(|| 0), 1));
         assert!(!keeping.has_room());
     }
 
@@ -192,8 +213,8 @@ mod tests {
     fn a_pool_that_is_gone_loses_no_key() {
         let mut keeping = keeping(1);
         futures_ext::block_on(polypool::Executor::shutdown(&keeping.pool, polypool::Shutdown::Now));
-        keeping.add(5, Box::new(|| 0), 1);
-        keeping.start();
+        keeping.add(Instant::now(), 5, Box::new(|| 0), 1);
+        keeping.start(Instant::now(), false);
         let kept = next(&mut keeping).expect("a batch");
         assert!(matches!(&kept[..], [(5, Err(_))]), "{kept:?}");
     }

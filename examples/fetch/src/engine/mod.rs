@@ -152,6 +152,7 @@ impl Engine {
             let now = Instant::now();
             if self.until.is_some_and(|until| until <= now) {
                 self.running.clear(); // Cancels it.
+                self.keeping.start(now, false);
                 // Whole bodies get their records: keeping them ends by itself, and soon.
                 let kept = self.keeping.next().await?;
                 kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept));
@@ -165,6 +166,7 @@ impl Engine {
                 *self.control.busiest.lock() = self.lanes.busiest(3);
             }
             let wake = self.start(now);
+            let wake = self.keeping.start(now, !self.running.is_empty()).into_iter().chain(wake).min();
             let idle = self.running.is_empty() && self.keeping.is_empty() && self.extracting.is_empty();
             if idle && self.finished.is_empty() && (self.until.is_some() || (self.read && self.lanes.waiting() == 0)) {
                 return None;
@@ -181,7 +183,6 @@ impl Engine {
                     while let Some(Some((job, outcome))) = self.running.next().now_or_never() {
                         self.ended(job, outcome);
                     }
-                    self.keeping.start();
                 }
                 Some(kept) = self.keeping.next() => kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept)),
                 Some(record) = self.extracting.next() => self.finished.push_back(record),
@@ -215,7 +216,11 @@ impl Engine {
         while self.wants_rows() {
             match self.rows.try_recv() {
                 Ok((row, share)) => self.sort(row, share),
-                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    // There are enough for now: waiting for each that comes would be a wake-up for each.
+                    self.filling = self.lanes.waiting() < self.settings.limits.lookahead / 4 * 3;
+                    break;
+                }
                 Err(mpsc::error::TryRecvError::Disconnected) => self.read = true,
             }
         }
@@ -328,7 +333,7 @@ impl Engine {
         match attempt.body {
             Some(body) => {
                 let bytes = body.bytes();
-                self.keeping.add(Whole { job, attempt: attempt.record, ended }, body, bytes);
+                self.keeping.add(ended, Whole { job, attempt: attempt.record, ended }, body, bytes);
             }
             None => self.finished.push_back(record_of(&job, attempt.record, ended, None)),
         }
