@@ -17,19 +17,22 @@ mod request;
 mod settings;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_ext::ProgressExt;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, stream};
 use polypool::{TaskFuture, ThreadPool};
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use crate::engine::{Control, Incoming, Parts, Room};
 use crate::extract::Extractor;
@@ -47,6 +50,12 @@ pub mod fuzzing {
 
 /// How many rows wait between the thread that reads them and the engine.
 const BETWEEN: usize = 256;
+
+/// After this time at the latest whoever reads the records sees them. A write for each would take as long as all else.
+const SOON: Duration = Duration::from_millis(20);
+
+/// How many threads keep bodies at most.
+const KEEPERS: usize = 4;
 
 /// How many bytes of rows wait, there and in the engine: rows with bodies of some kilobytes are read as far ahead as
 /// others, rows with megabytes are not.
@@ -71,7 +80,9 @@ fn run(settings: Settings) -> Result<ExitCode> {
     // the requests that find none fail, and say so.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     // One thread for all that waits, this run itself included, so that nothing crosses between cores.
-    let pool = ThreadPool::builder().workers(1).name_prefix("fetch").build()?;
+    // Bodies are kept on its workers; one is enough for small ones, so the others start only if there is more to do.
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let pool = ThreadPool::builder().workers(cores.min(KEEPERS)).name_prefix("fetch").build()?;
     let session = session(settings, pool.clone());
     pool.spawn_async(session).wait()?
 }
@@ -103,22 +114,27 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let screen = io::stdout().is_terminal().then(|| records.bar().clone());
     let mut records = Box::pin(records);
     let mut lines = pin!(live.lines(quiet));
-    let mut signals = Signals::new()?;
+    let mut signals = pin!(stream::unfold(Signals::new()?, async |mut signals| Some((signals.next().await, signals))));
+    let mut flush = pin!(sleep(SOON));
     let mut summary = Summary::new();
     let mut interrupted = false;
     loop {
         control.horizon.store(writer.horizon(), Ordering::Relaxed);
         let next = match records.next().now_or_never() {
             Some(next) => next,
-            // Whoever reads sees what there is before anybody waits; the bar must not stand in the way.
             None => {
-                match &screen {
-                    Some(bar) => bar.suspend(|| writer.flush())?,
-                    None => writer.flush()?,
-                }
                 tokio::select! {
+                    biased;
                     next = records.next() => next,
-                    () = signals.next() => {
+                    // Whoever reads sees soon what there is; the bar must not stand in the way.
+                    () = &mut flush, if writer.is_behind() => {
+                        match &screen {
+                            Some(bar) => bar.suspend(|| writer.flush())?,
+                            None => writer.flush()?,
+                        }
+                        continue;
+                    }
+                    Some(()) = signals.next() => {
                         if interrupted {
                             break;
                         }
@@ -134,6 +150,9 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
         let Some(record) = next else { break };
         summary.count(&record);
         live.count(&record);
+        if !writer.is_behind() {
+            flush.as_mut().reset(tokio::time::Instant::now() + SOON);
+        }
         writer.write(record)?;
     }
     drop(records); // Cancels what still runs.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ pub(crate) struct Row {
     pub(crate) number: u64,
     /// What the row calls itself; by default its number.
     pub(crate) id: Option<Box<str>>,
-    pub(crate) content: Result<Box<Request>, BadRow>,
+    pub(crate) content: Result<Arc<Request>, BadRow>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -45,6 +45,16 @@ pub(crate) fn read() -> Settings {
     }
 }
 
+/// Of a command line alone.
+#[cfg(test)]
+pub(crate) fn settings(line: &[&str]) -> Settings {
+    let line = [&["fetch", "--config", "/dev/null"], line].concat().into_iter().map(OsString::from).collect();
+    match understand(line, &Surroundings { variable: &|_| None, terminal: true }) {
+        Ok(Asked::Run(settings)) => *settings,
+        other => panic!("no settings: {other:?}"),
+    }
+}
+
 /// Ends the program as clap does for wrong usage.
 pub(crate) fn refuse(what: &impl Display) -> ! {
     wrong(format!("{what:#}")).exit()

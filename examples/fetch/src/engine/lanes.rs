@@ -136,13 +136,13 @@ impl Lanes {
     }
 
     /// Adds a new job to the lane of its origin.
-    pub(crate) fn push(&mut self, row: u64, id: Option<Box<str>>, request: Request, share: Share) {
+    pub(crate) fn push(&mut self, row: u64, id: Option<Box<str>>, request: Arc<Request>, share: Share) {
         let origin = request.origin();
         let lane = match self.by_origin.get(&origin) {
             Some(&lane) => lane,
             None => self.open(origin),
         };
-        let job = Job { row, id, request: Arc::new(request), attempts: 0, started: None, lane, share };
+        let job = Job { row, id, request, attempts: 0, started: None, lane, share };
         self.lane(lane).queue.push_back(job);
         self.waiting += 1;
         self.settle(lane);
@@ -392,7 +392,7 @@ mod tests {
             body: Payload::None,
             timeout: None,
         };
-        lanes.push(row, None, request, Share::default());
+        lanes.push(row, None, Arc::new(request), Share::default());
     }
 
     /// Starts all that may start; the rows in order.

@@ -1,42 +1,42 @@
-//! From rows to records: takes rows as there is room, starts attempts as tasks of the pool when it is their turn
-//! (`lanes`), tries again what deserves it (`retry`), and hands out one record for each row as it is done.
+//! From rows to records: takes rows as there is room, starts attempts when it is their turn (`lanes`), tries again what
+//! deserves it (`retry`), has bodies kept (`keeping`), and hands out one record for each row as it is done.
 //!
-//! It runs on one thread, that of the pool's asynchronous side, and so do the attempts: nothing crosses between cores.
+//! All of it is one asynchronous task of the pool, and the attempts are futures in it: a task for each would cost a
+//! tenth of what a small request takes. Only bodies cross to another thread, many at a time.
 
 mod adaptive;
+mod keeping;
 mod lanes;
 mod retry;
 mod room;
 
 use std::collections::VecDeque;
-use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use std::{mem, thread};
 
-use futures_ext::{CancellationToken, Tagged};
+use futures_ext::{CancellationToken, FutureExt as _, Tagged};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
-use polypool::{Outcome, TaskError, TaskFuture, TaskOptions, ThreadPool};
+use polypool::ThreadPool;
 use tokio::sync::mpsc;
 
 use self::adaptive::Limit;
+use self::keeping::Keeping;
 use self::lanes::{Job, LaneId, Lanes, Turn};
 use self::retry::Verdict;
 pub(crate) use self::room::{Room, Share};
 use crate::extract::Extractor;
 use crate::http::{Attempt, Fetcher, Ticket};
 use crate::output::record::{Failure, Kind, Record};
-use crate::output::{Bodies, Body, Kept, Page};
+use crate::output::{Bodies, Body, Page};
 use crate::request::{Row, redacted};
 use crate::settings::Settings;
 
 /// How many pages may wait for extraction before nothing new is started.
 const PAGES: usize = 64;
-
-/// And bodies that are being kept.
-const BODIES: usize = 64;
 
 /// For how long another row is waited for after the deadline.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -83,7 +83,6 @@ pub(crate) fn records(settings: Arc<Settings>, parts: Parts) -> impl Stream<Item
 
 struct Engine {
     settings: Arc<Settings>,
-    pool: ThreadPool,
     fetcher: Fetcher,
     bodies: Bodies,
     extractor: Option<Arc<Extractor>>,
@@ -98,30 +97,33 @@ struct Engine {
     lanes: Lanes,
     limit: Limit,
     running: FuturesUnordered<Running>,
-    /// What has come since the last look, to be kept in one go: a task for each would cost more than the keeping.
-    whole: Vec<(Record, Body)>,
-    keeping: FuturesUnordered<Keeping>,
-    /// How many bodies are being kept.
-    bodies_kept: usize,
+    keeping: Keeping<Whole, Body, (Record, Option<Page>)>,
     extracting: FuturesUnordered<BoxFuture<'static, Record>>,
     finished: VecDeque<Record>,
     deadline: Option<Instant>,
-    options: TaskOptions,
     /// Set by an interruption: until when what runs may go on.
     until: Option<Instant>,
     /// Set when the deadline has passed: for how long another row is waited for.
     patience: Option<Instant>,
 }
 
-type Running = Tagged<TaskFuture<Attempt>, Job>;
-type Keeping = Tagged<TaskFuture<Vec<io::Result<Kept>>>, Vec<Record>>;
+/// In a box, for it is large. A panic costs the row's attempt, and not the run.
+type Running = Tagged<BoxFuture<'static, thread::Result<Attempt>>, Job>;
+
+/// A row that has its body, which is still to be kept.
+#[derive(Debug)]
+struct Whole {
+    job: Job,
+    attempt: Record,
+    ended: Instant,
+}
 
 impl Engine {
     fn new(settings: Arc<Settings>, parts: Parts) -> Self {
         let Parts { pool, fetcher, bodies, extractor, rows, control, start } = parts;
         let deadline = settings.limits.deadline.and_then(|deadline| start.checked_add(deadline));
         Engine {
-            pool,
+            keeping: Keeping::new(pool, keep),
             fetcher,
             bodies,
             extractor: extractor.map(Arc::new),
@@ -133,12 +135,8 @@ impl Engine {
             lanes: Lanes::new(&settings.limits, settings.http.polite),
             limit: Limit::new(settings.limits.concurrency, start),
             running: FuturesUnordered::new(),
-            whole: Vec::new(),
-            keeping: FuturesUnordered::new(),
-            bodies_kept: 0,
             extracting: FuturesUnordered::new(),
             finished: VecDeque::new(),
-            options: TaskOptions::new().deadline(deadline),
             deadline,
             until: None,
             patience: None,
@@ -153,7 +151,12 @@ impl Engine {
             }
             let now = Instant::now();
             if self.until.is_some_and(|until| until <= now) {
-                return None; // What still runs is cancelled when the engine is dropped.
+                self.running.clear(); // Cancels it.
+                self.keeping.start(now, false);
+                // Whole bodies get their records: keeping them ends by itself, and soon.
+                let kept = self.keeping.next().await?;
+                kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept));
+                continue;
             }
             if self.deadline.is_some_and(|deadline| deadline <= now) {
                 self.give_up(now);
@@ -163,6 +166,7 @@ impl Engine {
                 *self.control.busiest.lock() = self.lanes.busiest(3);
             }
             let wake = self.start(now);
+            let wake = self.keeping.start(now, !self.running.is_empty()).into_iter().chain(wake).min();
             let idle = self.running.is_empty() && self.keeping.is_empty() && self.extracting.is_empty();
             if idle && self.finished.is_empty() && (self.until.is_some() || (self.read && self.lanes.waiting() == 0)) {
                 return None;
@@ -179,9 +183,8 @@ impl Engine {
                     while let Some(Some((job, outcome))) = self.running.next().now_or_never() {
                         self.ended(job, outcome);
                     }
-                    self.keep();
                 }
-                Some((records, outcome)) = self.keeping.next() => self.kept(records, outcome),
+                Some(kept) = self.keeping.next() => kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept)),
                 Some(record) = self.extracting.next() => self.finished.push_back(record),
                 row = self.rows.recv(), if wants_rows => self.take(row),
                 () = control.stop.cancelled(), if goes_on => self.stop(),
@@ -213,7 +216,11 @@ impl Engine {
         while self.wants_rows() {
             match self.rows.try_recv() {
                 Ok((row, share)) => self.sort(row, share),
-                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    // There are enough for now: waiting for each that comes would be a wake-up for each.
+                    self.filling = self.lanes.waiting() < self.settings.limits.lookahead / 4 * 3;
+                    break;
+                }
                 Err(mpsc::error::TryRecvError::Disconnected) => self.read = true,
             }
         }
@@ -223,18 +230,10 @@ impl Engine {
         let Row { number, id, content } = row;
         match content {
             Ok(request) if self.is_over() => {
-                let job = Job {
-                    row: number,
-                    id,
-                    request: Arc::new(*request),
-                    attempts: 0,
-                    started: None,
-                    lane: LaneId::default(),
-                    share,
-                };
-                self.finished.push_back(record_of(&job, Record::default(), Some(too_late())));
+                let job = Job { row: number, id, request, attempts: 0, started: None, lane: LaneId::default(), share };
+                self.finished.push_back(record_of(&job, Record::default(), Instant::now(), Some(too_late())));
             }
-            Ok(request) => self.lanes.push(number, id, *request, share),
+            Ok(request) => self.lanes.push(number, id, request, share),
             Err(bad) => self.finished.push_back(Record {
                 id: id.map_or_else(|| number.to_string(), Into::into),
                 row: number,
@@ -250,7 +249,7 @@ impl Engine {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// The deadline has passed: what waits gets its record, what runs is ended by the pool.
+    /// The deadline has passed: what waits and what runs get their records.
     fn give_up(&mut self, now: Instant) {
         // Rows that are there get their records; input that nothing comes from would hold up the end for ever.
         if *self.patience.get_or_insert(now + PATIENCE) <= now {
@@ -258,8 +257,13 @@ impl Engine {
             self.rows.close();
             self.read = true;
         }
-        let records = self.lanes.drain().map(|job| record_of(&job, Record::default(), Some(too_late())));
-        self.finished.extend(records);
+        let record = |job: &Job| record_of(job, Record::default(), now, Some(too_late()));
+        for running in mem::take(&mut self.running) {
+            let Some(job) = running.tag() else { continue };
+            self.lanes.done(job.lane);
+            self.finished.push_back(record(job));
+        }
+        self.finished.extend(self.lanes.drain().map(|job| record(&job)));
     }
 
     /// Starts what may start; says when there may be more.
@@ -279,7 +283,7 @@ impl Engine {
 
     /// Whether there are few enough bodies in memory.
     fn has_room(&self) -> bool {
-        self.bodies_kept < BODIES && self.extracting.len() < PAGES
+        self.keeping.has_room() && self.extracting.len() < PAGES
     }
 
     fn attempt(&mut self, mut job: Job, now: Instant) {
@@ -287,22 +291,18 @@ impl Engine {
         job.started.get_or_insert_with(|| (now, SystemTime::now()));
         let ticket = Ticket { row: job.row, id: job.id.clone() };
         let (fetcher, bodies, request) = (self.fetcher.clone(), self.bodies.clone(), job.request.clone());
-        // In a box, for it is large and passes through several hands.
-        let attempt = async move { fetcher.attempt(&request, &ticket, &bodies).await }.boxed();
-        let task = self.pool.spawn_async_with(attempt, self.options.clone()).cancel_on_drop();
-        self.running.push(task.tagged(job));
+        let attempt = async move { fetcher.attempt(&request, &ticket, &bodies).await };
+        self.running.push(AssertUnwindSafe(attempt).catch_unwind().boxed().tagged(job));
     }
 
-    fn ended(&mut self, job: Job, outcome: Outcome<Attempt>) {
+    fn ended(&mut self, job: Job, outcome: thread::Result<Attempt>) {
         let now = Instant::now();
         let attempt = match outcome {
             Ok(attempt) => attempt,
-            Err(error) => {
+            Err(panic) => {
                 self.lanes.done(job.lane);
-                let kind = if matches!(error, TaskError::DeadlineExceeded) { Kind::Deadline } else { Kind::Internal };
-                let failure =
-                    if kind == Kind::Deadline { too_late() } else { Failure { kind, message: error.to_string() } };
-                self.finished.push_back(record_of(&job, Record::default(), Some(failure)));
+                let failure = Failure { kind: Kind::Internal, message: keeping::message(&*panic) };
+                self.finished.push_back(record_of(&job, Record::default(), now, Some(failure)));
                 return;
             }
         };
@@ -324,64 +324,60 @@ impl Engine {
             }
             Verdict::Final => {
                 self.lanes.done(job.lane);
-                self.finish(&job, attempt);
+                self.finish(job, attempt, now);
             }
         }
     }
 
-    fn finish(&mut self, job: &Job, attempt: Attempt) {
-        let record = record_of(job, attempt.record, None);
+    fn finish(&mut self, job: Job, attempt: Attempt, ended: Instant) {
         match attempt.body {
-            Some(body) => self.whole.push((record, body)),
-            None => self.finished.push_back(record),
-        }
-    }
-
-    /// Not here: hashes, files and a compressed archive would hold up all the others.
-    fn keep(&mut self) {
-        if self.whole.is_empty() {
-            return;
-        }
-        let (records, bodies): (_, Vec<_>) = self.whole.drain(..).unzip();
-        self.bodies_kept += bodies.len();
-        let task = self.pool.spawn(move || bodies.into_iter().map(Body::keep).collect());
-        self.keeping.push(task.tagged(records));
-    }
-
-    fn kept(&mut self, records: Vec<Record>, outcome: Outcome<Vec<io::Result<Kept>>>) {
-        self.bodies_kept -= records.len();
-        match outcome {
-            Ok(kept) => records.into_iter().zip(kept).for_each(|(record, kept)| self.done(record, kept)),
-            Err(error) => self.finished.extend(records.into_iter().map(|mut record| {
-                record.error.get_or_insert(Failure { kind: Kind::Internal, message: error.to_string() });
-                record
-            })),
+            Some(body) => {
+                let bytes = body.bytes();
+                self.keeping.add(ended, Whole { job, attempt: attempt.record, ended }, body, bytes);
+            }
+            None => self.finished.push_back(record_of(&job, attempt.record, ended, None)),
         }
     }
 
     /// A row whose body has been kept, or could not be.
-    fn done(&mut self, mut record: Record, kept: io::Result<Kept>) {
-        let page = match kept {
-            Ok(kept) => {
-                record.bytes = kept.bytes;
-                record.sha256 = Some(kept.sha256);
-                record.file = kept.file;
-                record.body = kept.inline;
-                record.warc = kept.warc;
-                kept.page.filter(|_| record.error.is_none())
-            }
-            // What is wrong with the body of an error is of no interest.
-            Err(error) => {
-                let message = format!("the body could not be kept: {error}");
-                record.error.get_or_insert(Failure { kind: Kind::Output, message });
-                None
-            }
-        };
+    fn kept(&mut self, whole: Whole, kept: Result<(Record, Option<Page>), String>) {
+        let (record, page) = kept.unwrap_or_else(|why| {
+            let mut record = record_of(&whole.job, whole.attempt, whole.ended, None);
+            let message = format!("the body could not be kept: {why}");
+            record.error.get_or_insert(Failure { kind: Kind::Internal, message });
+            (record, None)
+        });
         match (&self.extractor, page) {
             (Some(extractor), Some(page)) => self.extracting.push(extract(extractor.clone(), page, record).boxed()),
             _ => self.finished.push_back(record),
         }
     }
+}
+
+/// Keeps a body, on a worker, and completes the record there as well: the thread of the requests has enough to do.
+fn keep(whole: &mut Whole, body: Body) -> (Record, Option<Page>) {
+    let kept = body.keep();
+    let mut record = record_of(&whole.job, mem::take(&mut whole.attempt), whole.ended, None);
+    let page = match kept {
+        Ok(kept) => {
+            record.bytes = kept.bytes;
+            record.sha256 = Some(kept.sha256);
+            record.file = kept.file;
+            record.body = kept.inline;
+            record.warc = kept.warc;
+            kept.page.filter(|_| record.error.is_none())
+        }
+        // What is wrong with the body of an error is of no interest.
+        Err(error) => {
+            let message = format!("the body could not be kept: {error}");
+            record.error.get_or_insert(Failure { kind: Kind::Output, message });
+            None
+        }
+    };
+    if page.is_none() {
+        record.encode();
+    }
+    (record, page)
 }
 
 async fn extract(extractor: Arc<Extractor>, page: Page, mut record: Record) -> Record {
@@ -393,9 +389,9 @@ async fn extract(extractor: Arc<Extractor>, page: Page, mut record: Record) -> R
 }
 
 /// Completes the record of an attempt with what is known of the row.
-fn record_of(job: &Job, attempt: Record, failure: Option<Failure>) -> Record {
+fn record_of(job: &Job, attempt: Record, ended: Instant, failure: Option<Failure>) -> Record {
     let (seconds, started_at) = match job.started {
-        Some((at, time)) => (at.elapsed().as_secs_f64(), time),
+        Some((at, time)) => (ended.saturating_duration_since(at).as_secs_f64(), time),
         None => (0.0, SystemTime::now()),
     };
     Record {
@@ -424,5 +420,72 @@ async fn sleep_until(instant: Option<Instant>) {
         // A little later, so that it has come for sure.
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+    use crate::cli;
+    use crate::input::Rows;
+
+    /// An engine for these arguments, which are its rows.
+    fn engine(line: &[&str], pool: ThreadPool) -> Engine {
+        let settings = Arc::new(cli::settings(line));
+        let (room, (sender, rows)) = (Room::new(usize::MAX), mpsc::channel(100));
+        for row in Rows::open(&settings.input).expect("rows") {
+            let row = row.expect("a row");
+            let share = room.share(row.size());
+            sender.try_send((row, share)).expect("few rows");
+        }
+        let parts = Parts {
+            pool,
+            fetcher: Fetcher::new(&settings).expect("a client"),
+            bodies: Bodies::new(&settings.output, false).expect("a place for bodies"),
+            extractor: None,
+            rows,
+            control: Arc::new(Control { horizon: u64::MAX.into(), ..Control::default() }),
+            start: Instant::now(),
+        };
+        Engine::new(settings, parts)
+    }
+
+    #[test]
+    fn a_body_that_is_whole_when_the_grace_ends_has_its_record() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody");
+            }
+        });
+        let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+        // Nothing is kept before the gate opens.
+        let (open, gate) = channel::<()>();
+        drop(pool.spawn(move || gate.recv()));
+        let mut engine = engine(&["--grace", "0s", "--noproxy", "*", &url], pool.clone());
+        let run = async move {
+            while engine.keeping.is_empty() {
+                // It has nothing to hand out before that.
+                let _ = tokio::time::timeout(Duration::from_millis(5), engine.next()).await;
+            }
+            engine.control.stop.cancel();
+            let early = tokio::time::timeout(Duration::from_millis(50), engine.next()).await;
+            assert!(early.is_err(), "it waits for the body: {early:?}");
+            open.send(()).expect("somebody waits at the gate");
+            let record = engine.next().await.expect("a record");
+            assert_eq!((record.status, record.error, record.bytes), (Some(200), None, 4));
+            assert_eq!(engine.next().await, None);
+        };
+        pool.spawn_async(async move { tokio::time::timeout(Duration::from_secs(60), run).await })
+            .wait()
+            .expect("no panic")
+            .expect("no hang");
     }
 }

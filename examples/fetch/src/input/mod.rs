@@ -138,7 +138,7 @@ impl Rows {
     }
 
     /// The request of a draft, with what the command line says for all of them.
-    fn request(&self, draft: Draft) -> Result<Box<Request>, Bad> {
+    fn request(&self, draft: Draft) -> Result<Arc<Request>, Bad> {
         let defaults = &self.settings.defaults;
         let mut url = match url(&draft.url, self.settings.base.as_ref()) {
             Ok(url) => url,
@@ -174,7 +174,7 @@ impl Rows {
             None if defaults.method == Method::GET && body != Payload::None => Method::POST,
             None => defaults.method.clone(),
         };
-        Ok(Box::new(Request { url, method, headers, body, timeout: draft.timeout }))
+        Ok(Arc::new(Request { url, method, headers, body, timeout: draft.timeout }))
     }
 
     /// A file that a row wants sent.

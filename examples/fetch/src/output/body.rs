@@ -232,6 +232,11 @@ impl Directory {
 }
 
 impl Body {
+    /// How many have come.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes the next piece.
     pub(crate) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.bytes += chunk.len() as u64;

@@ -13,7 +13,7 @@ mod resume;
 mod warc;
 mod writer;
 
-pub(crate) use body::{Bodies, Body, Head, Kept, LONGEST_IN_MEMORY};
+pub(crate) use body::{Bodies, Body, Head, LONGEST_IN_MEMORY};
 pub(crate) use partial::Partial;
 pub(crate) use resume::Done;
 pub(crate) use warc::Place;

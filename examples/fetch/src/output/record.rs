@@ -49,6 +49,21 @@ pub(crate) struct Record {
     /// Where the response stands in the WARC file: offset and length in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) warc: Option<super::Place>,
+    /// All of the above as JSON, if somebody has had the time.
+    #[serde(skip)]
+    pub(crate) encoded: Option<Vec<u8>>,
+}
+
+impl Record {
+    /// Does in advance what takes time when it is written. It must not be changed after that.
+    pub(crate) fn encode(&mut self) {
+        // Where it stands in an archive is known only when it is written.
+        if self.warc.is_none() {
+            let mut json = Vec::with_capacity(512);
+            // What can't be encoded is found again by the writer.
+            self.encoded = serde_json::to_writer(&mut json, self).is_ok().then_some(json);
+        }
+    }
 }
 
 /// Why a row has no good response.

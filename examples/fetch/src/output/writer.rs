@@ -144,6 +144,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether something is collected.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
     /// Writes what is collected.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         let mut written = 0;
@@ -194,7 +199,9 @@ impl Writer {
             record.warc = Some(place?);
         }
         let start = self.lines.len();
-        if let Err(error) = serde_json::to_writer(&mut self.lines, &record) {
+        if let Some(json) = &record.encoded {
+            self.lines.extend_from_slice(json);
+        } else if let Err(error) = serde_json::to_writer(&mut self.lines, &record) {
             self.lines.truncate(start);
             return Err(error.into());
         }
@@ -275,7 +282,8 @@ fn weight(record: &Record) -> usize {
     let texts: usize = texts.into_iter().flatten().map(String::len).sum();
     let extracted: usize = record.extracted.iter().flatten().map(|text| text.len() + size_of::<String>()).sum();
     let response = record.warc.as_ref().map_or(0, |place| place.weight());
-    size_of::<Record>() + record.url.len() + texts + extracted + response
+    let encoded = record.encoded.as_ref().map_or(0, Vec::capacity);
+    size_of::<Record>() + record.url.len() + texts + extracted + response + encoded
 }
 
 /// One that nothing is in yet.
