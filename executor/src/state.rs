@@ -791,9 +791,9 @@ impl<J: Job> Callable for Cell<J> {
                 _ => None,
             }
         };
-        let Some(job) = job else { return Ok(()) };
-        let encoded = job.encode().and_then(|message| {
-            let size = message.bytes.len() as u64;
+        let Some(mut job) = job else { return Ok(()) };
+        let encoded = job.encode(always).and_then(|message| {
+            let size = message.size();
             if size > limit {
                 return Err(CodecError::TooLarge { what: "argument".to_owned(), size, limit });
             }
@@ -946,7 +946,7 @@ impl<J: Job> Callable for Cell<J> {
             return Ended::Late;
         }
         let outcome = match reply {
-            Reply::Value(message) => J::decode_output(&message).map_err(TaskError::from),
+            Reply::Value(message) => J::decode_output(message).map_err(TaskError::from),
             Reply::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
             Reply::Codec(error) => Err(error.into()),
         };

@@ -46,7 +46,7 @@ use super::pool::Pool;
 use super::start::{self, Started};
 use super::transport::{self, Looks};
 use super::wire::{self, Header, Kind, Ready};
-use crate::codec::{self, Encoded, Message};
+use crate::codec::{self, Message};
 use crate::context::Progress;
 use crate::error::{CodecError, TaskError, WorkerExit, WorkerLost};
 use crate::executor::Shutdown;
@@ -708,7 +708,7 @@ impl Supervisor {
             }
             loop {
                 let Some(worker) = self.workers.get_mut(&index) else { return false };
-                let frame = match wire::take(&mut worker.read, limit) {
+                let frame = match worker.take(limit) {
                     Ok(Some(frame)) => frame,
                     Ok(None) => break,
                     Err(what) => {
@@ -746,11 +746,11 @@ impl Supervisor {
     }
 
     /// One frame of a worker; `true` when it answers a call.
-    fn frame(&mut self, index: usize, header: Header, payload: Encoded) -> Result<bool, String> {
+    fn frame(&mut self, index: usize, header: Header, payload: Message) -> Result<bool, String> {
         let Some(worker) = self.workers.get_mut(&index) else { return Ok(false) };
         match header.kind {
             Kind::Ready if worker.stage == Stage::Starting => {
-                let ready: Ready = codec::decode(&payload)?;
+                let ready: Ready = codec::decode(&payload.bytes)?;
                 if ready.protocol != wire::PROTOCOL {
                     return Err(format!("version {} of the protocol, not {}", ready.protocol, wire::PROTOCOL));
                 }
@@ -783,12 +783,12 @@ impl Supervisor {
                 let reply = match header.kind {
                     // The handles in an answer that nobody waits for are not even received.
                     Kind::Value if is_expected => match worker.receive_luggage(&header)? {
-                        Ok(luggage) => Reply::Value(Message { bytes: payload, luggage }),
+                        Ok(luggage) => Reply::Value(Message { luggage, ..payload }),
                         Err(error) => Reply::Codec(error),
                     },
-                    Kind::Value => Reply::Value(payload.into()),
-                    Kind::Panicked => Reply::Panicked(codec::decode(&payload)?),
-                    _ => Reply::Codec(codec::decode(&payload)?),
+                    Kind::Value => Reply::Value(payload),
+                    Kind::Panicked => Reply::Panicked(codec::decode(&payload.bytes)?),
+                    _ => Reply::Codec(codec::decode(&payload.bytes)?),
                 };
                 if header.sequence == wire::INITIALIZER {
                     return self.initialised(index, reply).map(|()| false);
@@ -815,7 +815,7 @@ impl Supervisor {
                 self.settlements.push(if header.kind == Kind::Started {
                     Settlement::Started(cell, ticket)
                 } else {
-                    Settlement::Progress(cell, ticket, u32::from(header.attempt), codec::decode(&payload)?)
+                    Settlement::Progress(cell, ticket, u32::from(header.attempt), codec::decode(&payload.bytes)?)
                 });
                 Ok(false)
             }
@@ -830,7 +830,7 @@ impl Supervisor {
             return Err("an answer of an initialiser that it does not have".to_owned());
         };
         let result = match reply {
-            Reply::Value(result) => (initializer.check)(&result),
+            Reply::Value(result) => (initializer.check)(result),
             Reply::Panicked(report) => Err(format!("it panicked{report}")),
             Reply::Codec(error) => Err(error.to_string()),
         };
@@ -1094,7 +1094,8 @@ async fn room(supervisor: &Cast, index: usize, stream: &UnixStream) {
     // An error shows when it is written.
     match bell {
         Some(bell) if rests => drop(bell.readable().await),
-        Some(_) => {}
+        // The others go first, also while a worker reads as fast as it is written to.
+        Some(_) => yield_now().await,
         None => drop(stream.writable().await),
     }
 }
