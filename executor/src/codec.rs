@@ -119,6 +119,33 @@ impl std::fmt::Debug for Encoded {
     }
 }
 
+/// A short message without handles in two words: most arguments, as they wait to be sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Brief {
+    length: u8,
+    bytes: [u8; BRIEF],
+}
+
+/// With its length, and one byte for those in whose place it stands, it fills two words.
+const BRIEF: usize = 14;
+
+impl Brief {
+    /// The brief form of a message, if it has one.
+    pub(crate) fn of(message: &Message) -> Option<Self> {
+        if message.bytes.len() > BRIEF || !message.luggage.is_empty() || message.block.is_some() {
+            return None;
+        }
+        let mut bytes = [0; BRIEF];
+        bytes[..message.bytes.len()].copy_from_slice(&message.bytes);
+        Some(Brief { length: message.bytes.len() as u8, bytes })
+    }
+
+    /// The message.
+    pub(crate) fn message(&self) -> Message {
+        Encoded::copy_of(&self.bytes[..usize::from(self.length)]).into()
+    }
+}
+
 /// Encodes a value together with its handles; the error is the codec's message.
 pub(crate) fn pack<T: Serialize + ?Sized>(value: &T) -> Result<Message, String> {
     let (bytes, luggage) = collect(|| encode_compact(value));
@@ -274,6 +301,20 @@ mod tests {
             let message = pack(serde_bytes::Bytes::new(&bytes)).unwrap();
             assert_eq!(unpack::<serde_bytes::ByteBuf>(&message).unwrap(), bytes);
         }
+    }
+
+    #[test]
+    fn brief_messages_are_what_they_were_made_of() {
+        for length in 0..=BRIEF + 1 {
+            let bytes: Vec<u8> = (1..).take(length).collect();
+            let message = Message::from(Encoded::copy_of(&bytes));
+            match Brief::of(&message) {
+                Some(brief) => assert_eq!(brief.message().bytes[..], bytes[..]),
+                None => assert_eq!(length, BRIEF + 1),
+            }
+        }
+        let block = Some(Block::Received(0, vec![7]));
+        assert!(Brief::of(&Message { block, ..Message::default() }).is_none());
     }
 
     #[test]
