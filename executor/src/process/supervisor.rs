@@ -142,11 +142,24 @@ struct Supervisor {
     looks: Looks,
     #[cfg(target_os = "linux")]
     fork_server: Option<Rc<super::forkserver::ForkServer>>,
+    #[cfg(target_os = "linux")]
+    spare: Spare,
     this: std::rc::Weak<RefCell<Supervisor>>,
     /// The strongest shutdown that has been carried out.
     carried_out: Option<Shutdown>,
     /// A signal that somebody asked for is on its way to the process.
     was_signalled: bool,
+}
+
+/// A process of the fork server that is forked, greeted and idle before anybody needs it. It is no worker yet: it takes
+/// the place of the next one that has gone, which is then there at once.
+#[cfg(target_os = "linux")]
+#[derive(Default)]
+struct Spare {
+    process: Option<(usize, String, Started)>,
+    is_coming: bool,
+    /// One attempt for each worker that has come, so that a system that is out of something isn't asked again and again.
+    is_due: bool,
 }
 
 /// What is to be done when nothing is borrowed, because it runs user code.
@@ -338,6 +351,8 @@ impl Supervisor {
             looks: Looks::default(),
             #[cfg(target_os = "linux")]
             fork_server: None,
+            #[cfg(target_os = "linux")]
+            spare: Spare::default(),
             this: std::rc::Weak::new(),
             carried_out: None,
             was_signalled: false,
@@ -354,6 +369,10 @@ impl Supervisor {
             && self.settlements.is_empty()
             && !self.pool.clock.is_ending();
         drop(state);
+        #[cfg(target_os = "linux")]
+        if over && self.spare.is_coming {
+            return false;
+        }
         #[cfg(target_os = "linux")]
         if over && let Some(server) = &self.fork_server {
             // Over when that has been reaped as well.
@@ -576,6 +595,11 @@ impl Supervisor {
             return;
         }
         self.pass_signals();
+        #[cfg(target_os = "linux")]
+        {
+            // It ends when its channel does.
+            self.spare.process = None;
+        }
         for worker in self.workers.values_mut() {
             match worker.stage {
                 Stage::Ready if worker.in_flight() == 0 => {
@@ -600,12 +624,12 @@ impl Supervisor {
             if alive >= self.pool.config.workers || coming >= waiting || self.pool.state.lock().phase.is_broken() {
                 return;
             }
-            let index = self.next_index;
-            self.next_index += 1;
-            let name = match &self.pool.config.watch {
-                Some(_) => self.pool.config.prefix.clone(),
-                None => format!("{}-{index}", self.pool.config.prefix),
-            };
+            #[cfg(target_os = "linux")]
+            if let Some((index, name, started)) = self.spare.process.take() {
+                self.started(index, name, Ok(started));
+                continue;
+            }
+            let (index, name) = self.next_name();
             match self.pool.config.start_method {
                 StartMethod::Spawn => {
                     let started = start::spawn(&self.pool.config, &name);
@@ -622,6 +646,48 @@ impl Supervisor {
                 StartMethod::ForkServer => unreachable!("the builder refuses it here"),
             }
         }
+    }
+
+    fn next_name(&mut self) -> (usize, String) {
+        let index = self.next_index;
+        self.next_index += 1;
+        let name = match &self.pool.config.watch {
+            Some(_) => self.pool.config.prefix.clone(),
+            None => format!("{}-{index}", self.pool.config.prefix),
+        };
+        (index, name)
+    }
+
+    /// Has a process forked that takes the place of the next worker that goes. Called when there is nothing else to do.
+    #[cfg(target_os = "linux")]
+    fn keep_spare(&mut self) {
+        if !self.spare.is_due {
+            return;
+        }
+        let Some(server) = self.fork_server.clone().filter(|server| !server.is_gone()) else { return };
+        let is_needed = self.pool.config.watch.is_none() && self.workers.values().any(|worker| worker.has_worked);
+        let is_free = self.spare.process.is_none() && !self.spare.is_coming && self.being_started == 0;
+        if !is_needed || !is_free || !self.pool.state.lock().phase.is_open() {
+            return;
+        }
+        self.spare.is_due = false;
+        self.spare.is_coming = true;
+        let (index, name) = self.next_name();
+        let (this, pool) = (self.this.clone(), self.pool.clone());
+        spawn_local(async move {
+            let started = server.spawn(&pool.config, &name).await;
+            if let Some(supervisor) = this.upgrade() {
+                let over = turn(&supervisor, |supervisor| {
+                    supervisor.spare.is_coming = false;
+                    if supervisor.pool.state.lock().phase.is_open() {
+                        supervisor.spare.process = started.ok().map(|started| (index, name, started));
+                    }
+                });
+                if over {
+                    pool.notify.notify_one();
+                }
+            }
+        });
     }
 
     #[cfg(target_os = "linux")]
@@ -664,6 +730,10 @@ impl Supervisor {
             watch.started(worker.info.pid);
         }
         let Some(this) = self.this.upgrade() else { return };
+        #[cfg(target_os = "linux")]
+        {
+            self.spare.is_due = true;
+        }
         self.workers.insert(index, worker);
         spawn_local(attend(this, index, stderr));
     }
@@ -883,6 +953,8 @@ impl Supervisor {
 
     /// Before the supervisor waits for the system. `false`: something has come, for which nobody will wake it.
     fn rest(&mut self) -> bool {
+        #[cfg(target_os = "linux")]
+        self.keep_spare();
         let rests = self.workers.values_mut().filter(|worker| !worker.is_deaf()).all(|worker| worker.line.rest());
         let mut state = self.pool.state.lock();
         // Whoever submits does so under this lock, and looks at `awake` there.
