@@ -28,8 +28,8 @@ pub(crate) const MOST_HANDLES: usize = 1_024;
 pub(crate) struct Message {
     pub(crate) bytes: Encoded,
     pub(crate) luggage: Luggage,
-    /// Travels beside the bytes.
-    pub(crate) block: Option<Block>,
+    /// Travels beside the bytes. Few have one, and all are moved about.
+    pub(crate) block: Option<Box<Block>>,
 }
 
 impl Message {
@@ -313,7 +313,7 @@ mod tests {
                 None => assert_eq!(length, BRIEF + 1),
             }
         }
-        let block = Some(Block::Received(0, vec![7]));
+        let block = Some(Box::new(Block::Received(0, vec![7])));
         assert!(Brief::of(&Message { block, ..Message::default() }).is_none());
     }
 

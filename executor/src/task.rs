@@ -253,7 +253,7 @@ pub(crate) fn decode_argument<A: DeserializeOwned>(payload: &Message) -> Result<
 
 /// Decodes the arguments of one call, and drops their encoded form.
 fn decode_call<T: Task>(mut payload: Message) -> Result<T, CodecError> {
-    let block = payload.block.take();
+    let block = payload.block.take().map(|block| *block);
     let mut task = decode_only(payload, decode_argument::<T>)?;
     if let Some(Block::Received(place, block)) = block
         && !task.put_block(place, block)
@@ -265,13 +265,13 @@ fn decode_call<T: Task>(mut payload: Message) -> Result<T, CodecError> {
 
 /// Encodes the arguments of one call, of which nothing is needed afterwards.
 pub(crate) fn encode_call<T: Task>(task: &mut T) -> Result<Message, CodecError> {
-    let block = task.take_block().map(|(place, block)| Block::Given(place, block));
+    let block = task.take_block().map(|(place, block)| Box::new(Block::Given(place, block)));
     Ok(Message { block, ..encode_argument(task)? })
 }
 
 /// Encodes the result of one call.
 fn encode_output<T: Task>(mut output: T::Output) -> Reply {
-    let block = T::take_output_block(&mut output).map(|block| Block::Given(0, block));
+    let block = T::take_output_block(&mut output).map(|block| Box::new(Block::Given(0, block)));
     match encode_result(OutputOf::<T>(&output)) {
         Reply::Value(message) => Reply::Value(Message { block, ..message }),
         reply => reply,
@@ -353,7 +353,7 @@ pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Mes
 
 /// Decodes the result of one call.
 pub(crate) fn decode_output<T: Task>(mut message: Message) -> Result<T::Output, CodecError> {
-    let block = message.block.take();
+    let block = message.block.take().map(|block| *block);
     let mut output = decode_reply::<OwnedOutput<T>>(&message)?.0;
     if let Some(Block::Received(_, block)) = block
         && !T::put_output_block(&mut output, block)

@@ -490,7 +490,7 @@ impl Worker {
 
     fn put(&mut self, mut header: Header, message: Message) {
         let Message { bytes: payload, luggage, block } = message;
-        let block = match block {
+        let block = match block.map(|block| *block) {
             Some(Block::Given(place, bytes)) => {
                 (header.block, header.place) = (bytes.len() as u32, place);
                 Some(bytes)
@@ -594,7 +594,8 @@ impl Worker {
                     frames.advance(count);
                     frames.is_empty()
                 }),
-                Out::Payload(payload) => self.line.write_large(payload).map(|count| {
+                // A worker that has not begun to read it is not waited for.
+                Out::Payload(payload) => self.line.write_large(payload, large > 0).map(|count| {
                     payload.advance(count);
                     large += count;
                     payload.is_empty()

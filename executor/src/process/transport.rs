@@ -179,12 +179,12 @@ impl Line {
         }
     }
 
-    /// As [`write`](Line::write), and while the worker reads what was written before, room is waited for with open eyes.
+    /// As [`write`](Line::write), and if the worker `is_reading`, room is waited for with open eyes.
     ///
     /// # Errors
     /// As [`read`](Line::read).
-    pub(super) fn write_large(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.ring.is_none() {
+    pub(super) fn write_large(&mut self, bytes: &[u8], is_reading: bool) -> io::Result<usize> {
+        if self.ring.is_none() || !is_reading {
             return self.write(bytes);
         }
         let count = linger(|| match self.write(bytes) {

@@ -264,7 +264,7 @@ pub(super) fn take_whole(
     else {
         return Ok(None);
     };
-    let block = Some(Block::Received(header.place, block));
+    let block = Some(Box::new(Block::Received(header.place, block)));
     Ok(Some((header, Message { block, ..payload.into() })))
 }
 
@@ -439,7 +439,10 @@ mod tests {
             let [(header, message), (_, last)] = &frames[..] else { panic!("{} frames", frames.len()) };
             assert_eq!((header.block, header.place, header.luggage, header.flags), (2_000, 3, 2, 0));
             assert_eq!(message.bytes[..], payload[..]);
-            assert!(matches!(&message.block, Some(Block::Received(3, bytes)) if *bytes == block), "in steps of {step}");
+            assert!(
+                matches!(message.block.as_deref(), Some(Block::Received(3, bytes)) if *bytes == block),
+                "in steps of {step}"
+            );
             assert!(last.block.is_none() && last.bytes[..] == b"another"[..]);
         }
     }

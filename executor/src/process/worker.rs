@@ -365,7 +365,7 @@ impl Worker {
                 if count > 0 {
                     self.send_luggage(luggage)?;
                 }
-                let block = block.as_deref().unwrap_or_default();
+                let block = block.as_deref().map_or(&[][..], |block| &block[..]);
                 self.channel.write_with(Header { kind: Kind::Value, luggage: count, ..header }, &bytes, block)
             }
             Reply::Panicked(mut report) => {
