@@ -3,15 +3,16 @@
 //! Memory fresh from the system costs a page fault for each of its pages, and allocators give a large block back to the
 //! system as soon as it is freed. For a message of many megabytes that is most of the time that it takes. So what was
 //! given away by value and has been sent serves for the next message that comes: in a worker the buffer of the last
-//! answer becomes that of the next argument, in the parent it's the other way round. Few are kept, and not for long
-//! ([`MOST`], [`IDLE`]); a thread that exists only as long as there are any gives them back.
+//! answer becomes that of the next argument, in the parent it's the other way round. Few are kept, for seconds, as
+//! allocators do that keep large blocks at all, and no longer than there is a pool ([`MOST`], [`IDLE`], [`Use`]); a
+//! thread that exists only as long as there are any gives them back.
 //!
 //! What isn't found here is new, and asks for huge pages.
 
 use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 /// Allocators keep smaller ones themselves.
 const LEAST: usize = 1 << 20;
@@ -20,15 +21,39 @@ const LEAST: usize = 1 << 20;
 const MOST: usize = 256 << 20;
 
 /// For how long a buffer is kept that nobody needs; at most twice as long.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5_000 });
 
 struct Spare {
     buffers: Vec<(Instant, Vec<u8>)>,
     /// Whether the thread is there that gives them back.
     is_swept: bool,
+    users: usize,
 }
 
-static SPARE: Mutex<Spare> = Mutex::new(Spare { buffers: Vec::new(), is_swept: false });
+static SPARE: Mutex<Spare> = Mutex::new(Spare { buffers: Vec::new(), is_swept: false, users: 0 });
+
+/// Wakes the thread before its time.
+static IS_UNUSED: Condvar = Condvar::new();
+
+/// Somebody to whom messages come: a pool, or a worker. Without any, nothing is kept.
+pub(crate) struct Use(());
+
+impl Use {
+    pub(crate) fn begin() -> Self {
+        SPARE.lock().users += 1;
+        Use(())
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let mut spare = SPARE.lock();
+        spare.users -= 1;
+        if spare.users == 0 {
+            IS_UNUSED.notify_all();
+        }
+    }
+}
 
 /// A buffer that is kept when its last owner has done with it.
 pub(crate) struct Recycled(Vec<u8>);
@@ -87,7 +112,7 @@ fn keep(buffer: Vec<u8>) {
         return;
     }
     // Whoever has to wait here, does without. (In a child of a plain `fork`, the wait might be for ever.)
-    let Some(mut spare) = SPARE.try_lock() else { return };
+    let Some(mut spare) = SPARE.try_lock().filter(|spare| spare.users > 0) else { return };
     let mut total: usize = spare.buffers.iter().map(|(_, buffer)| buffer.capacity()).sum();
     let mut gone = Vec::new();
     while total + buffer.capacity() > MOST {
@@ -111,9 +136,12 @@ fn keep(buffer: Vec<u8>) {
 /// The life of the thread.
 fn sweep() {
     loop {
-        std::thread::sleep(IDLE);
         let mut spare = SPARE.lock();
-        let old = spare.buffers.partition_point(|(since, _)| since.elapsed() >= IDLE);
+        if spare.users > 0 {
+            let _ = IS_UNUSED.wait_for(&mut spare, IDLE);
+        }
+        let is_unused = spare.users == 0;
+        let old = spare.buffers.partition_point(|(since, _)| is_unused || since.elapsed() >= IDLE);
         let gone: Vec<_> = spare.buffers.drain(..old).collect();
         let is_over = spare.buffers.is_empty();
         // Under the lock: who keeps the next one starts another thread.
@@ -135,6 +163,7 @@ mod tests {
 
     #[test]
     fn a_buffer_serves_again_and_is_given_back_when_it_does_not() {
+        let _use = Use::begin();
         let mut buffer = with_room(ODD).unwrap();
         buffer.resize(ODD, 7);
         let at = buffer.as_ptr();
@@ -152,6 +181,7 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_is_said() {
+        let _use = Use::begin();
         for _ in 0..10 {
             // Room that is never touched takes no memory.
             drop(Recycled::new(Vec::with_capacity(MOST / 3)));

@@ -46,6 +46,7 @@ use super::pool::Pool;
 use super::start::{self, Started};
 use super::transport::{self, Looks};
 use super::wire::{self, Header, Kind, Ready};
+use crate::buffers;
 use crate::codec::{self, Message};
 use crate::context::Progress;
 use crate::error::{CodecError, TaskError, WorkerExit, WorkerLost};
@@ -86,6 +87,7 @@ const NAP: Duration = Duration::from_micros(100);
 pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
     enter(pool.id);
     let ended = pool.ended.clone();
+    let buffers = buffers::Use::begin();
     LocalSet::new().block_on(&runtime, async {
         let supervisor: Cast = Rc::new(RefCell::new(Supervisor::new(pool.clone())));
         loop {
@@ -102,6 +104,7 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
     });
     // Without waiting for a thread that can't get rid of a worker's words.
     runtime.shutdown_background();
+    drop(buffers);
     ended.cancel();
 }
 

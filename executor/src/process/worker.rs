@@ -25,6 +25,7 @@ use tokio::runtime::Runtime;
 
 use super::transport::{self, RingReader, RingSocket, RingWriter};
 use super::wire::{self, Header, Hello, Kind, Ready};
+use crate::buffers;
 use crate::codec::{self, Message};
 use crate::context::{self, ContextSource, Progress};
 use crate::error::{CodecError, PanicReport};
@@ -195,6 +196,7 @@ impl Worker {
     }
 
     fn work(mut self) -> io::Result<()> {
+        let _buffers = buffers::Use::begin();
         while let Some((header, payload)) = self.next_frame()? {
             match header.kind {
                 Kind::Name => self.name = Some(String::from_utf8_lossy(&payload.bytes).into_owned()),
