@@ -158,36 +158,39 @@ fn sweep() {
 mod tests {
     use super::*;
 
-    /// Sizes that no other test of this binary uses.
-    const ODD: usize = (5 << 20) + 12_345;
-
+    /// Both in one test: they share what is kept.
     #[test]
-    fn a_buffer_serves_again_and_is_given_back_when_it_does_not() {
-        let _use = Use::begin();
-        let mut buffer = with_room(ODD).unwrap();
-        buffer.resize(ODD, 7);
-        let at = buffer.as_ptr();
-        drop(Recycled::new(buffer));
-        let again = with_room(ODD - 100).unwrap();
-        assert_eq!((again.as_ptr(), again.len()), (at, 0));
-        drop(Recycled::new(again));
-        let other = with_room(ODD / 2).unwrap();
-        assert_ne!(other.as_ptr(), at, "it is far too large");
-        // As long as it takes: there's no bound on when the thread gets its turn.
-        while SPARE.lock().buffers.iter().any(|(_, buffer)| buffer.as_ptr() == at) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
+    fn a_buffer_serves_again_and_few_are_kept_for_a_while() {
+        const ODD: usize = (5 << 20) + 12_345;
+        let user = Use::begin();
+        // The thread may be faster, and whoever finds the lock taken does without; but not every time.
+        let serves_again = || {
+            let mut buffer = with_room(ODD).unwrap();
+            buffer.resize(ODD, 7);
+            let at = buffer.as_ptr().addr();
+            drop(Recycled::new(buffer));
+            let again = with_room(ODD - 100).unwrap();
+            assert!(again.is_empty() && again.capacity() >= ODD - 100);
+            again.as_ptr().addr() == at && again.capacity() >= ODD
+        };
+        assert!((0..1_000).any(|_| serves_again()));
 
-    #[test]
-    fn no_more_is_kept_than_is_said() {
-        let _use = Use::begin();
         for _ in 0..10 {
             // Room that is never touched takes no memory.
             drop(Recycled::new(Vec::with_capacity(MOST / 3)));
             drop(Recycled::new(Vec::with_capacity(MOST)));
             let kept: usize = SPARE.lock().buffers.iter().map(|(_, buffer)| buffer.capacity()).sum();
             assert!(kept <= MOST, "{kept}");
+        }
+        // As long as it takes: nothing bounds when the thread gets its turn.
+        while !SPARE.lock().buffers.is_empty() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+
+        drop(user);
+        if SPARE.lock().users == 0 {
+            drop(Recycled::new(Vec::with_capacity(ODD)));
+            assert!(SPARE.lock().users > 0 || SPARE.lock().buffers.is_empty(), "nobody has a use for it");
         }
     }
 
