@@ -119,6 +119,8 @@ impl<T> Unknown for &mut Probe<'_, T> {
 }
 
 #[cfg(test)]
+// As `#[task]` writes it, for whatever type there is.
+#[allow(clippy::needless_borrow)]
 mod tests {
     use super::*;
 
