@@ -4,7 +4,7 @@ use std::alloc::System;
 use std::process::ExitCode;
 
 use integration_tests::{Row, Suite, rows};
-use polypool::{ExecutorExt as _, ProcessPool, Shutdown, TaskFuture, ThreadPool};
+use polypool::{Executor as _, ExecutorExt as _, ProcessPool, Shutdown, TaskFuture, ThreadPool};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]

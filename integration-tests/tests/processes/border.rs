@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use integration_tests::tasks::{double, pass};
 use integration_tests::{Board, Gate, Row, Traces, eventually, seconds};
 use polypool::{CodecError, ExecutorExt, Outcome, Progress, Shutdown, StartMethod, TaskError, TaskOptions, context};
@@ -342,11 +341,11 @@ fn byte_buffers_travel_as_one_block(method: StartMethod) {
 }
 
 /// Each buffer, and how long it is.
-type Told = Result<Option<Bytes>, String>;
+type Told = Result<Option<ByteBuf>, String>;
 
 #[polypool::task]
-fn tell(which: u8, one: Vec<u8>, n: u64, two: Bytes, three: Option<ByteBuf>) -> Told {
-    let all = [one.into(), two, three.unwrap_or_default().into_vec().into()];
+fn tell(which: u8, one: Vec<u8>, n: u64, two: ByteBuf, three: Option<ByteBuf>) -> Told {
+    let all = [one.into(), two, three.unwrap_or_default()];
     match which {
         0..3 => Ok(Some(all[usize::from(which)].clone())),
         3 => Ok(None),
