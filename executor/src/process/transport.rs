@@ -172,7 +172,7 @@ impl Line {
         if std::mem::take(&mut ring.rests) {
             ring.has_ended |= hear(&self.stream)?;
         }
-        match linger(|| Ok(ring.reader.try_read_into(to, left)?))? {
+        match linger(|| ring.reader.try_read_into(to, left))? {
             0 if ring.has_ended => Ok(0),
             0 => Err(io::ErrorKind::WouldBlock.into()),
             count => Ok(count),
