@@ -4,7 +4,8 @@
 //! internally tagged enums, `serde_json::Value`. Byte buffers travel as one block where the type says that it is one
 //! (`bytes::Bytes`, `#[serde(with = "serde_bytes")]`), and `#[task]` says it for arguments and results of the type
 //! `Vec<u8>`. Forcing it for every `Vec<u8>` in the codec would break such a field inside a flattened or internally
-//! tagged type, which is why it is not done.
+//! tagged type, which is why it is not done. Large ones among those that `#[task]` knows don't come here at all: they are
+//! the [`Block`] of a [`Message`].
 //!
 //! Handles of what processes share are descriptors, which no bytes can hold. They are the luggage of a [`Message`]: collected
 //! while it is packed, and handed out again while it is unpacked.
@@ -27,12 +28,47 @@ pub(crate) const MOST_HANDLES: usize = 1_024;
 pub(crate) struct Message {
     pub(crate) bytes: Encoded,
     pub(crate) luggage: Luggage,
+    /// Travels beside the bytes. Few have one, and all are moved about.
+    pub(crate) block: Option<Box<Block>>,
+}
+
+impl Message {
+    /// How many bytes it has, with those of its block.
+    pub(crate) fn size(&self) -> u64 {
+        (self.bytes.len() + self.block.as_ref().map_or(0, |block| block.len())) as u64
+    }
+}
+
+/// A large buffer that the value was given. It isn't encoded, which would copy it, but taken out of the value, written to
+/// the channel from where it is, read from there into a buffer of its own, and put back into its place (`block.rs`).
+#[derive(Clone)]
+pub(crate) enum Block {
+    /// To be sent: its place, and the bytes.
+    Given(u32, Bytes),
+    Received(u32, Vec<u8>),
+}
+
+impl std::ops::Deref for Block {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Block::Given(_, bytes) => bytes,
+            Block::Received(_, bytes) => bytes,
+        }
+    }
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Block({} bytes)", self.len())
+    }
 }
 
 /// Without handles.
 impl From<Encoded> for Message {
     fn from(bytes: Encoded) -> Self {
-        Message { bytes, luggage: Luggage::default() }
+        Message { bytes, ..Message::default() }
     }
 }
 
@@ -83,6 +119,33 @@ impl std::fmt::Debug for Encoded {
     }
 }
 
+/// A short message without handles in two words: most arguments, as they wait to be sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Brief {
+    length: u8,
+    bytes: [u8; BRIEF],
+}
+
+/// With its length, and one byte for those in whose place it stands, it fills two words.
+const BRIEF: usize = 14;
+
+impl Brief {
+    /// The brief form of a message, if it has one.
+    pub(crate) fn of(message: &Message) -> Option<Self> {
+        if message.bytes.len() > BRIEF || !message.luggage.is_empty() || message.block.is_some() {
+            return None;
+        }
+        let mut bytes = [0; BRIEF];
+        bytes[..message.bytes.len()].copy_from_slice(&message.bytes);
+        Some(Brief { length: message.bytes.len() as u8, bytes })
+    }
+
+    /// The message.
+    pub(crate) fn message(&self) -> Message {
+        Encoded::copy_of(&self.bytes[..usize::from(self.length)]).into()
+    }
+}
+
 /// Encodes a value together with its handles; the error is the codec's message.
 pub(crate) fn pack<T: Serialize + ?Sized>(value: &T) -> Result<Message, String> {
     let (bytes, luggage) = collect(|| encode_compact(value));
@@ -91,7 +154,7 @@ pub(crate) fn pack<T: Serialize + ?Sized>(value: &T) -> Result<Message, String> 
         count if count > MOST_HANDLES => {
             Err(format!("it has {count} handles, and a message carries at most {MOST_HANDLES}"))
         }
-        _ => Ok(Message { bytes, luggage }),
+        _ => Ok(Message { bytes, luggage, block: None }),
     }
 }
 
@@ -147,11 +210,17 @@ fn encode_compact<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, String> {
     scratch.clear();
     encode_into(value, &mut scratch)?;
     if scratch.len() > COPIED {
+        // As large as it has become by growing, it would be up to twice as large as need be for as long as the task waits.
+        if scratch.capacity() - scratch.len() > scratch.len() / 8 {
+            scratch.shrink_to_fit();
+        }
         return Ok(Encoded::Long(scratch.into()));
     }
     let encoded = Encoded::copy_of(&scratch);
-    // A thread that ends has none any more.
-    let _ = SCRATCH.try_with(|spare| spare.set(scratch));
+    // What an encoder has taken and not used is given back. A thread that ends has no scratch any more.
+    if scratch.capacity() <= 2 * COPIED {
+        let _ = SCRATCH.try_with(|spare| spare.set(scratch));
+    }
     Ok(encoded)
 }
 
@@ -231,6 +300,63 @@ mod tests {
             assert_eq!(*Encoded::copy_of(&bytes), bytes[..]);
             let message = pack(serde_bytes::Bytes::new(&bytes)).unwrap();
             assert_eq!(unpack::<serde_bytes::ByteBuf>(&message).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn brief_messages_are_what_they_were_made_of() {
+        for length in 0..=BRIEF + 1 {
+            let bytes: Vec<u8> = (1..).take(length).collect();
+            let message = Message::from(Encoded::copy_of(&bytes));
+            match Brief::of(&message) {
+                Some(brief) => assert_eq!(brief.message().bytes[..], bytes[..]),
+                None => assert_eq!(length, BRIEF + 1),
+            }
+        }
+        let block = Some(Box::new(Block::Received(0, vec![7])));
+        assert!(Brief::of(&Message { block, ..Message::default() }).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_for_the_next_value_is_bounded() {
+        let kept = || {
+            SCRATCH.with(|scratch| {
+                let own = scratch.take();
+                let capacity = own.capacity();
+                scratch.set(own);
+                capacity
+            })
+        };
+        for length in [1, COPIED - 10, 3 * COPIED, 5 * COPIED / 3, 1] {
+            drop(pack(serde_bytes::Bytes::new(&vec![7; length])).unwrap());
+            assert!(kept() <= 2 * COPIED, "{} bytes after one of {length}", kept());
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ends_encodes_without_its_scratch() {
+        struct Late(std::sync::mpsc::Sender<Vec<u8>>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                self.0.send(pack("late").unwrap().bytes.to_vec()).unwrap();
+            }
+        }
+        thread_local!(static LATE: std::cell::RefCell<Option<Late>> = const { std::cell::RefCell::new(None) });
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // Destructors run in the order in which the values were first used, or in the opposite one: both.
+        for late_first in [false, true] {
+            let sender = sender.clone();
+            let thread = std::thread::spawn(move || {
+                if late_first {
+                    LATE.set(Some(Late(sender)));
+                    pack("early").unwrap();
+                } else {
+                    pack("early").unwrap();
+                    LATE.set(Some(Late(sender)));
+                }
+            });
+            assert_eq!(decode::<String>(&receiver.recv().unwrap()).unwrap(), "late");
+            thread.join().unwrap();
         }
     }
 

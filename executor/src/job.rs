@@ -36,7 +36,8 @@ pub(crate) trait Job: Send + Sized + 'static {
         ""
     }
 
-    fn encode(&self) -> Result<Message, CodecError> {
+    /// `for_good`: it is not needed any more in this form, and may lose what the message can take along.
+    fn encode(&mut self, _for_good: bool) -> Result<Message, CodecError> {
         Err(CodecError::NotSerialisable(Self::name().to_owned()))
     }
 
@@ -44,7 +45,7 @@ pub(crate) trait Job: Send + Sized + 'static {
         Err(CodecError::NotSerialisable(Self::name().to_owned()))
     }
 
-    fn decode_output(_message: &Message) -> Result<Self::Output, CodecError> {
+    fn decode_output(_message: Message) -> Result<Self::Output, CodecError> {
         Err(CodecError::NotSerialisable(Self::name().to_owned()))
     }
 }
@@ -113,15 +114,15 @@ impl<T: Task> Job for Single<T> {
         T::SIGNATURE
     }
 
-    fn encode(&self) -> Result<Message, CodecError> {
-        task::encode_argument(&self.0)
+    fn encode(&mut self, for_good: bool) -> Result<Message, CodecError> {
+        if for_good { task::encode_call(&mut self.0) } else { task::encode_argument(&self.0) }
     }
 
     fn decode(message: &Message) -> Result<Self, CodecError> {
         task::decode_argument(message).map(Single)
     }
 
-    fn decode_output(message: &Message) -> Result<T::Output, CodecError> {
+    fn decode_output(message: Message) -> Result<T::Output, CodecError> {
         task::decode_output::<T>(message)
     }
 }
@@ -164,7 +165,7 @@ impl<T: Task> Job for Chunk<T> {
         T::SIGNATURE
     }
 
-    fn encode(&self) -> Result<Message, CodecError> {
+    fn encode(&mut self, _for_good: bool) -> Result<Message, CodecError> {
         task::encode_argument(&self.tasks)
     }
 
@@ -172,8 +173,8 @@ impl<T: Task> Job for Chunk<T> {
         task::decode_argument(message).map(|tasks| Chunk { tasks, meter: None })
     }
 
-    fn decode_output(message: &Message) -> Result<Self::Output, CodecError> {
-        task::decode_outputs::<T>(message)
+    fn decode_output(message: Message) -> Result<Self::Output, CodecError> {
+        task::decode_outputs::<T>(&message)
     }
 }
 

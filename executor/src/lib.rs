@@ -98,6 +98,9 @@
 extern crate self as polypool;
 
 mod backlog;
+#[doc(hidden)]
+pub mod block;
+mod buffers;
 mod child;
 mod clock;
 mod codec;
@@ -168,11 +171,13 @@ pub mod fuzzing {
 /// What the macros write; not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::block;
     pub use crate::manager::private as manager;
     pub use crate::process::init_before_main;
     pub use crate::program::{Flavor, run_main};
     pub use crate::result_bytes;
     pub use crate::task::{Registration, TASKS};
+    pub use bytes::Bytes;
     pub use linkme;
     // Where there are no worker processes, the hook for test binaries has nothing to do.
     #[cfg(not(unix))]

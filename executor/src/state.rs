@@ -46,7 +46,7 @@ use futures_ext::CancellationToken;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::codec::Message;
+use crate::codec::{Brief, Message};
 use crate::context::{self, ContextSource, Progress};
 use crate::error::{CodecError, Outcome, SubmitError, TaskError};
 use crate::job::Job;
@@ -177,8 +177,7 @@ type Link = (Arc<dyn WorkerLink>, Ticket);
 type Callback<T> = Box<dyn FnOnce(&Outcome<T>) + Send>;
 
 enum Stage<J: Job> {
-    /// `None`: only the encoded form is kept.
-    Queued(Option<J>),
+    Queued(Held<J>),
     Sent,
     Running,
     /// `published`: it had been done before, and a late callback has the outcome for a moment.
@@ -189,6 +188,28 @@ enum Stage<J: Job> {
     },
     Done(Outcome<J::Output>),
     Taken(TaskState),
+}
+
+/// What a task that waits has of its job.
+enum Held<J> {
+    Job(J),
+    /// The encoded form, which is short. A million of those may wait for a process, so they need nothing else.
+    Brief(Brief),
+    /// Nothing: the encoded form is in the extras, or somebody is about to make it.
+    Nothing,
+}
+
+impl<J> Held<J> {
+    /// Takes the job out, if it's there.
+    fn take(&mut self) -> Option<J> {
+        if !matches!(self, Held::Job(_)) {
+            return None;
+        }
+        match std::mem::replace(self, Held::Nothing) {
+            Held::Job(job) => Some(job),
+            _ => None,
+        }
+    }
 }
 
 /// What most tasks do not need.
@@ -235,6 +256,14 @@ impl<J: Job> Inner<J> {
     /// Which run this is or will be.
     fn attempt(&self) -> u32 {
         self.extras.as_deref().map_or(0, |extras| extras.attempt)
+    }
+
+    /// The encoded form of a task that waits.
+    fn encoded(&self) -> Option<Message> {
+        match &self.stage {
+            Stage::Queued(Held::Brief(brief)) => Some(brief.message()),
+            _ => self.extras.as_deref().and_then(|extras| extras.encoded.clone()),
+        }
     }
 
     fn is_running(&self, attempt: u32) -> bool {
@@ -339,7 +368,7 @@ impl<J: Job> Cell<J> {
             id: TaskId::new(),
             is_plain,
             published: AtomicBool::new(false),
-            inner: Mutex::new(Inner { stage: Stage::Queued(Some(job)), waker: None, extras }),
+            inner: Mutex::new(Inner { stage: Stage::Queued(Held::Job(job)), waker: None, extras }),
         })
     }
 
@@ -348,7 +377,7 @@ impl<J: Job> Cell<J> {
         if let Some(own) = Arc::get_mut(&mut cell) {
             let inner = own.inner.get_mut();
             if own.is_plain && inner.extras.is_none() && matches!(inner.stage, Stage::Taken(_)) {
-                inner.stage = Stage::Queued(Some(job));
+                inner.stage = Stage::Queued(Held::Job(job));
                 inner.waker = None;
                 *own.published.get_mut() = false;
                 own.id = TaskId::new();
@@ -382,7 +411,11 @@ impl<J: Job> Cell<J> {
             callbacks = std::mem::take(&mut extras.callbacks);
             let stop = extras.stop.take();
             let rest = (extras.link.take(), extras.encoded.take(), extras.permit.take());
-            if link.is_some() || rest.0.is_some() || rest.1.is_some() || rest.2.is_some() || stop.is_some() {
+            // Of a task without options they were only for the way to its worker, and go where they were made.
+            let has_done = self.is_plain && extras.progress.is_none();
+            let rest = (rest, has_done.then(|| inner.extras.take()));
+            let has_rest = rest.0.0.is_some() || rest.0.1.is_some() || rest.0.2.is_some();
+            if link.is_some() || has_rest || stop.is_some() {
                 drop(inner);
                 drop(rest);
                 // First of all, so that no callback can delay the end of the work itself.
@@ -391,7 +424,7 @@ impl<J: Job> Cell<J> {
                 inner = self.inner.lock();
             }
         }
-        if matches!(before, Stage::Queued(Some(_))) {
+        if matches!(before, Stage::Queued(Held::Job(_))) {
             drop(inner);
             // The job never ran: its arguments go now. Their `Drop` is user code and may panic.
             let _ = panic::catch(move || drop(before));
@@ -461,7 +494,7 @@ impl<J: Job> Cell<J> {
             extras.attempt += 1;
             let own = extras.link.take();
             let stop = extras.stop.take();
-            inner.stage = Stage::Queued(None);
+            inner.stage = Stage::Queued(Held::Nothing);
             drop(inner);
             drop(own);
             abandon(link);
@@ -489,19 +522,17 @@ impl<J: Job> Cell<J> {
             self.settle(inner, Err(TaskError::DeadlineExceeded), None, Some(observer));
             return None;
         }
-        let Stage::Queued(job) = &mut inner.stage else {
+        let Stage::Queued(held) = &mut inner.stage else {
             return None;
         };
-        let job = job.take();
+        let job = held.take();
+        let encoded = if job.is_none() { inner.encoded() } else { None };
         inner.stage = Stage::Running;
         let attempt = inner.attempt();
-        let (mut timeout, mut encoded, mut permit) = (None, None, None);
+        let (mut timeout, mut permit) = (None, None);
         if let Some(extras) = inner.extras.as_deref_mut() {
             timeout = extras.options.timeout;
             permit = extras.permit.take();
-            if job.is_none() {
-                encoded = extras.encoded.clone();
-            }
         }
         drop(inner);
         drop(permit.take());
@@ -801,13 +832,13 @@ impl<J: Job> Callable for Cell<J> {
             let mut inner = self.inner.lock();
             let needed = always || inner.extras.as_deref().is_some_and(|extras| extras.options.retries > 0);
             match &mut inner.stage {
-                Stage::Queued(job) if needed => job.take(),
+                Stage::Queued(held) if needed => held.take(),
                 _ => None,
             }
         };
-        let Some(job) = job else { return Ok(()) };
-        let encoded = job.encode().and_then(|message| {
-            let size = message.bytes.len() as u64;
+        let Some(mut job) = job else { return Ok(()) };
+        let encoded = job.encode(always).and_then(|message| {
+            let size = message.size();
             if size > limit {
                 return Err(CodecError::TooLarge { what: "argument".to_owned(), size, limit });
             }
@@ -816,15 +847,18 @@ impl<J: Job> Callable for Cell<J> {
         let mut inner = self.inner.lock();
         let job = match encoded {
             Ok(message) => {
-                if let Stage::Queued(slot) = &mut inner.stage {
+                if let Stage::Queued(held) = &mut inner.stage {
                     // Elsewhere only the bytes are needed; here the value is still the fastest way to run.
                     let rest = if always {
                         Some(job)
                     } else {
-                        *slot = Some(job);
+                        *held = Held::Job(job);
                         None
                     };
-                    inner.extras().encoded = Some(message);
+                    match Brief::of(&message).filter(|_| always) {
+                        Some(brief) => *held = Held::Brief(brief),
+                        None => inner.extras().encoded = Some(message),
+                    }
                     drop(inner);
                     rest
                 } else {
@@ -917,8 +951,10 @@ impl<J: Job> Callable for Cell<J> {
         if !matches!(inner.stage, Stage::Queued(_)) || Self::is_past_its_deadline(&inner) {
             return None;
         }
+        let encoded = inner.encoded()?;
         let extras = inner.extras();
-        let encoded = extras.encoded.clone()?;
+        // It may come back, or be sent again.
+        extras.encoded.get_or_insert_with(|| encoded.clone());
         extras.link = Some((link, ticket));
         let permit = extras.permit.take();
         inner.stage = Stage::Sent;
@@ -948,7 +984,7 @@ impl<J: Job> Callable for Cell<J> {
         if !(Self::holds(&inner, ticket) && matches!(inner.stage, Stage::Sent)) {
             return false;
         }
-        inner.stage = Stage::Queued(None);
+        inner.stage = Stage::Queued(Held::Nothing);
         let link = inner.extras().link.take();
         drop(inner);
         drop(link);
@@ -960,7 +996,7 @@ impl<J: Job> Callable for Cell<J> {
             return Ended::Late;
         }
         let outcome = match reply {
-            Reply::Value(message) => J::decode_output(&message).map_err(TaskError::from),
+            Reply::Value(message) => J::decode_output(message).map_err(TaskError::from),
             Reply::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
             Reply::Codec(error) => Err(error.into()),
         };

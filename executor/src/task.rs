@@ -11,12 +11,13 @@ use std::pin::Pin;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::codec::{self, Message};
+use crate::codec::{self, Block, Message};
 use crate::error::{BuildError, CodecError, Outcome, PanicReport, TaskError};
 use crate::panic;
 
@@ -77,6 +78,30 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     /// Whatever the deserializer says.
     fn deserialize_output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self::Output, D::Error> {
         Self::Output::deserialize(deserializer)
+    }
+
+    /// Takes a large buffer out of the arguments, which needs no encoding; with its place. `#[task]` writes it.
+    #[doc(hidden)]
+    fn take_block(&mut self) -> Option<(u32, Bytes)> {
+        None
+    }
+
+    /// Puts a buffer into its place. `false`: there is no such place.
+    #[doc(hidden)]
+    fn put_block(&mut self, _place: u32, _block: Vec<u8>) -> bool {
+        false
+    }
+
+    /// Takes a large buffer out of the result, which needs no encoding. `#[task]` writes it.
+    #[doc(hidden)]
+    fn take_output_block(_output: &mut Self::Output) -> Option<Bytes> {
+        None
+    }
+
+    /// Puts a buffer into its place. `false`: there is no such place.
+    #[doc(hidden)]
+    fn put_output_block(_output: &mut Self::Output, _block: Vec<u8>) -> bool {
+        false
     }
 }
 
@@ -193,14 +218,14 @@ pub(crate) enum Execution {
 /// The encoded arguments go before the call is made: neither their memory nor a second owner of their handles is kept while it runs.
 fn execute<T: Task>(payload: Message, shape: Shape) -> Execution {
     match shape {
-        Shape::One => match decode_only(payload, decode_argument::<T>) {
+        Shape::One => match decode_call::<T>(payload) {
             Err(error) => Execution::Done(Reply::Codec(error)),
             Ok(task) => match panic::catch(|| task.run()) {
                 Err(report) => Execution::Done(Reply::Panicked(report)),
-                Ok(Run::Ready(output)) => Execution::Done(encode_result(OutputOf::<T>(&output))),
+                Ok(Run::Ready(output)) => Execution::Done(encode_output::<T>(output)),
                 Ok(Run::Future(future)) => Execution::Future(Box::pin(async move {
                     match std::panic::AssertUnwindSafe(future).catch_unwind().await {
-                        Ok(output) => encode_result(OutputOf::<T>(&output)),
+                        Ok(output) => encode_output::<T>(output),
                         Err(payload) => Reply::Panicked(panic::report(payload)),
                     }
                 })),
@@ -224,6 +249,33 @@ pub(crate) fn decode_argument<A: DeserializeOwned>(payload: &Message) -> Result<
     match panic::catch(|| codec::unpack::<A>(payload)) {
         Ok(result) => result.map_err(CodecError::DecodeArgument),
         Err(report) => Err(CodecError::DecodeArgument(format!("its decoder panicked{report}"))),
+    }
+}
+
+/// Decodes the arguments of one call, and drops their encoded form.
+fn decode_call<T: Task>(mut payload: Message) -> Result<T, CodecError> {
+    let block = payload.block.take().map(|block| *block);
+    let mut task = decode_only(payload, decode_argument::<T>)?;
+    if let Some(Block::Received(place, block)) = block
+        && !task.put_block(place, block)
+    {
+        return Err(CodecError::DecodeArgument(format!("no argument {place} takes a buffer")));
+    }
+    Ok(task)
+}
+
+/// Encodes the arguments of one call, of which nothing is needed afterwards.
+pub(crate) fn encode_call<T: Task>(task: &mut T) -> Result<Message, CodecError> {
+    let block = task.take_block().map(|(place, block)| Box::new(Block::Given(place, block)));
+    Ok(Message { block, ..encode_argument(task)? })
+}
+
+/// Encodes the result of one call.
+fn encode_output<T: Task>(mut output: T::Output) -> Reply {
+    let block = T::take_output_block(&mut output).map(|block| Box::new(Block::Given(0, block)));
+    match encode_result(OutputOf::<T>(&output)) {
+        Reply::Value(message) => Reply::Value(Message { block, ..message }),
+        reply => reply,
     }
 }
 
@@ -409,8 +461,15 @@ pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Mes
 }
 
 /// Decodes the result of one call.
-pub(crate) fn decode_output<T: Task>(message: &Message) -> Result<T::Output, CodecError> {
-    decode_reply::<OwnedOutput<T>>(message).map(|output| output.0)
+pub(crate) fn decode_output<T: Task>(mut message: Message) -> Result<T::Output, CodecError> {
+    let block = message.block.take().map(|block| *block);
+    let mut output = decode_reply::<OwnedOutput<T>>(&message)?.0;
+    if let Some(Block::Received(_, block)) = block
+        && !T::put_output_block(&mut output, block)
+    {
+        return Err(CodecError::DecodeResult("it takes no buffer".to_owned()));
+    }
+    Ok(output)
 }
 
 /// Decodes the results of a chunk.

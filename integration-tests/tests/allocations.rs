@@ -4,7 +4,7 @@ use std::alloc::System;
 use std::process::ExitCode;
 
 use integration_tests::{Row, Suite, rows};
-use polypool::{TaskFuture, ThreadPool};
+use polypool::{Executor as _, ExecutorExt as _, ProcessPool, Shutdown, TaskFuture, ThreadPool};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -13,6 +13,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const ROWS: &[Row<fn()>] = rows![
     submitting_and_collecting_takes_one_allocation,
     a_queued_task_takes_at_most_200_bytes,
+    a_task_queued_for_a_process_takes_at_most_200_bytes,
     waiting_for_one_takes_none,
 ];
 
@@ -62,6 +63,34 @@ fn a_queued_task_takes_at_most_200_bytes() {
     drop(gate);
     held.wait().unwrap();
     assert_eq!(polypool::wait_all(tasks).wait().len(), TASKS);
+}
+
+#[polypool::task]
+fn pass_on(n: u64) -> u64 {
+    n
+}
+
+#[polypool::task]
+fn never_ends() {
+    loop {
+        std::thread::park();
+    }
+}
+
+fn a_task_queued_for_a_process_takes_at_most_200_bytes() {
+    let pool = ProcessPool::builder().workers(1).build().unwrap();
+    let held = pool.submit(never_ends {});
+    while !held.is_running() {
+        std::thread::yield_now();
+    }
+    let region = Region::new(ALLOCATOR);
+    let tasks: Vec<TaskFuture<u64>> = (0..TASKS as u64).map(|n| pool.submit(pass_on { n })).collect();
+    let used = region.change();
+    let bytes = used.bytes_allocated - used.bytes_deallocated;
+    println!("{bytes} bytes for {TASKS} tasks queued for a process, their futures included");
+    assert!(bytes <= 200 * TASKS, "{bytes} bytes for {TASKS} queued tasks");
+    pool.shutdown(Shutdown::Now).wait();
+    assert!(tasks.into_iter().all(|task| task.wait().is_err()));
 }
 
 fn waiting_for_one_takes_none() {

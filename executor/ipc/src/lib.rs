@@ -29,6 +29,7 @@
 //! - [`close_inherited`], [`remove_env`], [`take_stdin`], [`ignore_sigpipe`] and [`set_process_name`] are what a worker
 //!   does **to itself** before its first task; [`die_now`] is what it does when its parent has gone.
 //! - [`before_main!`] lets a **test binary** become a worker before its test harness starts.
+//! - [`prefer_huge_pages`] makes fresh memory of large **messages** cheaper.
 //! - [`PidFd`] and [`try_wait_pid`] kill a worker without hitting a stranger, and tell how it ended.
 //!
 //! # A thread of ours
@@ -123,6 +124,7 @@ pub use fork::{Fork, fork_generation, fork_single_threaded};
 pub use hook::run as __run_before_main;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub use memory::{
+    huge::prefer_huge_pages,
     list::{ListError, ListItem, SharedList, SharedListBuilder},
     scope::SharedMemoryScope,
     shared_memory::{SharedMemory, SharedMemoryCursor},

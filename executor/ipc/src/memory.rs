@@ -2,6 +2,7 @@
 
 pub(crate) mod copy;
 pub(crate) mod fault;
+pub(crate) mod huge;
 pub(crate) mod list;
 pub(crate) mod name;
 pub(crate) mod pid_lock;

@@ -68,7 +68,7 @@ struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<Option<T>>>, O
 impl<T> Drop for Restore<T> {
     fn drop(&mut self) {
         let before = self.1.take();
-        self.0.with(|slot| *slot.borrow_mut() = before);
+        let _ = self.0.try_with(|slot| *slot.borrow_mut() = before);
     }
 }
 
@@ -90,7 +90,11 @@ impl<T> Drop for Restore<T> {
 /// # }
 /// ```
 pub fn pack<R>(encode: impl FnOnce() -> R) -> (R, Luggage) {
-    let restore = Restore(&PACKING, PACKING.with(|slot| slot.borrow_mut().replace(Vec::new())));
+    // In a thread that ends, whose thread-locals have gone, handles can't travel; everything else can.
+    let Ok(before) = PACKING.try_with(|slot| slot.borrow_mut().replace(Vec::new())) else {
+        return (encode(), Luggage::default());
+    };
+    let restore = Restore(&PACKING, before);
     let result = encode();
     let fds = PACKING.with(|slot| slot.borrow_mut().take()).unwrap_or_default();
     drop(restore);
@@ -99,7 +103,8 @@ pub fn pack<R>(encode: impl FnOnce() -> R) -> (R, Luggage) {
 
 /// Runs `decode` with the descriptors of the message at hand.
 pub fn unpack<R>(luggage: &Luggage, decode: impl FnOnce() -> R) -> R {
-    let _restore = Restore(&UNPACKING, UNPACKING.with(|slot| slot.borrow_mut().replace(luggage.clone())));
+    let Ok(before) = UNPACKING.try_with(|slot| slot.borrow_mut().replace(luggage.clone())) else { return decode() };
+    let _restore = Restore(&UNPACKING, before);
     decode()
 }
 
@@ -153,7 +158,7 @@ impl fmt::Debug for Fd {
 
 impl Serialize for Fd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let place = PACKING.with(|slot| {
+        let place = PACKING.try_with(|slot| {
             let mut slot = slot.borrow_mut();
             let fds = slot.as_mut()?;
             // The same descriptor twice in a message, as the board of several locks, travels once.
@@ -163,7 +168,7 @@ impl Serialize for Fd {
             });
             Some(place as u32)
         });
-        match place {
+        match place.ok().flatten() {
             Some(place) => serializer.serialize_newtype_struct("Fd", &place),
             None => Err(S::Error::custom(
                 "a handle of something shared between processes can't be written into bytes: send it as an argument or \
@@ -189,7 +194,7 @@ impl<'de> Deserialize<'de> for Fd {
             }
         }
         let place = deserializer.deserialize_newtype_struct("Fd", Place)?;
-        UNPACKING.with(|slot| match &*slot.borrow() {
+        let take = |luggage: Option<&Luggage>| match luggage {
             None => Err(D::Error::custom("a handle came in a message that carries no descriptors")),
             Some(luggage) => luggage.all().get(place as usize).cloned().map(Fd).ok_or_else(|| {
                 D::Error::custom(format!(
@@ -197,6 +202,7 @@ impl<'de> Deserialize<'de> for Fd {
                     luggage.len()
                 ))
             }),
-        })
+        };
+        UNPACKING.try_with(|slot| take(slot.borrow().as_ref())).unwrap_or_else(|_| take(None))
     }
 }

@@ -180,6 +180,8 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
     };
     let output_codec = output_codec(&signature.output, polypool).map(|codec| moved_to(at, codec));
 
+    let blocks = moved_to(at, blocks(arguments, &signature.output, polypool));
+
     // What the compiler finds wrong with these, it shows where they say they are: at the name, each thing once.
     let structure = quote_spanned!(at=> struct #name { #(#fields),* });
     let head = moved_to(at, quote!(impl #polypool::Task for #name));
@@ -195,6 +197,8 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
         }
 
         #output_codec
+
+        #blocks
     };
     let implementation = quote_spanned!(at=> #head { #items });
     let registration = moved_to(at, quote!(#polypool::register!(#name);));
@@ -214,7 +218,7 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
         #[must_use = "this is a call as a value, which does nothing until it is submitted to an executor"]
         #visibility #structure
 
-        #[allow(deprecated)]
+        #[allow(deprecated, unused_imports, clippy::needless_borrow)]
         const _: () = {
             impl ::core::fmt::Debug for #name {
                 fn fmt(&self, formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
@@ -307,6 +311,79 @@ fn output_codec(output: &ReturnType, polypool: &Path) -> Option<TokenStream> {
             #codec::deserialize(deserializer)
         }
     })
+}
+
+/// How large buffers get past the encoding: for each place that is written like one. Those whose encoding the user has
+/// described stay with it.
+fn blocks(arguments: &[Argument], output: &ReturnType, polypool: &Path) -> TokenStream {
+    let block = quote!(#polypool::__private::block);
+    let bytes = quote!(#polypool::__private::Bytes);
+    let option = quote!(::core::option::Option);
+    let probe = quote!(use #block::{Known as _, Probe, Unknown as _};);
+    let places: Vec<(u32, Ident)> = (0..)
+        .zip(arguments)
+        .filter(|(_, argument)| {
+            let is_described = argument.attributes.iter().any(|attribute| !refuse::is_documentation(&attribute.meta));
+            !is_described && is_written_as_buffer(&argument.ty)
+        })
+        .map(|(place, argument)| (place, ident_here(&argument.name)))
+        .collect();
+    let (numbers, names): (Vec<_>, Vec<_>) = places.into_iter().unzip();
+    let of_arguments = (!names.is_empty()).then(|| {
+        quote! {
+            fn take_block(&mut self) -> #option<(::core::primitive::u32, #bytes)> {
+                #probe
+                #(
+                    if let #option::Some(block) = (&mut Probe(&mut self.#names)).take_block() {
+                        return #option::Some((#numbers, block));
+                    }
+                )*
+                #option::None
+            }
+
+            fn put_block(
+                &mut self,
+                place: ::core::primitive::u32,
+                block: ::std::vec::Vec<::core::primitive::u8>,
+            ) -> ::core::primitive::bool {
+                #probe
+                match place {
+                    #(#numbers => (&mut Probe(&mut self.#names)).put_block(block),)*
+                    _ => false,
+                }
+            }
+        }
+    });
+    let is_buffer = matches!(output, ReturnType::Type(_, result) if is_written_as_buffer(result));
+    let of_output = is_buffer.then(|| {
+        quote! {
+            fn take_output_block(output: &mut Self::Output) -> #option<#bytes> {
+                #probe
+                (&mut Probe(output)).take_block()
+            }
+
+            fn put_output_block(
+                output: &mut Self::Output,
+                block: ::std::vec::Vec<::core::primitive::u8>,
+            ) -> ::core::primitive::bool {
+                #probe
+                (&mut Probe(output)).put_block(block)
+            }
+        }
+    });
+    quote!(#of_arguments #of_output)
+}
+
+/// Whether the type looks like a buffer of bytes, or one in an `Option` or a `Result`.
+fn is_written_as_buffer(ty: &Type) -> bool {
+    let is_named = || {
+        matches!(peel(ty), Type::Path(path)
+            if path.path.segments.last().is_some_and(|last| last.ident == "Bytes" || last.ident == "ByteBuf"))
+    };
+    is_vec_of_bytes(ty)
+        || is_named()
+        || holds(ty, "option", "Option").is_some_and(is_written_as_buffer)
+        || holds(ty, "result", "Result").is_some_and(is_written_as_buffer)
 }
 
 /// Whether the type is written `Vec<u8>` or `Option<Vec<u8>>`.

@@ -17,13 +17,20 @@ use crate::task::{self, Execution, Reply, Shape, TASKS, Task};
 pub fn frames(data: &[u8]) {
     const LIMIT: u64 = 1 << 12;
     let Some((step, data)) = data.split_first() else { return };
-    let mut read = BytesMut::new();
+    let (mut read, mut pending) = (BytesMut::new(), None);
     let mut pieces = data.chunks(usize::from(*step) + 1);
     loop {
-        match wire::take(&mut read, LIMIT) {
-            Ok(Some((header, payload))) => frame(&header, &payload),
+        match wire::take_whole(&mut read, &mut pending, LIMIT) {
+            Ok(Some((header, message))) => frame(&header, &message.bytes),
             Ok(None) => match pieces.next() {
-                Some(piece) => read.extend_from_slice(piece),
+                Some(mut piece) => {
+                    if let Some((block, left)) = pending.as_mut().map(wire::Pending::block) {
+                        let (first, rest) = piece.split_at(piece.len().min(left));
+                        block.extend_from_slice(first);
+                        piece = rest;
+                    }
+                    read.extend_from_slice(piece);
+                }
                 None => return,
             },
             Err(what) => return assert!(!what.is_empty()),
@@ -61,10 +68,10 @@ pub fn calls(data: &[u8], luggage: &Luggage) {
 /// An answer to a call of a task, as the supervisor's side decodes it: of one, and of a chunk.
 pub fn answers<T: Task>(data: &[u8], luggage: &Luggage) {
     let message = message(data, luggage);
-    drop(task::decode_output::<T>(&message));
+    drop(task::decode_output::<T>(message.clone()));
     drop(task::decode_outputs::<T>(&message));
 }
 
 fn message(payload: &[u8], luggage: &Luggage) -> Message {
-    Message { bytes: Encoded::copy_of(payload), luggage: luggage.clone() }
+    Message { bytes: Encoded::copy_of(payload), luggage: luggage.clone(), block: None }
 }

@@ -25,7 +25,7 @@ use super::pool::{Abandoned, Pool, WorkerInfo};
 use super::start::{Greeted, Handle, Sockets, Started};
 use super::transport::Line;
 use super::wire::{self, Header, Kind};
-use crate::codec::{Encoded, Message};
+use crate::codec::{Block, Encoded, Message};
 use crate::error::CodecError;
 use crate::state::{Call, Callable, Ticket, Wire, WorkerLink};
 use crate::task::Shape;
@@ -44,6 +44,9 @@ const WELL_FED: Duration = Duration::from_micros(300);
 
 /// Above this size, a payload is written from where it is instead of being copied behind its header.
 const COPY_BELOW: usize = 16 * 1024;
+
+/// How much of large payloads is written to one worker before the others have their turn.
+const WRITE_AT_ONCE: usize = 8 * 1024 * 1024;
 
 /// Where a worker stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +196,8 @@ pub(super) struct Worker {
     /// Since when the calls that it answers next have kept it busy.
     busy_since: Instant,
     pub(super) read: BytesMut,
+    /// A frame whose block is being read.
+    pending: Option<wire::Pending>,
     out: VecDeque<Out>,
     /// The memory of frames that have gone.
     spare: BytesMut,
@@ -232,6 +237,7 @@ impl Worker {
             each: None,
             busy_since: Instant::now(),
             read: BytesMut::new(),
+            pending: None,
             out: VecDeque::new(),
             spare: BytesMut::new(),
             is_deaf: false,
@@ -483,7 +489,14 @@ impl Worker {
     // ---- Writing ---------------------------------------------------------------------------------------------------
 
     fn put(&mut self, mut header: Header, message: Message) {
-        let Message { bytes: payload, luggage } = message;
+        let Message { bytes: payload, luggage, block } = message;
+        let block = match block.map(|block| *block) {
+            Some(Block::Given(place, bytes)) => {
+                (header.block, header.place) = (bytes.len() as u32, place);
+                Some(bytes)
+            }
+            _ => None,
+        };
         if !luggage.is_empty() {
             header.luggage = luggage.len() as u32;
             self.out.push_back(Out::Luggage(luggage.sending()));
@@ -507,14 +520,27 @@ impl Worker {
         {
             self.out.push_back(Out::Payload(payload));
         }
+        self.out.extend(block.map(Out::Payload));
     }
 
     // ---- Reading and waiting ---------------------------------------------------------------------------------------
 
     /// Reads something; 0 at the end.
     pub(super) fn receive(&mut self) -> std::io::Result<usize> {
+        if let Some(pending) = &mut self.pending {
+            let (block, left) = pending.block();
+            return self.line.read_block(block, left);
+        }
         let missing = wire::missing(&self.read);
         self.line.read(&mut self.read, missing)
+    }
+
+    /// The next whole frame of what has been read.
+    ///
+    /// # Errors
+    /// As [`wire::take_whole`].
+    pub(super) fn take(&mut self, limit: u64) -> Result<Option<(Header, Message)>, String> {
+        wire::take_whole(&mut self.read, &mut self.pending, limit)
     }
 
     /// Whether an answer is to come within microseconds, so that it is worth to look for it.
@@ -557,14 +583,21 @@ impl Worker {
     /// Writes what the channel takes.
     pub(super) fn flush(&mut self) {
         self.luggage_waits = false;
+        let mut large = 0;
         while let Some(front) = self.out.front_mut() {
+            if large >= WRITE_AT_ONCE {
+                self.poke.notify_one();
+                return;
+            }
             let written = match front {
                 Out::Frames(frames) => self.line.write(frames).map(|count| {
                     frames.advance(count);
                     frames.is_empty()
                 }),
-                Out::Payload(payload) => self.line.write(payload).map(|count| {
+                // A worker that has not begun to read it is not waited for.
+                Out::Payload(payload) => self.line.write_large(payload, large > 0).map(|count| {
                     payload.advance(count);
+                    large += count;
                     payload.is_empty()
                 }),
                 Out::Luggage(luggage) => {

@@ -221,7 +221,7 @@ struct Initializer {
     signature: &'static str,
     payload: Message,
     /// Reads the encoded result.
-    check: fn(&Message) -> Result<(), String>,
+    check: fn(Message) -> Result<(), String>,
 }
 
 impl std::fmt::Debug for Initializer {

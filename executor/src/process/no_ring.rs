@@ -41,6 +41,20 @@ impl RingReader {
         match self.0 {}
     }
 
+    pub(super) fn read_into(
+        &mut self,
+        _: impl AsFd,
+        _: &mut Vec<u8>,
+        _: usize,
+        _: Option<Instant>,
+    ) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    pub(super) fn try_read_into(&mut self, _: &mut Vec<u8>, _: usize) -> io::Result<usize> {
+        match self.0 {}
+    }
+
     pub(super) fn buffered(&self) -> io::Result<usize> {
         match self.0 {}
     }

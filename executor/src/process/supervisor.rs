@@ -46,7 +46,8 @@ use super::pool::Pool;
 use super::start::{self, Started};
 use super::transport::{self, Looks};
 use super::wire::{self, Header, Kind, Ready};
-use crate::codec::{self, Encoded, Message};
+use crate::buffers;
+use crate::codec::{self, Message};
 use crate::context::Progress;
 use crate::error::{CodecError, TaskError, WorkerExit, WorkerLost};
 use crate::executor::Shutdown;
@@ -86,6 +87,7 @@ const NAP: Duration = Duration::from_micros(100);
 pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
     enter(pool.id);
     let ended = pool.ended.clone();
+    let buffers = buffers::Use::begin();
     LocalSet::new().block_on(&runtime, async {
         let supervisor: Cast = Rc::new(RefCell::new(Supervisor::new(pool.clone())));
         loop {
@@ -102,6 +104,7 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
     });
     // Without waiting for a thread that can't get rid of a worker's words.
     runtime.shutdown_background();
+    drop(buffers);
     ended.cancel();
 }
 
@@ -142,11 +145,24 @@ struct Supervisor {
     looks: Looks,
     #[cfg(target_os = "linux")]
     fork_server: Option<Rc<super::forkserver::ForkServer>>,
+    #[cfg(target_os = "linux")]
+    spare: Spare,
     this: std::rc::Weak<RefCell<Supervisor>>,
     /// The strongest shutdown that has been carried out.
     carried_out: Option<Shutdown>,
     /// A signal that somebody asked for is on its way to the process.
     was_signalled: bool,
+}
+
+/// A process of the fork server that is forked, greeted and idle before anybody needs it. It is no worker yet: it takes
+/// the place of the next one that has gone, which is then there at once.
+#[cfg(target_os = "linux")]
+#[derive(Default)]
+struct Spare {
+    process: Option<(usize, String, Started)>,
+    is_coming: bool,
+    /// One attempt for each worker that has come, so that a system that is out of something isn't asked again and again.
+    is_due: bool,
 }
 
 /// What is to be done when nothing is borrowed, because it runs user code.
@@ -341,6 +357,8 @@ impl Supervisor {
             looks: Looks::default(),
             #[cfg(target_os = "linux")]
             fork_server: None,
+            #[cfg(target_os = "linux")]
+            spare: Spare::default(),
             this: std::rc::Weak::new(),
             carried_out: None,
             was_signalled: false,
@@ -357,6 +375,10 @@ impl Supervisor {
             && self.settlements.is_empty()
             && !self.pool.clock.is_ending();
         drop(state);
+        #[cfg(target_os = "linux")]
+        if over && self.spare.is_coming {
+            return false;
+        }
         #[cfg(target_os = "linux")]
         if over && let Some(server) = &self.fork_server {
             // Over when that has been reaped as well.
@@ -582,6 +604,11 @@ impl Supervisor {
             return;
         }
         self.pass_signals();
+        #[cfg(target_os = "linux")]
+        {
+            // It ends when its channel does.
+            self.spare.process = None;
+        }
         for worker in self.workers.values_mut() {
             match worker.stage {
                 Stage::Ready if worker.in_flight() == 0 => {
@@ -606,12 +633,12 @@ impl Supervisor {
             if alive >= self.pool.config.workers || coming >= waiting || self.pool.state.lock().phase.is_broken() {
                 return;
             }
-            let index = self.next_index;
-            self.next_index += 1;
-            let name = match &self.pool.config.watch {
-                Some(_) => self.pool.config.prefix.clone(),
-                None => format!("{}-{index}", self.pool.config.prefix),
-            };
+            #[cfg(target_os = "linux")]
+            if let Some((index, name, started)) = self.spare.process.take() {
+                self.started(index, name, Ok(started));
+                continue;
+            }
+            let (index, name) = self.next_name();
             match self.pool.config.start_method {
                 StartMethod::Spawn => {
                     let started = start::spawn(&self.pool.config, &name);
@@ -628,6 +655,48 @@ impl Supervisor {
                 StartMethod::ForkServer => unreachable!("the builder refuses it here"),
             }
         }
+    }
+
+    fn next_name(&mut self) -> (usize, String) {
+        let index = self.next_index;
+        self.next_index += 1;
+        let name = match &self.pool.config.watch {
+            Some(_) => self.pool.config.prefix.clone(),
+            None => format!("{}-{index}", self.pool.config.prefix),
+        };
+        (index, name)
+    }
+
+    /// Has a process forked that takes the place of the next worker that goes. Called when there is nothing else to do.
+    #[cfg(target_os = "linux")]
+    fn keep_spare(&mut self) {
+        if !self.spare.is_due {
+            return;
+        }
+        let Some(server) = self.fork_server.clone().filter(|server| !server.is_gone()) else { return };
+        let is_needed = self.pool.config.watch.is_none() && self.workers.values().any(|worker| worker.has_worked);
+        let is_free = self.spare.process.is_none() && !self.spare.is_coming && self.being_started == 0;
+        if !is_needed || !is_free || !self.pool.state.lock().phase.is_open() {
+            return;
+        }
+        self.spare.is_due = false;
+        self.spare.is_coming = true;
+        let (index, name) = self.next_name();
+        let (this, pool) = (self.this.clone(), self.pool.clone());
+        spawn_local(async move {
+            let started = server.spawn(&pool.config, &name).await;
+            if let Some(supervisor) = this.upgrade() {
+                let over = turn(&supervisor, |supervisor| {
+                    supervisor.spare.is_coming = false;
+                    if supervisor.pool.state.lock().phase.is_open() {
+                        supervisor.spare.process = started.ok().map(|started| (index, name, started));
+                    }
+                });
+                if over {
+                    pool.notify.notify_one();
+                }
+            }
+        });
     }
 
     #[cfg(target_os = "linux")]
@@ -670,6 +739,10 @@ impl Supervisor {
             watch.started(worker.info.pid);
         }
         let Some(this) = self.this.upgrade() else { return };
+        #[cfg(target_os = "linux")]
+        {
+            self.spare.is_due = true;
+        }
         self.workers.insert(index, worker);
         spawn_local(attend(this, index, stderr));
     }
@@ -714,7 +787,7 @@ impl Supervisor {
             }
             loop {
                 let Some(worker) = self.workers.get_mut(&index) else { return false };
-                let frame = match wire::take(&mut worker.read, limit) {
+                let frame = match worker.take(limit) {
                     Ok(Some(frame)) => frame,
                     Ok(None) => break,
                     Err(what) => {
@@ -752,11 +825,11 @@ impl Supervisor {
     }
 
     /// One frame of a worker; `true` when it answers a call.
-    fn frame(&mut self, index: usize, header: Header, payload: Encoded) -> Result<bool, String> {
+    fn frame(&mut self, index: usize, header: Header, payload: Message) -> Result<bool, String> {
         let Some(worker) = self.workers.get_mut(&index) else { return Ok(false) };
         match header.kind {
             Kind::Ready if worker.stage == Stage::Starting => {
-                let ready: Ready = codec::decode(&payload)?;
+                let ready: Ready = codec::decode(&payload.bytes)?;
                 if ready.protocol != wire::PROTOCOL {
                     return Err(format!("version {} of the protocol, not {}", ready.protocol, wire::PROTOCOL));
                 }
@@ -789,12 +862,12 @@ impl Supervisor {
                 let reply = match header.kind {
                     // The handles in an answer that nobody waits for are not even received.
                     Kind::Value if is_expected => match worker.receive_luggage(&header)? {
-                        Ok(luggage) => Reply::Value(Message { bytes: payload, luggage }),
+                        Ok(luggage) => Reply::Value(Message { luggage, ..payload }),
                         Err(error) => Reply::Codec(error),
                     },
-                    Kind::Value => Reply::Value(payload.into()),
-                    Kind::Panicked => Reply::Panicked(codec::decode(&payload)?),
-                    _ => Reply::Codec(codec::decode(&payload)?),
+                    Kind::Value => Reply::Value(payload),
+                    Kind::Panicked => Reply::Panicked(codec::decode(&payload.bytes)?),
+                    _ => Reply::Codec(codec::decode(&payload.bytes)?),
                 };
                 if header.sequence == wire::INITIALIZER {
                     return self.initialised(index, reply).map(|()| false);
@@ -821,7 +894,7 @@ impl Supervisor {
                 self.settlements.push(if header.kind == Kind::Started {
                     Settlement::Started(cell, ticket)
                 } else {
-                    Settlement::Progress(cell, ticket, u32::from(header.attempt), codec::decode(&payload)?)
+                    Settlement::Progress(cell, ticket, u32::from(header.attempt), codec::decode(&payload.bytes)?)
                 });
                 Ok(false)
             }
@@ -836,7 +909,7 @@ impl Supervisor {
             return Err("an answer of an initialiser that it does not have".to_owned());
         };
         let result = match reply {
-            Reply::Value(result) => (initializer.check)(&result),
+            Reply::Value(result) => (initializer.check)(result),
             Reply::Panicked(report) => Err(format!("it panicked{report}")),
             Reply::Codec(error) => Err(error.to_string()),
         };
@@ -889,6 +962,8 @@ impl Supervisor {
 
     /// Before the supervisor waits for the system. `false`: something has come, for which nobody will wake it.
     fn rest(&mut self) -> bool {
+        #[cfg(target_os = "linux")]
+        self.keep_spare();
         let rests = self.workers.values_mut().filter(|worker| !worker.is_deaf()).all(|worker| worker.line.rest());
         let mut state = self.pool.state.lock();
         // Whoever submits does so under this lock, and looks at `awake` there.
@@ -1101,7 +1176,8 @@ async fn room(supervisor: &Cast, index: usize, stream: &UnixStream) {
     // An error shows when it is written.
     match bell {
         Some(bell) if rests => drop(bell.readable().await),
-        Some(_) => {}
+        // The others go first, also while a worker reads as fast as it is written to.
+        Some(_) => yield_now().await,
         None => drop(stream.writable().await),
     }
 }

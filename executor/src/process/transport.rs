@@ -42,7 +42,7 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use tokio::net::UnixStream;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -162,6 +162,38 @@ impl Line {
         }
     }
 
+    /// Reads up to `left` bytes of a block into where it ends up. While more of it is about to come, that is waited for
+    /// with open eyes.
+    ///
+    /// # Errors
+    /// As [`read`](Line::read).
+    pub(super) fn read_block(&mut self, to: &mut Vec<u8>, left: usize) -> io::Result<usize> {
+        let Some(ring) = &mut self.ring else { return self.stream.try_read_buf(&mut to.limit(left)) };
+        if std::mem::take(&mut ring.rests) {
+            ring.has_ended |= hear(&self.stream)?;
+        }
+        match linger(|| ring.reader.try_read_into(to, left))? {
+            0 if ring.has_ended => Ok(0),
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// As [`write`](Line::write), and if the worker `is_reading`, room is waited for with open eyes.
+    ///
+    /// # Errors
+    /// As [`read`](Line::read).
+    pub(super) fn write_large(&mut self, bytes: &[u8], is_reading: bool) -> io::Result<usize> {
+        if self.ring.is_none() || !is_reading {
+            return self.write(bytes);
+        }
+        let count = linger(|| match self.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            result => result,
+        })?;
+        if count == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
+    }
+
     /// Writes as much as there is room for.
     ///
     /// # Errors
@@ -201,6 +233,19 @@ impl Line {
         let Some(ring) = &mut self.ring else { return true };
         ring.waits_for_room = true;
         ring.writer.rest()
+    }
+}
+
+/// Tries until something has been done, for about as long as it takes to be woken: the other side is at it, and needs no
+/// longer for a piece. Where it would be on this core, it isn't.
+fn linger(mut attempt: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    let mut since = None;
+    loop {
+        let count = attempt()?;
+        if count > 0 || cores() < 2 || since.get_or_insert_with(Instant::now).elapsed() >= LOOK {
+            return Ok(count);
+        }
+        std::hint::spin_loop();
     }
 }
 

@@ -11,6 +11,10 @@
 //!                                                       ... | sequence | id |  descriptors  | payload, `length` - 4 bytes |
 //! ```
 //!
+//! A large buffer of bytes (`block.rs` of the library) comes behind its frame, and is read into memory of its own. `length`
+//! counts it, too; how many of the bytes are its, and where it belongs, stand before the payload (and behind the number
+//! of handles), and BLOCK is among the flags.
+//!
 //! The descriptors themselves go through a second socket (`polypool_ipc::Luggage`), before the frame that announces
 //! them. Most calls have none; they take no other path than if there were no luggage at all.
 //!
@@ -22,10 +26,11 @@
 use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Encoded, MOST_HANDLES};
+use crate::buffers;
+use crate::codec::{Block, Encoded, MOST_HANDLES, Message};
 
 /// The version of this protocol; both sides must have the same.
-pub(super) const PROTOCOL: u32 = 4;
+pub(super) const PROTOCOL: u32 = 5;
 
 pub(super) const HEADER: usize = 32;
 
@@ -85,8 +90,14 @@ pub(super) const ANNOUNCE: u8 = 2;
 /// Handles belong to the payload. Set and cleared by [`put`] and [`take`]: elsewhere, [`Header::luggage`] says it.
 const LUGGAGE: u8 = 4;
 
-/// The number of handles before the payload.
+/// A block comes behind the payload. Set and cleared as LUGGAGE is: elsewhere, [`Header::block`] says it.
+const BLOCK: u8 = 8;
+
+/// A number before the payload.
 const COUNT: usize = 4;
+
+/// The most numbers there are before a payload: one for the handles, two for the block.
+const MOST_COUNTS: usize = 3;
 
 /// Below this size a payload is copied out of what has been read, so that the memory for reading stays in one piece.
 const COPIED: usize = 8 * 1024;
@@ -107,11 +118,27 @@ pub(super) struct Header {
     pub(super) id: u64,
     /// How many descriptors come with it, on the other socket.
     pub(super) luggage: u32,
+    /// How many bytes come behind the payload, as a block.
+    pub(super) block: u32,
+    /// Where the block belongs.
+    pub(super) place: u32,
 }
 
 impl Header {
     pub(super) fn new(kind: Kind) -> Self {
-        Header { length: 0, kind, flags: 0, attempt: 0, slot: 0, task: 0, sequence: 0, id: 0, luggage: 0 }
+        Header {
+            length: 0,
+            kind,
+            flags: 0,
+            attempt: 0,
+            slot: 0,
+            task: 0,
+            sequence: 0,
+            id: 0,
+            luggage: 0,
+            block: 0,
+            place: 0,
+        }
     }
 
     fn to_bytes(self) -> [u8; HEADER] {
@@ -140,29 +167,40 @@ impl Header {
             sequence: bytes.get_u64_le(),
             id: bytes.get_u64_le(),
             luggage: 0,
+            block: 0,
+            place: 0,
         })
     }
 }
 
-/// All of a frame but its payload.
+/// All of a frame but its payload and its block.
 pub(super) struct Head {
-    bytes: [u8; HEADER + COUNT],
+    bytes: [u8; HEADER + MOST_COUNTS * COUNT],
     length: usize,
 }
 
 impl Head {
     /// The caller has checked that the payload fits the limit on messages, which fits `u32`.
     pub(super) fn new(mut header: Header, payload: usize) -> Self {
-        let count = if header.luggage > 0 { COUNT } else { 0 };
-        header.length =
-            u32::try_from(count + payload).expect("a payload is below the limit on messages, which fits u32");
+        let mut bytes = [0; HEADER + MOST_COUNTS * COUNT];
+        let mut length = HEADER;
+        let mut count = |number: u32| {
+            bytes[length..length + COUNT].copy_from_slice(&number.to_le_bytes());
+            length += COUNT;
+        };
         if header.luggage > 0 {
             header.flags |= LUGGAGE;
+            count(header.luggage);
         }
-        let mut bytes = [0; HEADER + COUNT];
+        if header.block > 0 {
+            header.flags |= BLOCK;
+            count(header.block);
+            count(header.place);
+        }
+        header.length = u32::try_from(length - HEADER + payload + header.block as usize)
+            .expect("a payload is below the limit on messages, which fits u32");
         bytes[..HEADER].copy_from_slice(&header.to_bytes());
-        bytes[HEADER..].copy_from_slice(&header.luggage.to_le_bytes());
-        Head { bytes, length: HEADER + count }
+        Head { bytes, length }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -184,10 +222,56 @@ pub(super) fn missing(read: &[u8]) -> usize {
     whole.saturating_sub(read.len()).max(1)
 }
 
-/// Takes the next whole frame out of what has been read so far.
+/// A frame whose block is still to come.
+pub(super) struct Pending {
+    header: Header,
+    payload: Encoded,
+    block: Vec<u8>,
+}
+
+impl Pending {
+    /// What the bytes of the block go behind, and how many there are to come.
+    pub(super) fn block(&mut self) -> (&mut Vec<u8>, usize) {
+        let left = self.header.block as usize - self.block.len();
+        (&mut self.block, left)
+    }
+}
+
+/// Takes the next whole frame, with its block. While `pending` is some, what is read next belongs to
+/// [its block](Pending::block).
 ///
 /// # Errors
-/// Says what is wrong with the bytes: an unknown kind, a length above `limit`, or luggage that can't be.
+/// As [`take`]; or there is no memory for the block.
+pub(super) fn take_whole(
+    read: &mut BytesMut,
+    pending: &mut Option<Pending>,
+    limit: u64,
+) -> Result<Option<(Header, Message)>, String> {
+    if pending.is_none() {
+        let Some((header, payload)) = take(read, limit)? else { return Ok(None) };
+        if header.block == 0 {
+            return Ok(Some((header, payload.into())));
+        }
+        // Within the limit, and no page of it is touched before the bytes come.
+        let mut block = buffers::with_room(header.block as usize).map_err(|error| error.to_string())?;
+        let there = read.len().min(header.block as usize);
+        block.extend_from_slice(&read[..there]);
+        read.advance(there);
+        *pending = Some(Pending { header, payload, block });
+    }
+    let Some(Pending { header, payload, block }) =
+        pending.take_if(|pending| pending.block.len() == pending.header.block as usize)
+    else {
+        return Ok(None);
+    };
+    let block = Some(Box::new(Block::Received(header.place, block)));
+    Ok(Some((header, Message { block, ..payload.into() })))
+}
+
+/// Takes the next whole frame out of what has been read so far; its block, if it has one, is what comes next.
+///
+/// # Errors
+/// Says what is wrong with the bytes: an unknown kind, a length above `limit`, or luggage or a block that can't be.
 pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, Encoded)>, String> {
     if read.len() < HEADER {
         return Ok(None);
@@ -196,24 +280,35 @@ pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, En
     if u64::from(header.length) > limit.saturating_add(SLACK) {
         return Err(format!("a frame of {} bytes, with a limit of {limit}", header.length));
     }
-    let whole = HEADER + header.length as usize;
+    let mut whole = HEADER + header.length as usize;
+    let mut head = HEADER;
+    if header.flags & (LUGGAGE | BLOCK) != 0 {
+        if !matches!(header.kind, Kind::Call | Kind::Value) {
+            return Err(format!("a frame {:?} that comes with descriptors or a block", header.kind));
+        }
+        let counts = usize::from(header.flags & LUGGAGE != 0) + 2 * usize::from(header.flags & BLOCK != 0);
+        if whole < HEADER + counts * COUNT {
+            return Err("a frame that does not say how many descriptors or bytes come with it".to_owned());
+        }
+        let Some(mut counted) = read.get(HEADER..HEADER + counts * COUNT) else { return Ok(None) };
+        head += counts * COUNT;
+        if header.flags & LUGGAGE != 0 {
+            header.luggage = counted.get_u32_le();
+            if header.luggage == 0 || header.luggage as usize > MOST_HANDLES {
+                return Err(format!("a frame with {} descriptors, of at most {MOST_HANDLES}", header.luggage));
+            }
+        }
+        if header.flags & BLOCK != 0 {
+            (header.block, header.place) = (counted.get_u32_le(), counted.get_u32_le());
+            if header.block == 0 || header.block as usize > whole - head {
+                return Err(format!("a frame of {} bytes with a block of {}", whole - head, header.block));
+            }
+            whole -= header.block as usize;
+        }
+        header.flags &= !(LUGGAGE | BLOCK);
+    }
     if read.len() < whole {
         return Ok(None);
-    }
-    let mut head = HEADER;
-    if header.flags & LUGGAGE != 0 {
-        if !matches!(header.kind, Kind::Call | Kind::Value) {
-            return Err(format!("a frame {:?} that comes with descriptors", header.kind));
-        }
-        let Some(count) = read[HEADER..whole].first_chunk() else {
-            return Err("a frame that does not say how many descriptors come with it".to_owned());
-        };
-        head += COUNT;
-        header.flags &= !LUGGAGE;
-        header.luggage = u32::from_le_bytes(*count);
-        if header.luggage == 0 || header.luggage as usize > MOST_HANDLES {
-            return Err(format!("a frame with {} descriptors, of at most {MOST_HANDLES}", header.luggage));
-        }
     }
     let payload = if whole - head < COPIED {
         let payload = Encoded::copy_of(&read[head..whole]);
@@ -270,6 +365,8 @@ mod tests {
             sequence: 1 << 40,
             id: 5,
             luggage: 0,
+            block: 0,
+            place: 0,
         };
         let laden = Header { luggage: 600, ..header };
         let mut bytes = Vec::new();
@@ -309,6 +406,61 @@ mod tests {
         let mut bytes = Header::new(Kind::Value).to_bytes();
         bytes[4] = 99;
         assert!(take(&mut BytesMut::from(&bytes[..]), 100).unwrap_err().contains("unknown kind 99"));
+    }
+
+    #[test]
+    fn a_block_comes_back_however_it_is_cut() {
+        let payload = b"payload";
+        let block: Vec<u8> = (0..2_000).map(|n| n as u8).collect();
+        let head = Header { block: block.len() as u32, place: 3, luggage: 2, ..Header::new(Kind::Value) };
+        let plain = frame(Header::new(Kind::Value), b"another");
+        let bytes = [Head::new(head, payload.len()).bytes(), payload, &block[..], &plain[..]].concat();
+        for step in [1, 7, 300, bytes.len()] {
+            let (mut read, mut pending) = (BytesMut::new(), None::<Pending>);
+            let (mut at, mut frames) = (0, Vec::new());
+            loop {
+                while let Some(frame) = take_whole(&mut read, &mut pending, 5_000).unwrap() {
+                    frames.push(frame);
+                }
+                if at == bytes.len() {
+                    break;
+                }
+                // As the sides do it: into the block while one is pending, and no further than it goes.
+                let mut count = step.min(bytes.len() - at);
+                match pending.as_mut().map(Pending::block) {
+                    Some((block, left)) => {
+                        count = count.min(left);
+                        block.extend_from_slice(&bytes[at..at + count]);
+                    }
+                    None => read.extend_from_slice(&bytes[at..at + count]),
+                }
+                at += count;
+            }
+            let [(header, message), (_, last)] = &frames[..] else { panic!("{} frames", frames.len()) };
+            assert_eq!((header.block, header.place, header.luggage, header.flags), (2_000, 3, 2, 0));
+            assert_eq!(message.bytes[..], payload[..]);
+            assert!(
+                matches!(message.block.as_deref(), Some(Block::Received(3, bytes)) if *bytes == block),
+                "in steps of {step}"
+            );
+            assert!(last.block.is_none() && last.bytes[..] == b"another"[..]);
+        }
+    }
+
+    #[test]
+    fn blocks_that_cannot_be_are_errors() {
+        let taken = |kind, length: u32, counts: &[u32]| {
+            let header = Header { length, flags: BLOCK, ..Header::new(kind) };
+            let mut bytes = header.to_bytes().to_vec();
+            counts.iter().for_each(|count| bytes.extend_from_slice(&count.to_le_bytes()));
+            take_whole(&mut BytesMut::from(&bytes[..]), &mut None, 100)
+        };
+        assert!(taken(Kind::Value, 50, &[42, 0]).unwrap().is_none(), "it may come");
+        assert!(taken(Kind::Value, 50, &[43, 0]).unwrap_err().contains("block of 43"));
+        assert!(taken(Kind::Value, 50, &[0, 0]).unwrap_err().contains("block of 0"));
+        assert!(taken(Kind::Value, 7, &[1, 0]).unwrap_err().contains("does not say"));
+        assert!(taken(Kind::Progress, 50, &[42, 0]).unwrap_err().contains("Progress"));
+        assert!(taken(Kind::Value, u32::MAX, &[u32::MAX - 8, 0]).unwrap_err().contains("limit of 100"));
     }
 
     #[test]

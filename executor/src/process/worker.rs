@@ -25,7 +25,8 @@ use tokio::runtime::Runtime;
 
 use super::transport::{self, RingReader, RingSocket, RingWriter};
 use super::wire::{self, Header, Hello, Kind, Ready};
-use crate::codec::{self, Encoded, Message};
+use crate::buffers;
+use crate::codec::{self, Message};
 use crate::context::{self, ContextSource, Progress};
 use crate::error::{CodecError, PanicReport};
 use crate::panic;
@@ -70,6 +71,8 @@ struct Worker {
     /// For asynchronous tasks; made with the first one.
     runtime: Option<Runtime>,
     read: BytesMut,
+    /// A call whose block is being read.
+    pending: Option<wire::Pending>,
 }
 
 /// The writing half, also used by threads that report progress.
@@ -81,17 +84,24 @@ struct Channel {
 
 impl Channel {
     fn write(&self, header: Header, payload: &[u8]) -> io::Result<()> {
+        self.write_with(header, payload, &[])
+    }
+
+    /// With a block, which may be empty.
+    fn write_with(&self, header: Header, payload: &[u8], block: &[u8]) -> io::Result<()> {
         let mut ring = self.ring.lock();
-        let head = wire::Head::new(header, payload.len());
+        let head = wire::Head::new(Header { block: block.len() as u32, ..header }, payload.len());
         if let Some(ring) = &mut *ring {
-            return ring.write(&self.socket, &[head.bytes(), payload], None);
+            return ring.write(&self.socket, &[head.bytes(), payload, block], None);
         }
         let mut socket = &self.socket;
         if payload.len() <= 16 * 1024 {
-            return socket.write_all(&[head.bytes(), payload].concat());
+            socket.write_all(&[head.bytes(), payload].concat())?;
+        } else {
+            socket.write_all(head.bytes())?;
+            socket.write_all(payload)?;
         }
-        socket.write_all(head.bytes())?;
-        socket.write_all(payload)
+        socket.write_all(block)
     }
 }
 
@@ -181,13 +191,15 @@ impl Worker {
             reports: Arc::default(),
             runtime: None,
             read: BytesMut::new(),
+            pending: None,
         })
     }
 
     fn work(mut self) -> io::Result<()> {
+        let _buffers = buffers::Use::begin();
         while let Some((header, payload)) = self.next_frame()? {
             match header.kind {
-                Kind::Name => self.name = Some(String::from_utf8_lossy(&payload).into_owned()),
+                Kind::Name => self.name = Some(String::from_utf8_lossy(&payload.bytes).into_owned()),
                 Kind::Call => self.call(header, payload)?,
                 Kind::Exit => return Ok(()),
                 other => return Err(invalid(format!("a frame {other:?} is not for a worker"))),
@@ -196,10 +208,20 @@ impl Worker {
         Ok(())
     }
 
-    fn next_frame(&mut self) -> io::Result<Option<(Header, Encoded)>> {
+    fn next_frame(&mut self) -> io::Result<Option<(Header, Message)>> {
         loop {
-            if let Some(frame) = wire::take(&mut self.read, self.limit).map_err(invalid)? {
+            if let Some(frame) = wire::take_whole(&mut self.read, &mut self.pending, self.limit).map_err(invalid)? {
                 return Ok(Some(frame));
+            }
+            if let Some((block, left)) = self.pending.as_mut().map(wire::Pending::block) {
+                let count = match &mut self.ring {
+                    Some(ring) => ring.read_into(&self.socket, block, left, None)?,
+                    None => (&self.socket).take(left as u64).read_to_end(block)?,
+                };
+                if count == 0 {
+                    return Ok(None);
+                }
+                continue;
             }
             if let Some(ring) = &mut self.ring {
                 let more = transport::foresight(self.read.len(), ring.buffered()?, wire::missing(&self.read));
@@ -225,13 +247,13 @@ impl Worker {
         }
     }
 
-    fn call(&mut self, header: Header, payload: Encoded) -> io::Result<()> {
+    fn call(&mut self, header: Header, payload: Message) -> io::Result<()> {
         let slot = header.slot as usize;
         let name = self.name.take();
         if header.sequence != wire::INITIALIZER && !self.claims.start(slot, header.sequence) {
             return Luggage::discard(&self.luggage, header.luggage as usize);
         }
-        let answer = Header { flags: 0, luggage: 0, ..header };
+        let answer = Header { flags: 0, luggage: 0, block: 0, place: 0, ..header };
         if header.flags & wire::ANNOUNCE != 0 {
             self.channel.write(Header { kind: Kind::Started, ..answer }, b"")?;
         }
@@ -248,7 +270,7 @@ impl Worker {
                 Reply::Codec(CodecError::UnknownTask(format!("the worker has no task number {}", header.task)))
             }
             (Some(task), Ok(luggage)) => {
-                let payload = Message { bytes: payload, luggage };
+                let payload = Message { luggage, ..payload };
                 let current = self.current(name.map_or(Cow::Borrowed(task.name), Cow::Owned), answer);
                 *self.current.lock() = Some(current.clone());
                 let shape = if header.flags & wire::CHUNK != 0 { Shape::Chunk } else { Shape::One };
@@ -332,20 +354,21 @@ impl Worker {
 
     fn answer(&self, header: Header, reply: Reply) -> io::Result<()> {
         let reply = match reply {
-            Reply::Value(message) if message.bytes.len() as u64 > self.limit => Reply::Codec(CodecError::TooLarge {
+            Reply::Value(message) if message.size() > self.limit => Reply::Codec(CodecError::TooLarge {
                 what: "result".to_owned(),
-                size: message.bytes.len() as u64,
+                size: message.size(),
                 limit: self.limit,
             }),
             reply => reply,
         };
         match reply {
-            Reply::Value(Message { bytes, luggage }) => {
+            Reply::Value(Message { bytes, luggage, block }) => {
                 let count = luggage.len() as u32;
                 if count > 0 {
                     self.send_luggage(luggage)?;
                 }
-                self.channel.write(Header { kind: Kind::Value, luggage: count, ..header }, &bytes)
+                let block = block.as_deref().map_or(&[][..], |block| &block[..]);
+                self.channel.write_with(Header { kind: Kind::Value, luggage: count, ..header }, &bytes, block)
             }
             Reply::Panicked(mut report) => {
                 if let Some(message) = &mut report.message {

@@ -23,6 +23,7 @@ const PANICKED: u8 = 19;
 
 /// The flag of a frame that comes with handles.
 const LUGGAGE: u8 = 4;
+const BLOCK: u8 = 8;
 
 /// Neither MessagePack nor a frame.
 const GARBAGE: [u8; 64] = [0xC1; 64];
@@ -113,7 +114,7 @@ impl Worker {
             _ => {}
         }
         let ready = Ready {
-            protocol: if mode == "other protocol" { 99 } else { 4 },
+            protocol: if mode == "other protocol" { 99 } else { 5 },
             pid: std::process::id(),
             ring: rings.is_some() || mode == "rings it was not given",
             tasks: vec![(<double as Task>::NAME.to_owned(), <double as Task>::SIGNATURE.to_owned())],
@@ -254,9 +255,29 @@ impl Worker {
                     self.raw(&vec![0; 1 << 20]);
                     return;
                 }
+                "half a block" => {
+                    self.block(slot, sequence, 1 << 20, &payload);
+                    self.raw(&vec![0; 1 << 19]);
+                    return;
+                }
+                "more block than frame" => {
+                    let frame = [&counted(BLOCK, 100, slot, sequence)[..], &93_u32.to_le_bytes(), &[0; 4]].concat();
+                    self.raw(&frame);
+                }
+                "block for nobody" => {
+                    self.block(slot, sequence, 1 << 20, &payload);
+                    self.raw(&vec![0; 1 << 20]);
+                }
                 _ => self.answer(slot, sequence, &payload),
             }
         }
+    }
+
+    /// An answer that has its payload, and announces a block that is to follow.
+    fn block(&mut self, slot: u32, sequence: u64, block: u32, payload: &[u8]) {
+        let length = 8 + u32::try_from(payload.len()).expect("a small payload") + block;
+        let head = counted(BLOCK, length, slot, sequence);
+        self.raw(&[&head[..], &block.to_le_bytes(), &[0; 4], payload].concat());
     }
 
     fn receive(&mut self) -> Option<Call> {
@@ -361,6 +382,13 @@ fn header(length: u32, kind: u8, slot: u32, sequence: u64) -> [u8; HEADER] {
     bytes[4] = kind;
     bytes[8..12].copy_from_slice(&slot.to_le_bytes());
     bytes[16..24].copy_from_slice(&sequence.to_le_bytes());
+    bytes
+}
+
+/// The header of an answer with numbers before its payload.
+fn counted(flags: u8, length: u32, slot: u32, sequence: u64) -> [u8; HEADER] {
+    let mut bytes = header(length, VALUE, slot, sequence);
+    bytes[5] = flags;
     bytes
 }
 

@@ -9,6 +9,7 @@ use integration_tests::{Board, Gate, Row, Traces, eventually, seconds};
 use polypool::{CodecError, ExecutorExt, Outcome, Progress, Shutdown, StartMethod, TaskError, TaskOptions, context};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 
 use crate::both;
@@ -28,6 +29,8 @@ pub(crate) const ROWS: &[Row<fn()>] = both![
     p56_argument_is_released_before_the_worker_waits,
     everything_serde_describes_travels,
     byte_buffers_travel_as_one_block,
+    large_buffers_find_their_places,
+    large_buffers_survive_the_death_of_their_worker,
     context_in_a_worker,
     await_of_the_cancellation_ends_with_the_task,
     progress_crosses_the_border,
@@ -335,6 +338,66 @@ fn byte_buffers_travel_as_one_block(method: StartMethod) {
     assert!(soon(pool.submit(turn_over { bytes: full() })).unwrap().iter().all(|&byte| byte == 0));
     assert_eq!(soon(pool.submit(turn_over { bytes: vec![0; 1 << 20] })).unwrap(), full());
     assert_eq!(soon(pool.submit(turn_over_or_fail { bytes: vec![0; 1 << 20] })).unwrap(), Ok(full()));
+}
+
+/// Each buffer, and how long it is.
+type Told = Result<Option<ByteBuf>, String>;
+
+#[polypool::task]
+fn tell(which: u8, one: Vec<u8>, n: u64, two: ByteBuf, three: Option<ByteBuf>) -> Told {
+    let all = [one.into(), two, three.unwrap_or_default()];
+    match which {
+        0..3 => Ok(Some(all[usize::from(which)].clone())),
+        3 => Ok(None),
+        _ => Err(format!("{n}: {:?}", all.map(|bytes| (bytes.len(), bytes.first().copied())))),
+    }
+}
+
+fn large_buffers_find_their_places(method: StartMethod) {
+    const SMALL: usize = 10;
+    const LARGE: usize = 3 << 20;
+    for size in [0, 4 << 10, 256 << 10] {
+        let pool = builder(method, 1).ring_size(size).build().unwrap();
+        for lengths in [[LARGE, SMALL, SMALL], [SMALL, LARGE, 0], [SMALL, 0, LARGE], [LARGE; 3], [0; 3]] {
+            let [one, two, three] = [0, 1, 2].map(|n| vec![n as u8; lengths[n]]);
+            let told = |which: u8| {
+                let three = Some(ByteBuf::from(three.clone()));
+                soon(pool.submit(tell { which, one: one.clone(), n: 7, two: two.clone().into(), three })).unwrap()
+            };
+            for (which, bytes) in (0..).zip([&one, &two, &three]) {
+                let back = told(which).unwrap().unwrap();
+                assert!(back == *bytes, "{size}, {lengths:?}, {which}: {} bytes", back.len());
+            }
+            assert_eq!(told(3), Ok(None));
+            let each = [0, 1, 2].map(|n| (lengths[n], (lengths[n] > 0).then_some(n as u8)));
+            assert_eq!(told(4), Err(format!("7: {each:?}")));
+        }
+        ends_clean(&pool, Shutdown::Drain);
+    }
+}
+
+/// Dies of its first try, and gives the buffer back in the next one.
+#[polypool::task]
+fn survive(bytes: Vec<u8>) -> Vec<u8> {
+    if context().attempt() == 0 {
+        std::process::abort();
+    }
+    bytes
+}
+
+fn large_buffers_survive_the_death_of_their_worker(method: StartMethod) {
+    let pool = pool(method, 1);
+    let bytes: Vec<u8> = (0..5 << 20).map(|n: u32| (n >> 7) as u8).collect();
+    let task = pool.submit_with(survive { bytes: bytes.clone() }, TaskOptions::new().retries(1));
+    assert!(soon(task).unwrap() == bytes);
+    // Ended while it is on its way, or while it waits: the pool goes on, and so does the buffer's memory.
+    for n in 0..20 {
+        let task = pool.submit(turn_over { bytes: vec![n; 5 << 20] });
+        let next = pool.submit(turn_over { bytes: vec![n; 5 << 20] });
+        task.cancel();
+        assert!(soon(next).unwrap().iter().all(|byte| *byte == !n));
+    }
+    goes_on(&pool);
 }
 
 #[polypool::task]

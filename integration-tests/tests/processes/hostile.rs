@@ -34,6 +34,9 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_silence_ends_with_the_timeout,
     hostile_deafness_ends_with_the_deadline,
     hostile_half_of_a_large_frame,
+    hostile_half_of_a_block,
+    hostile_block_that_is_longer_than_its_frame,
+    hostile_block_that_belongs_nowhere,
     hostile_handles_that_nobody_asked_for,
     hostile_handles_in_the_channel,
     hostile_handles_that_do_not_come,
@@ -263,6 +266,30 @@ fn hostile_deafness_ends_with_the_deadline() {
 fn hostile_half_of_a_large_frame() {
     first("half", |pool| {
         assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
+    });
+}
+
+fn hostile_half_of_a_block() {
+    first("half a block", |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
+    });
+}
+
+fn hostile_block_that_is_longer_than_its_frame() {
+    breaks_the_protocol("more block than frame", "92 bytes with a block of 93");
+}
+
+fn hostile_block_that_belongs_nowhere() {
+    first("block for nobody", |pool| {
+        for _ in 0..3 {
+            match soon(pool.submit(double { n: 1 })) {
+                Err(TaskError::Codec(error)) => assert!(matches!(*error, CodecError::DecodeResult(_)), "{error:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((pool.stats().workers_lost, pool.stats().workers[0].completed), (0, 3), "the same worker");
+        pids(pool).into_iter().for_each(|pid| crate::common::signal(pid, rustix::process::Signal::KILL));
+        assert!(eventually(seconds(30), || pool.stats().workers_lost == 1));
     });
 }
 

@@ -336,6 +336,45 @@ impl RingReader {
         Ok(count)
     }
 
+    /// As [`read`](RingReader::read), behind what stands in `room`: up to `most` bytes, and no more than it has spare
+    /// capacity for. For what is to end up in a vector of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](RingReader::read).
+    pub fn read_into(
+        &mut self,
+        socket: impl AsFd,
+        room: &mut Vec<u8>,
+        most: usize,
+        until: Option<Instant>,
+    ) -> io::Result<usize> {
+        loop {
+            let count = self.try_read_into(room, most)?;
+            let is_full = most == 0 || room.len() == room.capacity();
+            if count > 0 || is_full || !self.wait(socket.as_fd(), until)? {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// As [`read_into`](RingReader::read_into), without waiting: as [`try_read`](RingReader::try_read).
+    ///
+    /// # Errors
+    ///
+    /// As [`try_read`](RingReader::try_read).
+    pub fn try_read_into(&mut self, room: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        if let Some(word) = self.rests.take() {
+            protocol::get_up(&self.way.words().reader_sleep, word);
+        }
+        let spare = room.spare_capacity_mut();
+        let most = most.min(spare.len());
+        let count = self.take(&mut spare[..most])?;
+        // SAFETY: `take` has just written so many bytes of the spare capacity.
+        unsafe { room.set_len(room.len() + count) };
+        Ok(count)
+    }
+
     /// How many bytes are there that have not been received.
     ///
     /// # Errors
