@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde_bytes::ByteBuf;
 
 use crate::buffers::{self, Recycled};
+use crate::panic;
 
 /// What is shorter isn't worth a way of its own.
 const LEAST: usize = 64 * 1024;
@@ -27,7 +28,9 @@ pub trait Buffer {
 
 impl Buffer for Vec<u8> {
     fn take(&mut self) -> Option<Bytes> {
-        (self.len() >= LEAST).then(|| Bytes::from_owner(Recycled::new(std::mem::take(self))))
+        // One that is mostly room would hold that as long as the task waits; it is encoded, which copies it.
+        let is_fit = self.len() >= LEAST && self.capacity() / 2 <= self.len();
+        is_fit.then(|| Bytes::from_owner(Recycled::new(std::mem::take(self))))
     }
 
     fn put(&mut self, block: Vec<u8>) -> bool {
@@ -48,7 +51,19 @@ impl Buffer for ByteBuf {
 
 impl Buffer for Bytes {
     fn take(&mut self) -> Option<Bytes> {
-        (self.len() >= LEAST).then(|| std::mem::take(self))
+        if self.len() < LEAST {
+            return None;
+        }
+        if self.is_unique() {
+            return Some(std::mem::take(self));
+        }
+        // A part of something larger, or of an owner of the user's, isn't held as long as the task waits, nor dropped where
+        // no code of the user's may run.
+        let mut copy = buffers::with_room(self.len()).ok()?;
+        copy.extend_from_slice(self);
+        let shared = std::mem::take(self);
+        let _ = panic::catch(move || drop(shared));
+        Some(Bytes::from_owner(Recycled::new(copy)))
     }
 
     fn put(&mut self, block: Vec<u8>) -> bool {
@@ -143,6 +158,39 @@ mod tests {
         assert_eq!(around!(ByteBuf::from(large.clone())), (Some(LEAST), true, large.clone().into()));
         assert_eq!(around!(Some(large.clone())), (Some(LEAST), true, Some(large.clone())));
         assert_eq!(around!(Ok::<_, String>(Some(large.clone()))), (Some(LEAST), true, Ok(Some(large))));
+    }
+
+    #[test]
+    fn owners_of_shared_buffers_are_let_go_at_once() {
+        struct Owner {
+            bytes: Vec<u8>,
+            _alive: std::sync::Arc<()>,
+        }
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                &self.bytes
+            }
+        }
+        impl Drop for Owner {
+            fn drop(&mut self) {
+                if !std::thread::panicking() {
+                    panic!("an owner that panics");
+                }
+            }
+        }
+        let alive = std::sync::Arc::new(());
+        let mut owned = Bytes::from_owner(Owner { bytes: vec![7; LEAST], _alive: alive.clone() });
+        let taken = owned.take().unwrap();
+        assert_eq!((std::sync::Arc::strong_count(&alive), taken.len(), owned.len()), (1, LEAST, 0));
+
+        let whole = Bytes::from(vec![7; 4 * LEAST]);
+        let mut part = whole.slice(..LEAST);
+        assert_eq!(part.take().unwrap().len(), LEAST);
+        assert!(whole.is_unique(), "only what is sent is held");
+
+        let mut roomy = Vec::with_capacity(10 * LEAST);
+        roomy.resize(LEAST, 7);
+        assert!(roomy.take().is_none() && roomy.len() == LEAST);
     }
 
     #[test]

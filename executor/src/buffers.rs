@@ -12,7 +12,7 @@
 use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Allocators keep smaller ones themselves.
 const LEAST: usize = 1 << 20;
@@ -28,27 +28,50 @@ struct Spare {
     /// Whether the thread is there that gives them back.
     is_swept: bool,
     users: usize,
+    /// The process that all this is about. A child of a plain `fork` has inherited neither the thread nor any users.
+    process: u32,
 }
 
-static SPARE: Mutex<Spare> = Mutex::new(Spare { buffers: Vec::new(), is_swept: false, users: 0 });
+static SPARE: Mutex<Spare> = Mutex::new(Spare { buffers: Vec::new(), is_swept: false, users: 0, process: 0 });
+
+/// Waits for the lock no longer than a moment: in a child of a plain `fork` somebody may have it who isn't there.
+fn spare(patience: Duration) -> Option<MutexGuard<'static, Spare>> {
+    let mut spare = SPARE.try_lock_for(patience)?;
+    let process = std::process::id();
+    if spare.process != process {
+        *spare = Spare { buffers: Vec::new(), is_swept: false, users: 0, process };
+    }
+    Some(spare)
+}
+
+/// For how long somebody may be in the way who keeps or takes a buffer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Wakes the thread before its time.
 static IS_UNUSED: Condvar = Condvar::new();
 
 /// Somebody to whom messages come: a pool, or a worker. Without any, nothing is kept.
-pub(crate) struct Use(());
+pub(crate) struct Use {
+    is_counted: bool,
+}
 
 impl Use {
     pub(crate) fn begin() -> Self {
-        SPARE.lock().users += 1;
-        Use(())
+        let is_counted = spare(PATIENCE).is_some_and(|mut spare| {
+            spare.users += 1;
+            true
+        });
+        Use { is_counted }
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
-        let mut spare = SPARE.lock();
-        spare.users -= 1;
+        if !self.is_counted {
+            return;
+        }
+        let Some(mut spare) = spare(PATIENCE) else { return };
+        spare.users = spare.users.saturating_sub(1);
         if spare.users == 0 {
             IS_UNUSED.notify_all();
         }
@@ -87,7 +110,7 @@ pub(crate) fn is_kept(buffer: &Vec<u8>) -> bool {
 /// There is no memory for it.
 pub(crate) fn with_room(len: usize) -> Result<Vec<u8>, TryReserveError> {
     if len >= LEAST
-        && let Some(mut spare) = SPARE.try_lock()
+        && let Some(mut spare) = spare(Duration::ZERO)
     {
         let fits = |(_, buffer): &(Instant, Vec<u8>)| (len..=len + len / 4).contains(&buffer.capacity());
         // The one that came last: what nobody needs grows old.
@@ -111,8 +134,8 @@ fn keep(buffer: Vec<u8>) {
     if !is_kept(&buffer) {
         return;
     }
-    // Whoever has to wait here, does without. (In a child of a plain `fork`, the wait might be for ever.)
-    let Some(mut spare) = SPARE.try_lock().filter(|spare| spare.users > 0) else { return };
+    // Whoever has to wait here, does without.
+    let Some(mut spare) = spare(Duration::ZERO).filter(|spare| spare.users > 0) else { return };
     let mut total: usize = spare.buffers.iter().map(|(_, buffer)| buffer.capacity()).sum();
     let mut gone = Vec::new();
     while total + buffer.capacity() > MOST {

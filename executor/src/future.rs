@@ -180,12 +180,13 @@ impl<T> TaskFuture<T> {
     }
 
     /// Whether the outcome can be had; may say no just after it came.
-    pub(crate) fn poll_published(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.cell.poll_published(cx)
-    }
-
     pub(crate) fn has_published(&self) -> bool {
         self.cell.has_published()
+    }
+
+    /// Waits for that.
+    pub(crate) fn poll_published(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.cell.poll_published(cx)
     }
 
     /// The newest [`report_progress`](crate::Context::report_progress) of the task.

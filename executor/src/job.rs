@@ -41,7 +41,7 @@ pub(crate) trait Job: Send + Sized + 'static {
         Err(CodecError::NotSerialisable(Self::name().to_owned()))
     }
 
-    fn decode(_message: &Message) -> Result<Self, CodecError> {
+    fn decode(_message: Message) -> Result<Self, CodecError> {
         Err(CodecError::NotSerialisable(Self::name().to_owned()))
     }
 
@@ -118,8 +118,8 @@ impl<T: Task> Job for Single<T> {
         if for_good { task::encode_call(&mut self.0) } else { task::encode_argument(&self.0) }
     }
 
-    fn decode(message: &Message) -> Result<Self, CodecError> {
-        task::decode_argument(message).map(Single)
+    fn decode(message: Message) -> Result<Self, CodecError> {
+        task::decode_call(message).map(Single)
     }
 
     fn decode_output(message: Message) -> Result<T::Output, CodecError> {
@@ -169,8 +169,8 @@ impl<T: Task> Job for Chunk<T> {
         task::encode_argument(&self.tasks)
     }
 
-    fn decode(message: &Message) -> Result<Self, CodecError> {
-        task::decode_argument(message).map(|tasks| Chunk { tasks, meter: None })
+    fn decode(message: Message) -> Result<Self, CodecError> {
+        task::decode_argument(&message).map(|tasks| Chunk { tasks, meter: None })
     }
 
     fn decode_output(message: Message) -> Result<Self::Output, CodecError> {
@@ -196,5 +196,45 @@ impl<T: Send + 'static> Job for Promise<T> {
 
     fn run(self) -> Run<T> {
         unreachable!("a promise is completed by its completer and never given to an executor")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::block::Buffer;
+
+    #[derive(Serialize, Deserialize)]
+    struct Length(#[serde(with = "serde_bytes")] Vec<u8>);
+
+    impl Task for Length {
+        type Output = usize;
+        const NAME: &'static str = "length";
+
+        fn run(self) -> Run<usize> {
+            Run::Ready(self.0.len())
+        }
+
+        fn take_block(&mut self) -> Option<(u32, Bytes)> {
+            self.0.take().map(|block| (0, block))
+        }
+
+        fn put_block(&mut self, _place: u32, block: Vec<u8>) -> bool {
+            self.0.put(block)
+        }
+    }
+
+    #[test]
+    fn a_job_encoded_to_be_sent_can_still_be_run_here() {
+        let message = Single(Length(vec![7; 100_000])).encode(true).unwrap();
+        assert!(message.block.is_some(), "a large buffer stays out of the encoded form");
+        for _ in 0..2 {
+            let job = Single::<Length>::decode(message.clone()).unwrap();
+            assert!(matches!(job.run(), Run::Ready(100_000)));
+        }
+        assert!(Chunk::<Length>::decode(message).is_err(), "no buffer is lost in silence");
     }
 }

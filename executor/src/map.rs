@@ -4,8 +4,8 @@
 //! then makes chunks that take about [`CHUNK_TIME`] ([`Meter`]), each at most some times as large as the largest before it. On
 //! processes it doesn't, because a chunk shares the fate of its worker.
 //!
-//! **Reading in bursts.** A blocking reader that finds nothing waits for an outcome in the middle of what is ahead, not for the
-//! next one, but only for [`DOZE`]; so it is seldom woken, and is seldom in the workers' way.
+//! **Reading in bursts.** A blocking reader for whom the next outcome isn't there waits for one in the middle of what is ahead,
+//! but only for [`DOZE`]; so it is seldom woken, and is seldom in the workers' way.
 //!
 //! **Cells.** A map that submits its elements one by one has a window of cells that are used again and again: as soon as an
 //! outcome was read, and if nobody else has an eye on the cell, the next element goes into it.
@@ -595,8 +595,11 @@ where
             // Closely at first, and then whenever the workers have had the core.
             if turn < LOOKS / 2 { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-        // In bursts: a reader that takes each outcome the moment it comes is in the way of the workers.
         if map.can_look() {
+            if let Some(outcome) = map.next_now() {
+                return Some(outcome);
+            }
+            // In bursts: a reader that is woken for each outcome is in the way of the workers.
             let many = pin!(poll_fn(|cx| W::poll_many(&map.window, cx)));
             let _ = futures_ext::block_on_deadline(many, Instant::now() + DOZE);
             if let Some(outcome) = map.next_now() {

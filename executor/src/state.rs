@@ -542,7 +542,7 @@ impl<J: Job> Cell<J> {
         }
         let job = match (job, encoded) {
             (Some(job), _) => Ok(job),
-            (None, Some(message)) => J::decode(&message),
+            (None, Some(message)) => J::decode(message),
             (None, None) => Err(CodecError::NotSerialisable(J::name().to_owned())),
         };
         Some((job, attempt))
@@ -855,7 +855,8 @@ impl<J: Job> Callable for Cell<J> {
                         *held = Held::Job(job);
                         None
                     };
-                    match Brief::of(&message).filter(|_| always) {
+                    // What has options may be run here and need its encoded form again.
+                    match Brief::of(&message).filter(|_| always && self.is_plain) {
                         Some(brief) => *held = Held::Brief(brief),
                         None => inner.extras().encoded = Some(message),
                     }

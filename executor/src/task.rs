@@ -246,6 +246,9 @@ fn decode_only<A>(payload: Message, decode: fn(&Message) -> A) -> A {
 
 /// Decodes one argument.
 pub(crate) fn decode_argument<A: DeserializeOwned>(payload: &Message) -> Result<A, CodecError> {
+    if payload.block.is_some() {
+        return Err(CodecError::DecodeArgument("a buffer came with it that belongs nowhere".to_owned()));
+    }
     match panic::catch(|| codec::unpack::<A>(payload)) {
         Ok(result) => result.map_err(CodecError::DecodeArgument),
         Err(report) => Err(CodecError::DecodeArgument(format!("its decoder panicked{report}"))),
@@ -253,15 +256,20 @@ pub(crate) fn decode_argument<A: DeserializeOwned>(payload: &Message) -> Result<
 }
 
 /// Decodes the arguments of one call, and drops their encoded form.
-fn decode_call<T: Task>(mut payload: Message) -> Result<T, CodecError> {
+pub(crate) fn decode_call<T: Task>(mut payload: Message) -> Result<T, CodecError> {
     let block = payload.block.take().map(|block| *block);
     let mut task = decode_only(payload, decode_argument::<T>)?;
-    if let Some(Block::Received(place, block)) = block
-        && !task.put_block(place, block)
-    {
-        return Err(CodecError::DecodeArgument(format!("no argument {place} takes a buffer")));
+    let (place, block) = match block {
+        None => return Ok(task),
+        Some(Block::Received(place, block)) => (place, block),
+        // It never left.
+        Some(Block::Given(place, block)) => (place, block.into()),
+    };
+    if task.put_block(place, block) {
+        Ok(task)
+    } else {
+        Err(CodecError::DecodeArgument(format!("no argument {place} takes a buffer")))
     }
-    Ok(task)
 }
 
 /// Encodes the arguments of one call, of which nothing is needed afterwards.
@@ -322,9 +330,13 @@ pub(crate) fn run_each<T: Task>(tasks: Vec<T>, ran: Option<&dyn Fn(usize, Durati
             for task in tasks.by_ref().take(stretch) {
                 match task.run() {
                     Run::Ready(output) => outcomes.push_value(output),
-                    Run::Future(_) => outcomes.push(Err(TaskError::InvalidOption(
-                        "a task returned Run::Future although its IS_ASYNC is false; set it to true",
-                    ))),
+                    Run::Future(future) => {
+                        // First, as its `Drop` may panic, and then that is the outcome.
+                        drop(future);
+                        outcomes.push(Err(TaskError::InvalidOption(
+                            "a task returned Run::Future although its IS_ASYNC is false; set it to true",
+                        )));
+                    }
                 }
             }
         });
@@ -474,6 +486,9 @@ pub(crate) fn decode_output<T: Task>(mut message: Message) -> Result<T::Output, 
 
 /// Decodes the results of a chunk.
 pub(crate) fn decode_outputs<T: Task>(message: &Message) -> Result<Outcomes<T::Output>, CodecError> {
+    if message.block.is_some() {
+        return Err(CodecError::DecodeResult("a buffer came with it that belongs nowhere".to_owned()));
+    }
     Ok(match decode_reply::<Outputs<OwnedOutput<T>>>(message)? {
         Outputs::Values(outputs) => Outcomes::Values(outputs.into_iter().map(|output| output.0).collect()),
         Outputs::Mixed(elements) => {

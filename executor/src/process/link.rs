@@ -45,6 +45,9 @@ const WELL_FED: Duration = Duration::from_micros(300);
 /// Above this size, a payload is written from where it is instead of being copied behind its header.
 const COPY_BELOW: usize = 16 * 1024;
 
+/// For how long one worker is waited for, in all, while pieces of a large payload come or go, before the others have their turn.
+pub(super) const ALLOWANCE: Duration = Duration::from_millis(2);
+
 /// How much of large payloads is written to one worker before the others have their turn.
 const WRITE_AT_ONCE: usize = 8 * 1024 * 1024;
 
@@ -525,11 +528,11 @@ impl Worker {
 
     // ---- Reading and waiting ---------------------------------------------------------------------------------------
 
-    /// Reads something; 0 at the end.
-    pub(super) fn receive(&mut self) -> std::io::Result<usize> {
+    /// Reads something; 0 at the end. More of a block may be waited for within the `allowance`.
+    pub(super) fn receive(&mut self, allowance: &mut Duration) -> std::io::Result<usize> {
         if let Some(pending) = &mut self.pending {
             let (block, left) = pending.block();
-            return self.line.read_block(block, left);
+            return self.line.read_block(block, left, allowance);
         }
         let missing = wire::missing(&self.read);
         self.line.read(&mut self.read, missing)
@@ -583,7 +586,7 @@ impl Worker {
     /// Writes what the channel takes.
     pub(super) fn flush(&mut self) {
         self.luggage_waits = false;
-        let mut large = 0;
+        let (mut large, mut allowance) = (0, Duration::ZERO);
         while let Some(front) = self.out.front_mut() {
             if large >= WRITE_AT_ONCE {
                 self.poke.notify_one();
@@ -594,8 +597,11 @@ impl Worker {
                     frames.advance(count);
                     frames.is_empty()
                 }),
-                // A worker that has not begun to read it is not waited for.
-                Out::Payload(payload) => self.line.write_large(payload, large > 0).map(|count| {
+                Out::Payload(payload) => self.line.write_large(payload, &mut allowance).map(|count| {
+                    if large == 0 {
+                        // A worker that has not begun to read it was not waited for.
+                        allowance = ALLOWANCE;
+                    }
                     payload.advance(count);
                     large += count;
                     payload.is_empty()

@@ -41,7 +41,7 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::StartMethod;
-use super::link::{Sent, Stage, Worker};
+use super::link::{ALLOWANCE, Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
 use super::transport::{self, Looks};
@@ -161,7 +161,8 @@ struct Supervisor {
 struct Spare {
     process: Option<(usize, String, Started)>,
     is_coming: bool,
-    /// One attempt for each worker that has come, so that a system that is out of something isn't asked again and again.
+    /// One attempt for each worker that was lost: where none is, there are no more processes than workers, and a system that is
+    /// out of something isn't asked again and again.
     is_due: bool,
 }
 
@@ -739,10 +740,6 @@ impl Supervisor {
             watch.started(worker.info.pid);
         }
         let Some(this) = self.this.upgrade() else { return };
-        #[cfg(target_os = "linux")]
-        {
-            self.spare.is_due = true;
-        }
         self.workers.insert(index, worker);
         spawn_local(attend(this, index, stderr));
     }
@@ -771,10 +768,10 @@ impl Supervisor {
     /// Reads what a worker has sent. `false`: there will be nothing more.
     fn readable(&mut self, index: usize) -> bool {
         let limit = self.pool.config.max_message_size;
-        let (mut answers, mut total) = (0, 0);
+        let (mut answers, mut total, mut allowance) = (0, 0, ALLOWANCE);
         let open = loop {
             let Some(worker) = self.workers.get_mut(&index) else { return false };
-            match worker.receive() {
+            match worker.receive(&mut allowance) {
                 Ok(0) => break false,
                 Ok(count) => total += count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break true,
@@ -983,10 +980,13 @@ impl Supervisor {
     // ---- The end of a worker ---------------------------------------------------------------------------------------
 
     fn ended(&mut self, index: usize, exit: WorkerExit, stderr_tail: String) {
-        // All that it has left behind: a ring is read whole in one go, however large it is, and a socket holds less
-        // than `READ_AT_ONCE`, unless the system lets it have buffers of megabytes. A stranger who has inherited its
-        // end and goes on writing can't keep us here, as this doesn't begin again.
-        self.readable(index);
+        // All that it has left behind: as much as a ring holds, and a socket holds less than `READ_AT_ONCE`, unless the system
+        // lets it have buffers of megabytes. A stranger who has inherited its end and goes on writing can't keep us here.
+        for _ in 0..=self.pool.config.ring_size / READ_AT_ONCE + 1 {
+            if !self.readable(index) || !self.workers.get(&index).is_some_and(Worker::has_something) {
+                break;
+            }
+        }
         let Some(mut worker) = self.workers.remove(&index) else { return };
         self.pool.state.lock().workers.remove(&index);
         let exit = match &worker.stage {
@@ -997,6 +997,10 @@ impl Supervisor {
             watch.ended(exit.clone());
         }
         if worker.stage != Stage::Retiring {
+            #[cfg(target_os = "linux")]
+            {
+                self.spare.is_due = true;
+            }
             self.pool.workers_lost.fetch_add(1, Ordering::Relaxed);
         }
         let mut had_begun = false;

@@ -163,31 +163,31 @@ impl Line {
     }
 
     /// Reads up to `left` bytes of a block into where it ends up. While more of it is about to come, that is waited for
-    /// with open eyes.
+    /// with open eyes, within the allowance.
     ///
     /// # Errors
     /// As [`read`](Line::read).
-    pub(super) fn read_block(&mut self, to: &mut Vec<u8>, left: usize) -> io::Result<usize> {
+    pub(super) fn read_block(&mut self, to: &mut Vec<u8>, left: usize, allowance: &mut Duration) -> io::Result<usize> {
         let Some(ring) = &mut self.ring else { return self.stream.try_read_buf(&mut to.limit(left)) };
         if std::mem::take(&mut ring.rests) {
             ring.has_ended |= hear(&self.stream)?;
         }
-        match linger(|| ring.reader.try_read_into(to, left))? {
+        match linger(allowance, || ring.reader.try_read_into(to, left))? {
             0 if ring.has_ended => Ok(0),
             0 => Err(io::ErrorKind::WouldBlock.into()),
             count => Ok(count),
         }
     }
 
-    /// As [`write`](Line::write), and if the worker `is_reading`, room is waited for with open eyes.
+    /// As [`write`](Line::write), but room is waited for with open eyes, within the allowance.
     ///
     /// # Errors
     /// As [`read`](Line::read).
-    pub(super) fn write_large(&mut self, bytes: &[u8], is_reading: bool) -> io::Result<usize> {
-        if self.ring.is_none() || !is_reading {
+    pub(super) fn write_large(&mut self, bytes: &[u8], allowance: &mut Duration) -> io::Result<usize> {
+        if self.ring.is_none() {
             return self.write(bytes);
         }
-        let count = linger(|| match self.write(bytes) {
+        let count = linger(allowance, || match self.write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             result => result,
         })?;
@@ -237,16 +237,24 @@ impl Line {
 }
 
 /// Tries until something has been done, for about as long as it takes to be woken: the other side is at it, and needs no
-/// longer for a piece. Where it would be on this core, it isn't.
-fn linger(mut attempt: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    let mut since = None;
-    loop {
-        let count = attempt()?;
-        if count > 0 || cores() < 2 || since.get_or_insert_with(Instant::now).elapsed() >= LOOK {
-            return Ok(count);
-        }
-        std::hint::spin_loop();
+/// longer for a piece. Where it would be on this core, it isn't. What was spent on it comes off the `allowance`, so that a
+/// side that gives or takes a byte at a time can't keep the other one here.
+fn linger(allowance: &mut Duration, mut attempt: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    let mut count = attempt()?;
+    if count > 0 || cores() < 2 || allowance.is_zero() {
+        return Ok(count);
     }
+    let (since, most) = (Instant::now(), LOOK.min(*allowance));
+    let spent = loop {
+        std::hint::spin_loop();
+        count = attempt()?;
+        let spent = since.elapsed();
+        if count > 0 || spent >= most {
+            break spent;
+        }
+    };
+    *allowance = allowance.saturating_sub(spent);
+    Ok(count)
 }
 
 /// Takes bells out of a socket. Whether it has ended.

@@ -11,15 +11,14 @@ use rustix::mm::{Advice, madvise};
 /// pages and wants to give them.
 pub fn prefer_huge_pages(buffer: &mut Vec<u8>) {
     let page = rustix::param::page_size();
-    let start = buffer.as_ptr().addr();
-    let before = start % page;
-    let Some(len) = (before + buffer.capacity()).checked_next_multiple_of(page) else { return };
-    if buffer.capacity() < page {
+    let skipped = buffer.as_ptr().align_offset(page);
+    let len = buffer.capacity().saturating_sub(skipped) / page * page;
+    if len == 0 {
         return;
     }
-    // SAFETY: the pages on which the buffer lies, which are mapped as long as it exists. This advice changes neither
-    // their content nor their protection, so it is nothing to whatever else lies on the first and the last one.
-    let _ = unsafe { madvise(buffer.as_mut_ptr().wrapping_sub(before).cast(), len, Advice::LinuxHugepage) };
+    // SAFETY: whole pages inside of the buffer, which are nobody else's and mapped as long as it exists; `skipped` is
+    // less than its capacity. The advice changes neither their content nor their protection.
+    let _ = unsafe { madvise(buffer.as_mut_ptr().add(skipped).cast(), len, Advice::LinuxHugepage) };
 }
 
 #[cfg(test)]
