@@ -249,12 +249,12 @@ mod tests {
         let mut keeping = keeping(2);
         let (open, gate) = mpsc::channel();
         add(&mut keeping, 0, Box::new(|| 0), 1);
-        // Were they one batch, or waited the next one for it, there would be none before the gate opens.
         add(&mut keeping, 1, Box::new(move || gate.recv().map_or(0, |()| 1)), HEAVY);
+        assert_eq!(keeping.under_way.len(), 2, "one for each");
         assert_eq!(next(&mut keeping), Some(vec![(0, Ok(0))]));
         add(&mut keeping, 2, Box::new(|| 2), 1);
         keeping.start(Instant::now(), false);
-        assert_eq!(keeping.under_way.len(), 2);
+        assert_eq!(keeping.under_way.len(), 2, "not gathered until the gate opens");
         assert_eq!(next(&mut keeping), Some(vec![(2, Ok(2))]));
         open.send(()).expect("it waits");
         assert_eq!(next(&mut keeping), Some(vec![(1, Ok(1))]));
