@@ -169,6 +169,8 @@ fn collect(found: impl Iterator<Item = String>) -> Result<Vec<String>, String> {
 mod tests {
     use super::*;
 
+    polypool::worker_hook!();
+
     fn css(selector: &str, attribute: Option<&str>) -> Rule {
         Rule::Css { selector: selector.into(), attribute: attribute.map(str::to_owned) }
     }

@@ -124,16 +124,8 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
             Some(next) => next,
             None => {
                 tokio::select! {
+                    // The records come last: there may always be some.
                     biased;
-                    next = records.next() => next,
-                    // Whoever reads sees soon what there is; the bar must not stand in the way.
-                    () = &mut flush, if writer.is_behind() => {
-                        match &screen {
-                            Some(bar) => bar.suspend(|| writer.flush())?,
-                            None => writer.flush()?,
-                        }
-                        continue;
-                    }
                     Some(()) = signals.next() => {
                         if interrupted {
                             break;
@@ -143,7 +135,16 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
                         say("interrupted: what runs may finish; once more ends it now");
                         continue;
                     }
+                    // Whoever reads sees soon what there is; the bar must not stand in the way.
+                    () = &mut flush, if writer.is_behind() => {
+                        match &screen {
+                            Some(bar) => bar.suspend(|| writer.flush())?,
+                            None => writer.flush()?,
+                        }
+                        continue;
+                    }
                     () = &mut lines => continue,
+                    next = records.next() => next,
                 }
             }
         };

@@ -2,7 +2,7 @@
 //! would hold up all the others.
 //!
 //! They go many at a time, as a task for each would cost more than the keeping: a batch waits a moment for more, and for
-//! the one before it. What is heavy waits for neither; other workers of the pool take it.
+//! the one before it. What is heavy waits for neither, and nothing waits for it; other workers of the pool take it.
 
 use std::any::Any;
 use std::mem;
@@ -23,7 +23,7 @@ const HEAVY: u64 = 512 * 1024;
 const ENOUGH: usize = 32;
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// So many bodies, or bytes of them, are enough to wait.
+/// So many bodies, or bytes of them in memory, are enough to wait.
 const MANY: usize = 128;
 const MUCH: u64 = 4 * 1024 * 1024;
 
@@ -34,13 +34,24 @@ pub(super) struct Keeping<K, T, R> {
     work: fn(&mut K, T) -> R,
     /// The next batch.
     gathered: Vec<(K, T)>,
-    weight: u64,
+    weight: Weight,
     /// When it may wait for no more.
     due: Option<Instant>,
     under_way: FuturesUnordered<UnderWay<K, T, R>>,
+    /// How many of them are not heavy.
+    light: usize,
     /// Of all there is, gathered or under way.
     count: usize,
+    in_memory: u64,
+}
+
+/// How much there is to keep of something.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weight {
+    /// All bytes: they are the work.
     bytes: u64,
+    /// Those that wait in memory. The others wait in a file, and cost nothing meanwhile.
+    in_memory: u64,
 }
 
 /// What was to be kept, and what came of it, or why it was not.
@@ -49,13 +60,28 @@ pub(super) type Kept<K, R> = (K, Result<R, String>);
 /// What a worker takes; left behind by one that never came.
 type Batch<K, T> = Arc<Mutex<Vec<(K, T)>>>;
 
-/// Tagged with the batch, and its bytes.
-type UnderWay<K, T, R> = Tagged<TaskFuture<Vec<Kept<K, R>>>, (Batch<K, T>, u64)>;
+/// Tagged with the batch, and its weight.
+type UnderWay<K, T, R> = Tagged<TaskFuture<Vec<Kept<K, R>>>, (Batch<K, T>, Weight)>;
+
+impl Weight {
+    fn is_heavy(self) -> bool {
+        self.bytes >= HEAVY
+    }
+}
 
 impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
     pub(super) fn new(pool: ThreadPool, work: fn(&mut K, T) -> R) -> Self {
-        let under_way = FuturesUnordered::new();
-        Keeping { pool, work, gathered: Vec::new(), weight: 0, due: None, under_way, count: 0, bytes: 0 }
+        Keeping {
+            pool,
+            work,
+            gathered: Vec::new(),
+            weight: Weight::default(),
+            due: None,
+            under_way: FuturesUnordered::new(),
+            light: 0,
+            count: 0,
+            in_memory: 0,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -64,24 +90,29 @@ impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
 
     /// Whether there is so little that more may come.
     pub(super) fn has_room(&self) -> bool {
-        self.count < MANY && self.bytes < MUCH
+        self.count < MANY && self.in_memory < MUCH
     }
 
-    /// Puts something of so many bytes, which is there since `now`, into the next batch.
-    pub(super) fn add(&mut self, now: Instant, key: K, what: T, bytes: u64) {
+    /// Puts something of so many bytes, of which so many are in memory, and which is there since `now`, into the next
+    /// batch.
+    pub(super) fn add(&mut self, now: Instant, key: K, what: T, bytes: u64, in_memory: u64) {
+        if bytes >= HEAVY && !self.gathered.is_empty() {
+            self.hand_over(); // In one batch they would wait for it.
+        }
         self.due.get_or_insert(now + MOMENT);
         self.gathered.push((key, what));
-        self.weight += bytes;
-        (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);
-        if self.weight >= HEAVY {
+        self.weight.bytes += bytes;
+        self.weight.in_memory += in_memory;
+        (self.count, self.in_memory) = (self.count + 1, self.in_memory + in_memory);
+        if self.weight.is_heavy() {
             self.hand_over();
         }
     }
 
-    /// Lets the next batch go, unless there is one under way, or it may wait for more and there is `more` to come. Says
-    /// when it goes at the latest, unless that is up to the one under way.
+    /// Lets the next batch go, unless there is a light one under way, or it may wait for more and there is `more` to
+    /// come. Says when it goes at the latest, unless that is up to the one under way.
     pub(super) fn start(&mut self, now: Instant, more: bool) -> Option<Instant> {
-        let due = self.due.filter(|_| self.under_way.is_empty())?;
+        let due = self.due.filter(|_| self.light == 0)?;
         if more && due > now && self.gathered.len() < ENOUGH {
             return Some(due);
         }
@@ -91,17 +122,19 @@ impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
 
     /// What a batch came to; `None` if there is none under way. Dropped before it is ready, it loses nothing.
     pub(super) async fn next(&mut self) -> Option<Vec<Kept<K, R>>> {
-        let ((batch, bytes), outcome) = self.under_way.next().await?;
+        let ((batch, weight), outcome) = self.under_way.next().await?;
         let kept = outcome.unwrap_or_else(|error| {
             let left = mem::take(&mut *batch.lock());
             left.into_iter().map(|(key, _)| (key, Err(error.to_string()))).collect()
         });
-        (self.count, self.bytes) = (self.count - kept.len(), self.bytes - bytes);
+        self.light -= usize::from(!weight.is_heavy());
+        (self.count, self.in_memory) = (self.count - kept.len(), self.in_memory - weight.in_memory);
         Some(kept)
     }
 
     fn hand_over(&mut self) {
-        let (work, bytes) = (self.work, mem::take(&mut self.weight));
+        let (work, weight) = (self.work, mem::take(&mut self.weight));
+        self.light += usize::from(!weight.is_heavy());
         self.due = None;
         let batch = Arc::new(Mutex::new(mem::take(&mut self.gathered)));
         let each = move |(mut key, thing): (K, T)| {
@@ -114,7 +147,7 @@ impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
             let batch = mem::take(&mut *taken.lock());
             batch.into_iter().map(each).collect()
         });
-        self.under_way.push(task.tagged((batch, bytes)));
+        self.under_way.push(task.tagged((batch, weight)));
     }
 }
 
@@ -137,6 +170,11 @@ mod tests {
         Keeping::new(pool, |_, work| work())
     }
 
+    /// What is there now, and in memory.
+    fn add(keeping: &mut Keeping<usize, Work, usize>, key: usize, work: Work, bytes: u64) {
+        keeping.add(Instant::now(), key, work, bytes, bytes);
+    }
+
     fn next(keeping: &mut Keeping<usize, Work, usize>) -> Option<Vec<Kept<usize, usize>>> {
         futures_ext::block_on(keeping.next())
     }
@@ -146,7 +184,7 @@ mod tests {
         let mut keeping = keeping(1);
         for number in 0..4 {
             let work: Work = Box::new(move || if number == 1 { panic!("number {number}") } else { number * 2 });
-            keeping.add(Instant::now(), number, work, 1);
+            add(&mut keeping, number, work, 1);
         }
         keeping.start(Instant::now(), false);
         let kept = next(&mut keeping).expect("a batch");
@@ -159,11 +197,11 @@ mod tests {
         let mut keeping = keeping(1);
         let (open, gate) = mpsc::channel();
         let now = Instant::now();
-        keeping.add(now, 0, Box::new(move || gate.recv().map_or(0, |()| 7)), 1);
+        keeping.add(now, 0, Box::new(move || gate.recv().map_or(0, |()| 7)), 1, 1);
         assert_eq!(keeping.start(now, true), Some(now + MOMENT));
         assert_eq!((keeping.start(now + MOMENT, true), keeping.under_way.len()), (None, 1));
         for number in 1..=3 {
-            keeping.add(now, number, Box::new(move || number), 1);
+            keeping.add(now, number, Box::new(move || number), 1, 1);
             assert_eq!(keeping.start(now, false), None);
         }
         assert_eq!(keeping.under_way.len(), 1);
@@ -180,18 +218,13 @@ mod tests {
         let (hello, other) = mpsc::channel();
         let (answer, answered) = mpsc::channel();
         // Each waits for the other, which takes two threads.
-        keeping.add(
-            Instant::now(),
+        add(
+            &mut keeping,
             1,
             Box::new(move || hello.send(()).and(answered.recv().map_err(|_| mpsc::SendError(()))).map_or(0, |()| 1)),
             HEAVY,
         );
-        keeping.add(
-            Instant::now(),
-            2,
-            Box::new(move || other.recv().ok().and(answer.send(()).ok()).map_or(0, |()| 2)),
-            HEAVY,
-        );
+        add(&mut keeping, 2, Box::new(move || other.recv().ok().and(answer.send(()).ok()).map_or(0, |()| 2)), HEAVY);
         assert_eq!(keeping.under_way.len(), 2);
         let mut kept = [next(&mut keeping), next(&mut keeping)].map(|batch| batch.expect("a batch").remove(0));
         kept.sort_unstable();
@@ -201,19 +234,38 @@ mod tests {
     #[test]
     fn there_is_no_room_for_much() {
         let mut keeping = keeping(1);
-        keeping.add(Instant::now(), 0, Box::new(|| 0), MUCH);
+        add(&mut keeping, 0, Box::new(|| 0), MUCH);
         assert!(!keeping.has_room());
         next(&mut keeping);
         assert!(keeping.has_room());
-        (0..MANY).for_each(|number| keeping.add(Instant::now(), number, Box::new(|| 0), 1));
+        keeping.add(Instant::now(), 0, Box::new(|| 0), MUCH, 0);
+        assert!(keeping.has_room(), "it is in a file");
+        (1..MANY).for_each(|number| add(&mut keeping, number, Box::new(|| 0), 1));
         assert!(!keeping.has_room());
+    }
+
+    #[test]
+    fn light_ones_wait_for_no_heavy_one() {
+        let mut keeping = keeping(2);
+        let (open, gate) = mpsc::channel();
+        add(&mut keeping, 0, Box::new(|| 0), 1);
+        add(&mut keeping, 1, Box::new(move || gate.recv().map_or(0, |()| 1)), HEAVY);
+        assert_eq!(keeping.under_way.len(), 2, "one for each");
+        assert_eq!(next(&mut keeping), Some(vec![(0, Ok(0))]));
+        add(&mut keeping, 2, Box::new(|| 2), 1);
+        keeping.start(Instant::now(), false);
+        assert_eq!(keeping.under_way.len(), 2, "not gathered until the gate opens");
+        assert_eq!(next(&mut keeping), Some(vec![(2, Ok(2))]));
+        open.send(()).expect("it waits");
+        assert_eq!(next(&mut keeping), Some(vec![(1, Ok(1))]));
+        assert!(keeping.is_empty());
     }
 
     #[test]
     fn a_pool_that_is_gone_loses_no_key() {
         let mut keeping = keeping(1);
         futures_ext::block_on(polypool::Executor::shutdown(&keeping.pool, polypool::Shutdown::Now));
-        keeping.add(Instant::now(), 5, Box::new(|| 0), 1);
+        add(&mut keeping, 5, Box::new(|| 0), 1);
         keeping.start(Instant::now(), false);
         let kept = next(&mut keeping).expect("a batch");
         assert!(matches!(&kept[..], [(5, Err(_))]), "{kept:?}");

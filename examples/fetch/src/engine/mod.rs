@@ -22,6 +22,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
 use polypool::ThreadPool;
 use tokio::sync::mpsc;
+use tokio::task::coop::unconstrained;
 
 use self::adaptive::Limit;
 use self::keeping::Keeping;
@@ -153,9 +154,12 @@ impl Engine {
             if self.until.is_some_and(|until| until <= now) {
                 self.running.clear(); // Cancels it.
                 self.keeping.start(now, false);
-                // Whole bodies get their records: keeping them ends by itself, and soon.
-                let kept = self.keeping.next().await?;
-                kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept));
+                // Whole bodies get their records: keeping them ends by itself, and soon; what is extracted from them has
+                // --extract-timeout.
+                match self.keeping.next().await {
+                    Some(kept) => kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept)),
+                    None => self.finished.push_back(self.extracting.next().await?),
+                }
                 continue;
             }
             if self.deadline.is_some_and(|deadline| deadline <= now) {
@@ -178,9 +182,11 @@ impl Engine {
             let control = self.control.clone();
             tokio::select! {
                 biased;
-                Some((job, outcome)) = self.running.next() => {
+                // Outside the budget of this one task: a hundred attempts would use it up, and with none left nothing
+                // else that is waited for here or in the session ever seems to have come.
+                Some((job, outcome)) = unconstrained(self.running.next()) => {
                     self.ended(job, outcome);
-                    while let Some(Some((job, outcome))) = self.running.next().now_or_never() {
+                    while let Some(Some((job, outcome))) = unconstrained(self.running.next()).now_or_never() {
                         self.ended(job, outcome);
                     }
                 }
@@ -269,7 +275,9 @@ impl Engine {
     /// Starts what may start; says when there may be more.
     fn start(&mut self, now: Instant) -> Option<Instant> {
         let deadline = self.deadline.filter(|&deadline| deadline > now);
-        let others = [self.until, deadline, self.patience].into_iter().flatten().min();
+        // Once it has run out, no row is waited for.
+        let patience = self.patience.filter(|_| !self.read);
+        let others = [self.until, deadline, patience].into_iter().flatten().min();
         self.lanes.set_horizon(self.control.horizon.load(Ordering::Relaxed));
         while self.until.is_none() && self.running.len() < self.limit.get() && self.has_room() {
             match self.lanes.next(now) {
@@ -332,8 +340,8 @@ impl Engine {
     fn finish(&mut self, job: Job, attempt: Attempt, ended: Instant) {
         match attempt.body {
             Some(body) => {
-                let bytes = body.bytes();
-                self.keeping.add(ended, Whole { job, attempt: attempt.record, ended }, body, bytes);
+                let (bytes, in_memory) = (body.bytes(), body.in_memory());
+                self.keeping.add(ended, Whole { job, attempt: attempt.record, ended }, body, bytes, in_memory);
             }
             None => self.finished.push_back(record_of(&job, attempt.record, ended, None)),
         }
@@ -443,11 +451,12 @@ mod tests {
             let share = room.share(row.size());
             sender.try_send((row, share)).expect("few rows");
         }
+        let extractor = settings.extract.as_ref().map(|extract| Extractor::new(extract).expect("a pool"));
         let parts = Parts {
             pool,
             fetcher: Fetcher::new(&settings).expect("a client"),
-            bodies: Bodies::new(&settings.output, false).expect("a place for bodies"),
-            extractor: None,
+            bodies: Bodies::new(&settings.output, extractor.is_some()).expect("a place for bodies"),
+            extractor,
             rows,
             control: Arc::new(Control { horizon: u64::MAX.into(), ..Control::default() }),
             start: Instant::now(),
@@ -455,8 +464,8 @@ mod tests {
         Engine::new(settings, parts)
     }
 
-    #[test]
-    fn a_body_that_is_whole_when_the_grace_ends_has_its_record() {
+    /// The record of a row whose body is whole, but not yet kept, when the grace ends.
+    fn record_after_the_grace(arguments: &[&str]) -> Record {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let url = format!("http://{}/", listener.local_addr().expect("an address"));
         thread::spawn(move || {
@@ -469,7 +478,7 @@ mod tests {
         // Nothing is kept before the gate opens.
         let (open, gate) = channel::<()>();
         drop(pool.spawn(move || gate.recv()));
-        let mut engine = engine(&["--grace", "0s", "--noproxy", "*", &url], pool.clone());
+        let mut engine = engine(&[&["--grace", "0s", "--noproxy", "*", &url], arguments].concat(), pool.clone());
         let run = async move {
             while engine.keeping.is_empty() {
                 // It has nothing to hand out before that.
@@ -480,12 +489,25 @@ mod tests {
             assert!(early.is_err(), "it waits for the body: {early:?}");
             open.send(()).expect("somebody waits at the gate");
             let record = engine.next().await.expect("a record");
-            assert_eq!((record.status, record.error, record.bytes), (Some(200), None, 4));
             assert_eq!(engine.next().await, None);
+            record
         };
         pool.spawn_async(async move { tokio::time::timeout(Duration::from_secs(60), run).await })
             .wait()
             .expect("no panic")
-            .expect("no hang");
+            .expect("no hang")
+    }
+
+    #[test]
+    fn a_body_that_is_whole_when_the_grace_ends_has_its_record() {
+        let record = record_after_the_grace(&[]);
+        assert_eq!((record.status, record.error, record.bytes), (Some(200), None, 4));
+    }
+
+    #[test]
+    fn what_is_extracted_from_it_is_in_its_record() {
+        let record = record_after_the_grace(&["--extract-regex", "o."]);
+        assert_eq!((record.status, record.error, record.bytes), (Some(200), None, 4));
+        assert_eq!(record.extracted, Some(vec!["od".to_owned()]));
     }
 }

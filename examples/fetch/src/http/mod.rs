@@ -36,7 +36,7 @@ use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYP
 use reqwest::header::{HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE};
 use reqwest::header::{LAST_MODIFIED, RANGE};
 use reqwest::{Method, Response, Url};
-use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use self::auth::Credentials;
@@ -55,6 +55,9 @@ use crate::settings::{Family, HttpSettings, Settings};
 /// Bodies that nobody wants are read to the end if there is not more than this, so that the connection can be used
 /// again.
 const SPARE: u64 = 64 * 1024;
+
+/// After so many pieces of a body, the other attempts have their turn.
+const PIECES: u32 = 64;
 
 /// How often robots.txt may redirect (RFC 9309: at least five times).
 const ROBOTS_REDIRECTS: usize = 5;
@@ -293,20 +296,27 @@ impl Inner {
                 body.write(piece).map_err(|error| Fault::output(&error))
             }
         };
+        // What decompresses well keeps coming without a pause; the others want to run as well. Attempts have no budget.
+        let mut pieces = 0_u32;
+        let mut pause = async || {
+            pieces = (pieces + 1) % PIECES;
+            if pieces == 0 {
+                yield_now().await;
+            }
+        };
         loop {
             let piece = watch.over(Phase::Piece, response.chunk()).await?;
             let Some(piece) = piece.map_err(|error| self.fault(&error, Stage::Body))? else { break };
-            // What decompresses well keeps coming without a pause; the others want to run as well.
             match &mut zstd {
                 None => {
                     write(&piece)?;
-                    consume_budget().await;
+                    pause().await;
                 }
                 Some(zstd) => {
                     let mut rest = &piece[..];
                     while let Some(piece) = zstd.next(&mut rest)? {
                         write(piece)?;
-                        consume_budget().await;
+                        pause().await;
                     }
                 }
             }

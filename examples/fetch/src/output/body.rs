@@ -237,6 +237,11 @@ impl Body {
         self.bytes
     }
 
+    /// How many of them are in memory, and not in a file.
+    pub(crate) fn in_memory(&self) -> u64 {
+        if let Store::Memory(bytes) = &self.store { bytes.len() as u64 } else { 0 }
+    }
+
     /// Takes the next piece.
     pub(crate) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.bytes += chunk.len() as u64;
@@ -459,6 +464,8 @@ mod tests {
             let bodies = Bodies::new(&settings, true).unwrap();
             let mut body = open(&bodies, "https://h.org/a/b", status, &[], false);
             text.as_bytes().chunks(777).for_each(|chunk| body.write(chunk).unwrap());
+            let is_small = bodies.wants(status) && text.len() <= SMALL;
+            assert_eq!(body.in_memory(), if is_small { text.len() as u64 } else { 0 });
             let kept = body.keep().unwrap();
             assert_eq!((kept.bytes, &*kept.sha256), (text.len() as u64, &*Sha256::of(text)));
             if !bodies.wants(status) {
