@@ -57,7 +57,8 @@ pub enum StartMethod {
     #[default]
     Spawn,
     /// The program is started again once, as a small server that has no threads and forks the workers. A worker then
-    /// takes a fraction of a millisecond. Linux only; elsewhere building the pool fails.
+    /// takes a fraction of a millisecond. A pool that has lost a worker keeps one more process ready from then on, which
+    /// takes the place of the next one that is lost. Linux only; elsewhere building the pool fails.
     ForkServer,
 }
 
