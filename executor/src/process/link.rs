@@ -45,9 +45,6 @@ const WELL_FED: Duration = Duration::from_micros(300);
 /// Above this size, a payload is written from where it is instead of being copied behind its header.
 const COPY_BELOW: usize = 16 * 1024;
 
-/// For how long one worker is waited for, in all, while pieces of a large payload come or go, before the others have their turn.
-pub(super) const ALLOWANCE: Duration = Duration::from_millis(2);
-
 /// How much of large payloads is written to one worker before the others have their turn.
 const WRITE_AT_ONCE: usize = 8 * 1024 * 1024;
 
@@ -586,6 +583,7 @@ impl Worker {
     /// Writes what the channel takes.
     pub(super) fn flush(&mut self) {
         self.luggage_waits = false;
+        // A worker that has not begun to read is not waited for.
         let (mut large, mut allowance) = (0, Duration::ZERO);
         while let Some(front) = self.out.front_mut() {
             if large >= WRITE_AT_ONCE {
@@ -598,10 +596,6 @@ impl Worker {
                     frames.is_empty()
                 }),
                 Out::Payload(payload) => self.line.write_large(payload, &mut allowance).map(|count| {
-                    if large == 0 {
-                        // A worker that has not begun to read it was not waited for.
-                        allowance = ALLOWANCE;
-                    }
                     payload.advance(count);
                     large += count;
                     payload.is_empty()

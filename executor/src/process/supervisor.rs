@@ -41,10 +41,10 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::StartMethod;
-use super::link::{ALLOWANCE, Sent, Stage, Worker};
+use super::link::{Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
-use super::transport::{self, Looks};
+use super::transport::{self, ALLOWANCE, Looks};
 use super::wire::{self, Header, Kind, Ready};
 use crate::buffers;
 use crate::codec::{self, Message};

@@ -236,24 +236,32 @@ impl Line {
     }
 }
 
+/// For how long one worker is waited for, in all, while less than pieces of a large payload come or go.
+pub(super) const ALLOWANCE: Duration = Duration::from_millis(2);
+
+/// What a side that is at it gives or takes at once, where the ring isn't smaller.
+const STRIDE: usize = 16 * 1024;
+
 /// Tries until something has been done, for about as long as it takes to be woken: the other side is at it, and needs no
-/// longer for a piece. Where it would be on this core, it isn't. What was spent on it comes off the `allowance`, so that a
-/// side that gives or takes a byte at a time can't keep the other one here.
+/// longer for a piece. Where it would be on this core, it isn't. What was spent on it comes off the `allowance`, until a
+/// [`STRIDE`] comes or goes: a side that gives or takes a byte at a time can't keep the other one here.
 fn linger(allowance: &mut Duration, mut attempt: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     let mut count = attempt()?;
-    if count > 0 || cores() < 2 || allowance.is_zero() {
-        return Ok(count);
+    if count == 0 && cores() > 1 && !allowance.is_zero() {
+        let (since, most) = (Instant::now(), LOOK.min(*allowance));
+        let spent = loop {
+            std::hint::spin_loop();
+            count = attempt()?;
+            let spent = since.elapsed();
+            if count > 0 || spent >= most {
+                break spent;
+            }
+        };
+        *allowance = allowance.saturating_sub(spent);
     }
-    let (since, most) = (Instant::now(), LOOK.min(*allowance));
-    let spent = loop {
-        std::hint::spin_loop();
-        count = attempt()?;
-        let spent = since.elapsed();
-        if count > 0 || spent >= most {
-            break spent;
-        }
-    };
-    *allowance = allowance.saturating_sub(spent);
+    if count >= STRIDE {
+        *allowance = ALLOWANCE;
+    }
     Ok(count)
 }
 
