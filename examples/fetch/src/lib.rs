@@ -45,7 +45,9 @@ use crate::settings::Settings;
 /// What the fuzz targets need.
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::cli::fuzzing::config;
     pub use crate::input::fuzzing::{csv, jsonl, lines, template};
+    pub use crate::output::fuzzing::records;
 }
 
 /// How many rows wait between the thread that reads them and the engine.
