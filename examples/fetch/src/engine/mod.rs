@@ -92,8 +92,8 @@ struct Engine {
     rows: Incoming,
     /// Whether `rows` has ended.
     read: bool,
-    /// Whether rows are being taken in. It stops when there are enough and goes on when half of them are gone, so that
-    /// the thread that reads is not woken for every single one.
+    /// Whether rows are taken in. It stops when there are enough and goes on when half of them are gone, so that the
+    /// thread that reads is not woken for every single one.
     filling: bool,
     lanes: Lanes,
     limit: Limit,
@@ -169,6 +169,7 @@ impl Engine {
                 self.looked = now;
                 *self.control.busiest.lock() = self.lanes.busiest(3);
             }
+            self.fill();
             let wake = self.start(now);
             let wake = self.keeping.start(now, !self.running.is_empty()).into_iter().chain(wake).min();
             let idle = self.running.is_empty() && self.keeping.is_empty() && self.extracting.is_empty();
@@ -178,7 +179,7 @@ impl Engine {
             if !self.finished.is_empty() {
                 continue;
             }
-            let (wants_rows, goes_on) = (self.wants_rows(), self.until.is_none());
+            let (awaits_rows, goes_on) = (self.awaits_rows(), self.until.is_none());
             let control = self.control.clone();
             tokio::select! {
                 biased;
@@ -192,7 +193,7 @@ impl Engine {
                 }
                 Some(kept) = self.keeping.next() => kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept)),
                 Some(record) = self.extracting.next() => self.finished.push_back(record),
-                row = self.rows.recv(), if wants_rows => self.take(row),
+                row = self.rows.recv(), if awaits_rows => self.take(row),
                 () = control.stop.cancelled(), if goes_on => self.stop(),
                 () = sleep_until(wake) => {}
             }
@@ -205,13 +206,32 @@ impl Engine {
     }
 
     fn wants_rows(&mut self) -> bool {
-        let (waiting, enough) = (self.lanes.waiting(), self.settings.limits.lookahead);
-        self.filling = if self.filling { waiting < enough } else { waiting <= enough / 2 };
+        let enough = self.settings.limits.lookahead;
+        self.filling = if self.filling { self.lanes.waiting() < enough } else { self.has_few() };
         // What needs no request, such as a bad row, waits as well.
         self.filling && self.finished.len() < enough && !self.read && self.until.is_none()
     }
 
-    /// Takes a row in, and those that are there already.
+    fn has_few(&self) -> bool {
+        self.lanes.waiting() <= self.settings.limits.lookahead / 2
+    }
+
+    /// Whether a row that comes is worth being woken for. If nothing more can run, it is taken in when something ends.
+    fn awaits_rows(&mut self) -> bool {
+        self.wants_rows() && (self.has_few() || self.running.len() < self.limit.get())
+    }
+
+    /// Takes in the rows that are there.
+    fn fill(&mut self) {
+        while self.wants_rows() {
+            match self.rows.try_recv() {
+                Ok(row) => self.take(Some(row)),
+                Err(mpsc::error::TryRecvError::Disconnected) => self.take(None),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+            }
+        }
+    }
+
     fn take(&mut self, row: Option<(Row, Share)>) {
         let Some((row, share)) = row else {
             self.read = true;
@@ -219,17 +239,6 @@ impl Engine {
         };
         self.patience = None;
         self.sort(row, share);
-        while self.wants_rows() {
-            match self.rows.try_recv() {
-                Ok((row, share)) => self.sort(row, share),
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    // There are enough for now: waiting for each that comes would be a wake-up for each.
-                    self.filling = self.lanes.waiting() < self.settings.limits.lookahead / 4 * 3;
-                    break;
-                }
-                Err(mpsc::error::TryRecvError::Disconnected) => self.read = true,
-            }
-        }
     }
 
     fn sort(&mut self, row: Row, share: Share) {
@@ -436,21 +445,21 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::sync::mpsc::channel;
-    use std::thread;
+    use std::{future, thread};
 
     use super::*;
     use crate::cli;
     use crate::input::Rows;
 
-    /// An engine for these arguments, which are its rows.
-    fn engine(line: &[&str], pool: ThreadPool) -> Engine {
+    /// An engine for these arguments, and its rows.
+    fn idle_engine(line: &[&str], pool: ThreadPool) -> (Engine, mpsc::Sender<(Row, Share)>, Vec<(Row, Share)>) {
         let settings = Arc::new(cli::settings(line));
         let (room, (sender, rows)) = (Room::new(usize::MAX), mpsc::channel(100));
-        for row in Rows::open(&settings.input).expect("rows") {
-            let row = row.expect("a row");
+        let shared = |row: Row| {
             let share = room.share(row.size());
-            sender.try_send((row, share)).expect("few rows");
-        }
+            (row, share)
+        };
+        let all = Rows::open(&settings.input).expect("rows").map(|row| shared(row.expect("a row"))).collect();
         let extractor = settings.extract.as_ref().map(|extract| Extractor::new(extract).expect("a pool"));
         let parts = Parts {
             pool,
@@ -461,7 +470,22 @@ mod tests {
             control: Arc::new(Control { horizon: u64::MAX.into(), ..Control::default() }),
             start: Instant::now(),
         };
-        Engine::new(settings, parts)
+        (Engine::new(settings, parts), sender, all)
+    }
+
+    /// An engine for these arguments, which has its rows.
+    fn engine(line: &[&str], pool: ThreadPool) -> Engine {
+        let (engine, sender, rows) = idle_engine(line, pool);
+        rows.into_iter().for_each(|row| sender.try_send(row).expect("few rows"));
+        engine
+    }
+
+    /// Runs on a pool what may hang.
+    fn watched<T: Send + 'static>(pool: &ThreadPool, run: impl Future<Output = T> + Send + 'static) -> T {
+        pool.spawn_async(async move { tokio::time::timeout(Duration::from_secs(60), run).await })
+            .wait()
+            .expect("no panic")
+            .expect("no hang")
     }
 
     /// The record of a row whose body is whole, but not yet kept, when the grace ends.
@@ -492,10 +516,7 @@ mod tests {
             assert_eq!(engine.next().await, None);
             record
         };
-        pool.spawn_async(async move { tokio::time::timeout(Duration::from_secs(60), run).await })
-            .wait()
-            .expect("no panic")
-            .expect("no hang")
+        watched(&pool, run)
     }
 
     #[test]
@@ -509,5 +530,46 @@ mod tests {
         let record = record_after_the_grace(&["--extract-regex", "o."]);
         assert_eq!((record.status, record.error, record.bytes), (Some(200), None, 4));
         assert_eq!(record.extracted, Some(vec!["od".to_owned()]));
+    }
+    #[test]
+    fn rows_that_come_one_by_one_fill_the_look_ahead() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let url = format!("http://{}/{{1..12}}", listener.local_addr().expect("an address"));
+        for concurrency in ["1", "64"] {
+            let line = ["--lookahead", "8", "--per-host", "1", "--concurrency", concurrency, "--noproxy", "*", &url];
+            let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+            let (mut engine, sender, rows) = idle_engine(&line, pool.clone());
+            let waiting = watched(&pool, async move {
+                for row in rows {
+                    sender.try_send(row).expect("there is room");
+                    // Nobody answers; what happens now and then is a look at the rows.
+                    let _ = tokio::time::timeout(Duration::from_millis(1), engine.next()).await;
+                }
+                (engine.lanes.waiting(), engine.running.len())
+            });
+            assert_eq!(waiting, (8, 1));
+        }
+        drop(listener);
+    }
+
+    #[test]
+    fn after_the_deadline_it_sleeps_while_a_page_is_extracted_from() {
+        let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+        let (mut engine, sender, _) = idle_engine(&["--deadline", "1ms", "--noproxy", "*", "http://h/"], pool.clone());
+        let polls = watched(&pool, async move {
+            let (open, gate) = tokio::sync::oneshot::channel();
+            engine.extracting.push(gate.map(|_| Record::default()).boxed());
+            let (mut polls, mut next) = (0, Box::pin(engine.next()));
+            let polled = future::poll_fn(|cx| {
+                polls += 1;
+                next.as_mut().poll(cx)
+            });
+            assert!(tokio::time::timeout(PATIENCE * 2, polled).await.is_err(), "a page is awaited");
+            open.send(()).expect("it waits");
+            assert!(next.await.is_some());
+            drop(sender);
+            polls
+        });
+        assert!(polls < 20, "{polls}");
     }
 }
