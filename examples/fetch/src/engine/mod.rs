@@ -62,7 +62,9 @@ pub(crate) struct Control {
 }
 
 /// The rows as they are read, each with its share of the memory for what waits.
-pub(crate) type Incoming = mpsc::Receiver<(Row, Share)>;
+pub(crate) type Incoming = mpsc::Receiver<Shared>;
+
+type Shared = (Row, Share);
 
 /// What a run works with.
 pub(crate) struct Parts {
@@ -232,7 +234,7 @@ impl Engine {
         }
     }
 
-    fn take(&mut self, row: Option<(Row, Share)>) {
+    fn take(&mut self, row: Option<Shared>) {
         let Some((row, share)) = row else {
             self.read = true;
             return;
@@ -452,7 +454,7 @@ mod tests {
     use crate::input::Rows;
 
     /// An engine for these arguments, and its rows.
-    fn idle_engine(line: &[&str], pool: ThreadPool) -> (Engine, mpsc::Sender<(Row, Share)>, Vec<(Row, Share)>) {
+    fn idle_engine(line: &[&str], pool: ThreadPool) -> (Engine, mpsc::Sender<Shared>, Vec<Shared>) {
         let settings = Arc::new(cli::settings(line));
         let (room, (sender, rows)) = (Room::new(usize::MAX), mpsc::channel(100));
         let shared = |row: Row| {
