@@ -32,6 +32,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use polypool::{TaskFuture, ThreadPool};
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::engine::{Control, Incoming, Parts, Room};
@@ -55,6 +56,10 @@ const BETWEEN: usize = 256;
 
 /// After this time at the latest whoever reads the records sees them. A write for each would take as long as all else.
 const SOON: Duration = Duration::from_millis(20);
+
+/// So many records in a row, and all else is looked after: signals and, as the task comes back to the runtime, connections
+/// and timers. There may be records without end that need none of these.
+const AT_ONCE: u32 = 64;
 
 /// How many threads keep bodies at most.
 const KEEPERS: usize = 4;
@@ -120,11 +125,20 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let mut flush = pin!(sleep(SOON));
     let mut summary = Summary::new();
     let mut interrupted = false;
+    let mut in_a_row = 0;
     loop {
         control.horizon.store(writer.horizon(), Ordering::Relaxed);
-        let next = match records.next().now_or_never() {
+        // Looking after all else takes as long as a record does.
+        let next = if in_a_row < AT_ONCE {
+            records.next().now_or_never()
+        } else {
+            yield_now().await;
+            None
+        };
+        let next = match next {
             Some(next) => next,
             None => {
+                in_a_row = 0;
                 tokio::select! {
                     // The records come last: there may always be some.
                     biased;
@@ -151,6 +165,7 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
             }
         };
         let Some(record) = next else { break };
+        in_a_row += 1;
         summary.count(&record);
         live.count(&record);
         if !writer.is_behind() {
