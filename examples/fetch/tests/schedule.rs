@@ -245,38 +245,6 @@ fn an_interruption_is_seen_however_much_there_is_to_do() {
 }
 
 #[test]
-fn an_interruption_is_seen_though_there_is_always_a_row_that_needs_no_request() {
-    const ROWS: usize = 1_000_000;
-    let door = Arc::new(Door::default());
-    let inside = door.clone();
-    let server = Server::start(move |_, stream| {
-        inside.pass(|_| usize::MAX);
-        ok(stream, b"done")?;
-        Ok(Then::Keep)
-    });
-    let mut list = tempfile::NamedTempFile::new().unwrap();
-    list.write_all(format!("{}\n{}", server.url("/"), "no-url\n".repeat(ROWS)).as_bytes()).unwrap();
-    let mut command = common::program();
-    command.args(["--quiet", "--grace", "1h", "--from"]).arg(list.path());
-    let interrupter = {
-        let door = door.clone();
-        move |pid| {
-            door.wait_for(1);
-            signal(pid, "-INT");
-        }
-    };
-    let run = common::run_while(&mut command, interrupter, move |stderr| {
-        if stderr.contains("interrupt") {
-            door.open();
-        }
-    });
-    assert_eq!(run.code, Some(130), "{}", run.stderr);
-    let good = run.stdout.lines().filter(|line| line.contains("\"status\":200")).count();
-    assert_eq!(good, 1, "what runs may finish");
-    assert!(run.stdout.lines().count() < ROWS, "it went on to the end");
-}
-
-#[test]
 fn the_second_interruption_ends_at_once() {
     let door = Arc::new(Door::default());
     let inside = door.clone();

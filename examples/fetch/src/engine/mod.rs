@@ -663,8 +663,8 @@ mod tests {
             feed(&sender, &mut rows.by_ref().take(90));
             let mut count = usize::from(engine.next().await.is_some());
             thread::sleep(2 * PATIENCE); // Standard output is slow.
-            while let Some(next) = engine.next().now_or_never() {
-                count += usize::from(next.is_some());
+            while let Some(Some(_)) = engine.next().now_or_never() {
+                count += 1;
             }
             thread::sleep(2 * PATIENCE); // All is slow.
             feed(&sender, &mut rows);
