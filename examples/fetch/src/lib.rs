@@ -44,6 +44,7 @@ use crate::report::{Circumstances, Live, Summary, say};
 use crate::settings::Settings;
 
 /// What the fuzz targets need.
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::cli::fuzzing::config;

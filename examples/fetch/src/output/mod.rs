@@ -5,6 +5,7 @@
 //! record never names what isn't there: a run that is killed in between does that row again, over the same file.
 
 mod body;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod hash;
 mod names;

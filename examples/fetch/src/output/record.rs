@@ -60,9 +60,14 @@ impl Record {
     pub(crate) fn encode(&mut self) {
         // Where it stands in an archive is known only when it is written.
         if self.warc.is_none() {
-            let mut json = Vec::with_capacity(512 + self.body.as_ref().map_or(0, String::len));
+            let enough = 512 + self.body.as_ref().map_or(0, String::len);
+            let mut json = Vec::with_capacity(enough);
             // What can't be encoded is found again by the writer.
             if serde_json::to_writer(&mut json, self).is_ok() {
+                // It has grown to twice what it takes, where much was to be escaped.
+                if json.capacity() > enough {
+                    json.shrink_to_fit();
+                }
                 (self.encoded, self.body) = (Some(json), None);
             }
         }
@@ -135,6 +140,12 @@ mod tests {
         let line = serde_json::to_vec(&record).unwrap();
         record.encode();
         assert!(record.encoded == Some(line) && record.body.is_none());
+
+        // Each takes six bytes.
+        let mut record = Record { body: Some("\u{1}".repeat(10_000)), ..Record::default() };
+        record.encode();
+        let line = record.encoded.unwrap();
+        assert!(record.body.is_none() && line.len() > 60_000 && line.capacity() < line.len() + 512);
 
         // Not yet: its place in the archive is not known.
         let mut record = Record { body: Some("x".into()), warc: Some(Place::At(0, 1)), ..Record::default() };
