@@ -130,6 +130,8 @@ pub(crate) trait WorkerLink: Send + Sync {
     fn revoke(&self, ticket: Ticket) -> bool;
     /// Tells the supervisor that the task has been settled by somebody else: free its slot or stop its worker.
     fn abandoned(&self, ticket: Ticket);
+    /// Waits for the answer for a moment, on the thread that needs it, if nobody else does.
+    fn fetch(&self, ticket: Ticket);
 }
 
 /// How many tasks of this process were ended while they were queued; their empty cells may still lie in a backlog.
@@ -297,6 +299,8 @@ pub(crate) trait Observed<T>: AnyCell {
     fn has_published(&self) -> bool;
     /// Waits until the outcome can be had, and leaves it where it is.
     fn poll_published(&self, cx: &mut TaskContext<'_>) -> Poll<()>;
+    /// Before a blocking wait: this thread does what it can to bring the outcome about.
+    fn fetch(&self);
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<T>>;
     fn on_done(&self, callback: Callback<T>);
 }
@@ -702,6 +706,17 @@ impl<J: Job> AnyCell for Cell<J> {
 impl<J: Job> Observed<J::Output> for Cell<J> {
     fn has_published(&self) -> bool {
         self.published.load(Ordering::Acquire)
+    }
+
+    fn fetch(&self) {
+        let link = {
+            let inner = self.inner.lock();
+            // Callbacks are for the executor's threads.
+            inner.extras.as_deref().filter(|extras| extras.callbacks.is_empty()).and_then(|extras| extras.link.clone())
+        };
+        if let Some((link, ticket)) = link {
+            link.fetch(ticket);
+        }
     }
 
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<J::Output>> {

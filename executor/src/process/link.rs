@@ -12,7 +12,7 @@
 //! once.
 
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +38,9 @@ const AHEAD: Duration = Duration::from_millis(2);
 
 /// An answer that is to come within this time is looked for before anybody sleeps.
 const SOON: Duration = Duration::from_micros(50);
+
+/// For an answer that takes longer than this, wake-ups included, no caller looks.
+const SHORTLY: Duration = Duration::from_micros(200);
 
 /// How much work must lie ahead of a worker before its answers may wait for a moment.
 const WELL_FED: Duration = Duration::from_micros(300);
@@ -88,6 +91,10 @@ impl WorkerLink for Shared {
             self.pool.has_news.store(true, Ordering::Relaxed);
         }
         self.pool.notify.notify_one();
+    }
+
+    fn fetch(&self, ticket: Ticket) {
+        self.pool.fetch(self.index, ticket);
     }
 }
 
@@ -174,11 +181,17 @@ pub(super) enum Sent {
     Unknown(Call, CodecError),
 }
 
+/// The part of a worker that stays on the supervisor's thread.
+pub(super) struct Body {
+    pub(super) process: Handle,
+    pub(super) stderr: OwnedFd,
+}
+
+/// The part of a worker that whoever holds the crew's lock can work with, be it the supervisor or a caller.
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) info: Arc<WorkerInfo>,
     pub(super) stage: Stage,
-    pub(super) process: Rc<Handle>,
     pub(super) line: Line,
     sockets: Sockets,
     shared: Arc<Shared>,
@@ -205,26 +218,23 @@ pub(super) struct Worker {
     is_deaf: bool,
     /// The luggage that is to be written next has to wait a moment, and all after it with it.
     luggage_waits: bool,
-    /// Tells the task that owns the socket that there is something to write, or that the stage has changed.
-    pub(super) poke: Rc<Notify>,
+    /// Signals that its process is to be sent.
+    pub(super) signals: Vec<i32>,
+    /// Tells the task that owns the socket and the process that there is something to write or to signal, or that the
+    /// stage has changed.
+    pub(super) poke: Arc<Notify>,
     /// Whether it has answered a call of a task.
     pub(super) has_worked: bool,
 }
 
 impl Worker {
-    pub(super) fn new(
-        index: usize,
-        name: String,
-        started: Started,
-        pool: &Arc<Pool>,
-    ) -> std::io::Result<(Self, std::os::fd::OwnedFd)> {
+    pub(super) fn new(index: usize, name: String, started: Started, pool: &Arc<Pool>) -> std::io::Result<(Self, Body)> {
         let Greeted { claims, sockets, ring } = started.greeted;
         let info = WorkerInfo { name, pid: started.pid, busy: AtomicBool::new(false), completed: AtomicU64::new(0) };
         let worker = Worker {
             index,
             info: Arc::new(info),
             stage: Stage::Starting,
-            process: Rc::new(started.process),
             line: Line::new(started.channel, ring)?,
             sockets,
             shared: Arc::new(Shared { claims, index, pool: pool.clone() }),
@@ -242,10 +252,11 @@ impl Worker {
             spare: BytesMut::new(),
             is_deaf: false,
             luggage_waits: false,
-            poke: Rc::new(Notify::new()),
+            signals: Vec::new(),
+            poke: Arc::new(Notify::new()),
             has_worked: false,
         };
-        Ok((worker, started.stderr))
+        Ok((worker, Body { process: started.process, stderr: started.stderr }))
     }
 
     // ---- Calls -----------------------------------------------------------------------------------------------------
@@ -479,10 +490,11 @@ impl Worker {
         }
     }
 
+    /// To be killed, by the task that owns its process.
     pub(super) fn kill(&mut self, why: Option<String>) {
         if !matches!(self.stage, Stage::Dying(_)) {
             self.stage = Stage::Dying(why);
-            self.process.kill();
+            self.poke.notify_one();
         }
     }
 
@@ -546,6 +558,16 @@ impl Worker {
     /// Whether an answer is to come within microseconds, so that it is worth to look for it.
     pub(super) fn is_due(&self) -> bool {
         !self.flights.is_empty() && self.line.has_ring() && self.each.is_some_and(|each| each < SOON)
+    }
+
+    /// Whether this call is all that it has, and the answer may come at any moment.
+    pub(super) fn is_about_to_answer(&self, ticket: Ticket) -> bool {
+        self.stage == Stage::Ready
+            && !self.is_deaf
+            && self.in_flight() == 1
+            && self.has(ticket)
+            && self.line.has_ring()
+            && self.each.is_some_and(|each| each < SHORTLY)
     }
 
     /// Whether there is something to read from it, as far as can be seen without asking the system.

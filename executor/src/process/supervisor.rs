@@ -1,9 +1,11 @@
 //! The supervisor: one thread of the parent that starts the workers, gives them calls, reads their replies and replaces
 //! the dead.
 //!
-//! Everything here runs on a current-thread runtime; the state is a `RefCell` that is borrowed for one [`turn`] at a
-//! time and never across an await. User code (decoding, callbacks, drops of values) runs after the turn, when nothing
-//! is borrowed: what a turn decides is listed as [`Settlement`]s and performed then.
+//! Everything here runs on a current-thread runtime; the state is behind a lock that is held for one [`turn`] at a
+//! time and never across an await. User code (decoding, callbacks, drops of values) runs after the turn, when the lock
+//! is free: what a turn decides is listed as [`Settlement`]s and performed then. While the supervisor rests, a caller
+//! may take the lock and do the little that a single call needs (`direct.rs`); processes and timers are out of its
+//! reach, and what has to be done to them is left to the supervisor.
 //!
 //! A turn:
 //!
@@ -29,11 +31,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_ext::{BlockingObserver, set_blocking_observer};
+use parking_lot::Mutex;
 use polypool_ipc::ClaimState;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -41,7 +44,8 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::StartMethod;
-use super::link::{Sent, Stage, Worker};
+use super::direct;
+use super::link::{Body, Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
 use super::transport::{self, ALLOWANCE, Looks};
@@ -89,7 +93,8 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
     let ended = pool.ended.clone();
     let buffers = buffers::Use::begin();
     LocalSet::new().block_on(&runtime, async {
-        let supervisor: Cast = Rc::new(RefCell::new(Supervisor::new(pool.clone())));
+        let supervisor: Cast = Supervisor::new(pool.clone());
+        let _ = pool.crew.set(Arc::downgrade(&supervisor));
         loop {
             pool.notify.notified().await;
             match bustle(&supervisor) {
@@ -103,6 +108,8 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
         }
     });
     // Without waiting for a thread that can't get rid of a worker's words.
+    #[cfg(target_os = "linux")]
+    FORK_SERVER.set(None);
     runtime.shutdown_background();
     drop(buffers);
     ended.cancel();
@@ -114,7 +121,18 @@ pub(super) fn enter(id: PoolId) {
     set_blocking_observer(Some(Rc::new(NoBlocking)));
 }
 
-type Cast = Rc<RefCell<Supervisor>>;
+type Cast = Arc<Mutex<Supervisor>>;
+
+#[cfg(target_os = "linux")]
+thread_local! {
+    /// That of the supervisor whose thread this is: no caller has a use for it.
+    static FORK_SERVER: RefCell<Option<Rc<super::forkserver::ForkServer>>> = const { RefCell::new(None) };
+}
+
+#[cfg(target_os = "linux")]
+fn fork_server() -> Option<Rc<super::forkserver::ForkServer>> {
+    FORK_SERVER.with_borrow(Clone::clone)
+}
 
 /// Whoever blocks here blocks the whole pool, most likely on itself; it fails loudly instead.
 struct NoBlocking;
@@ -130,24 +148,25 @@ impl BlockingObserver for NoBlocking {
     fn resumed(&self) {}
 }
 
-struct Supervisor {
-    pool: Arc<Pool>,
-    workers: BTreeMap<usize, Worker>,
+/// All that the supervisor knows, but for what belongs to its thread.
+pub(super) struct Supervisor {
+    pub(super) pool: Arc<Pool>,
+    pub(super) workers: BTreeMap<usize, Worker>,
     next_index: usize,
     /// Workers whose process is being made.
     being_started: usize,
     failed_starts: u32,
-    settlements: Vec<Settlement>,
+    pub(super) settlements: Vec<Settlement>,
     /// Calls between the backlog and a worker; empty but for that moment.
     taken: VecDeque<Call>,
     /// How many calls had been submitted when it last looked.
-    seen: u64,
+    pub(super) seen: u64,
     looks: Looks,
     #[cfg(target_os = "linux")]
-    fork_server: Option<Rc<super::forkserver::ForkServer>>,
-    #[cfg(target_os = "linux")]
     spare: Spare,
-    this: std::rc::Weak<RefCell<Supervisor>>,
+    /// Those of callers.
+    pub(super) fetches: Looks,
+    this: Weak<Mutex<Supervisor>>,
     /// The strongest shutdown that has been carried out.
     carried_out: Option<Shutdown>,
     /// A signal that somebody asked for is on its way to the process.
@@ -166,8 +185,8 @@ struct Spare {
     is_due: bool,
 }
 
-/// What is to be done when nothing is borrowed, because it runs user code.
-enum Settlement {
+/// What is to be done when nothing is locked, because it runs user code.
+pub(super) enum Settlement {
     Reply(Arc<dyn Callable>, Ticket, Reply),
     Started(Arc<dyn Callable>, Ticket),
     Progress(Arc<dyn Callable>, Ticket, u32, Progress),
@@ -186,25 +205,22 @@ fn turn(supervisor: &Cast, what: impl FnOnce(&mut Supervisor)) -> bool {
     let mut settlements = Vec::new();
     loop {
         let pool = {
-            let mut borrowed = supervisor.borrow_mut();
-            if borrowed.this.strong_count() == 0 {
-                borrowed.this = Rc::downgrade(supervisor);
-            }
+            let mut crew = supervisor.lock();
             if let Some(what) = what.take() {
-                what(&mut borrowed);
+                what(&mut crew);
             }
-            borrowed.pass_signals();
-            borrowed.carry_out_shutdown();
-            borrowed.dispatch();
-            if borrowed.settlements.is_empty() {
-                if settlements.capacity() > borrowed.settlements.capacity() {
+            crew.pass_signals();
+            crew.carry_out_shutdown();
+            crew.dispatch();
+            if crew.settlements.is_empty() {
+                if settlements.capacity() > crew.settlements.capacity() {
                     // Its memory serves the next turn.
-                    borrowed.settlements = settlements;
+                    crew.settlements = settlements;
                 }
-                return borrowed.is_over();
+                return crew.is_over();
             }
-            std::mem::swap(&mut borrowed.settlements, &mut settlements);
-            borrowed.pool.clone()
+            std::mem::swap(&mut crew.settlements, &mut settlements);
+            crew.pool.clone()
         };
         settle(&pool, &mut settlements);
     }
@@ -237,7 +253,12 @@ enum Bustle {
 /// so what can be seen in memory is looked for there: new calls, and what stands in the rings.
 fn bustle(supervisor: &Cast) -> Bustle {
     let begun = Instant::now();
-    supervisor.borrow().pool.state.lock().awake = true;
+    {
+        let crew = supervisor.lock();
+        let mut state = crew.pool.state.lock();
+        state.awake = true;
+        crew.pool.rests.store(false, Ordering::Relaxed);
+    }
     let mut what: fn(&mut Supervisor) = Supervisor::hear;
     let mut has_napped = false;
     loop {
@@ -250,21 +271,21 @@ fn bustle(supervisor: &Cast) -> Bustle {
         }
         let mut looks = 0;
         loop {
-            let mut borrowed = supervisor.borrow_mut();
-            if borrowed.has_come() {
-                borrowed.looks.found();
+            let mut crew = supervisor.lock();
+            if crew.has_come() {
+                crew.looks.found();
                 has_napped = false;
                 break;
             }
             // Not again if nothing has come meanwhile: the tasks have become longer.
-            if !has_napped && borrowed.can_nap() {
+            if !has_napped && crew.can_nap() {
                 has_napped = true;
-                drop(borrowed);
+                drop(crew);
                 std::thread::sleep(NAP);
                 continue;
             }
-            if borrowed.may_look() && borrowed.looks.again() {
-                drop(borrowed);
+            if crew.may_look() && crew.looks.again() {
+                drop(crew);
                 looks += 1;
                 if looks < CLOSELY {
                     std::hint::spin_loop();
@@ -273,7 +294,7 @@ fn bustle(supervisor: &Cast) -> Bustle {
                 }
                 continue;
             }
-            if borrowed.rest() {
+            if crew.rest() {
                 return Bustle::Rests;
             }
             break;
@@ -281,7 +302,8 @@ fn bustle(supervisor: &Cast) -> Bustle {
     }
 }
 
-fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) {
+/// Performs what was decided. Runs user code, so no lock is held. `true`: calls have gone back into the backlog.
+pub(super) fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) -> bool {
     let mut back = Vec::new();
     for settlement in settlements.drain(..) {
         let (cell, ended) = match settlement {
@@ -339,31 +361,34 @@ fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) {
             let _ = panic::catch(move || drop(cell));
         }
     }
-    if !back.is_empty() {
-        pool.put_back(back);
+    if back.is_empty() {
+        return false;
     }
+    pool.put_back(back);
+    true
 }
 
 impl Supervisor {
-    fn new(pool: Arc<Pool>) -> Self {
-        Supervisor {
-            pool,
-            workers: BTreeMap::new(),
-            next_index: 0,
-            being_started: 0,
-            failed_starts: 0,
-            settlements: Vec::new(),
-            taken: VecDeque::new(),
-            seen: 0,
-            looks: Looks::default(),
-            #[cfg(target_os = "linux")]
-            fork_server: None,
-            #[cfg(target_os = "linux")]
-            spare: Spare::default(),
-            this: std::rc::Weak::new(),
-            carried_out: None,
-            was_signalled: false,
-        }
+    fn new(pool: Arc<Pool>) -> Cast {
+        Arc::new_cyclic(|this| {
+            Mutex::new(Supervisor {
+                pool,
+                workers: BTreeMap::new(),
+                next_index: 0,
+                being_started: 0,
+                failed_starts: 0,
+                settlements: Vec::new(),
+                taken: VecDeque::new(),
+                seen: 0,
+                looks: Looks::new(transport::LOOK),
+                fetches: Looks::new(direct::LOOK),
+                #[cfg(target_os = "linux")]
+                spare: Spare::default(),
+                this: this.clone(),
+                carried_out: None,
+                was_signalled: false,
+            })
+        })
     }
 
     /// Whether everything is done and nothing is left.
@@ -374,14 +399,15 @@ impl Supervisor {
             && self.workers.is_empty()
             && self.being_started == 0
             && self.settlements.is_empty()
-            && !self.pool.clock.is_ending();
+            && !self.pool.clock.is_ending()
+            && state.fetching == 0;
         drop(state);
         #[cfg(target_os = "linux")]
         if over && self.spare.is_coming {
             return false;
         }
         #[cfg(target_os = "linux")]
-        if over && let Some(server) = &self.fork_server {
+        if over && let Some(server) = fork_server() {
             // Over when that has been reaped as well.
             server.end();
             return server.is_gone();
@@ -447,7 +473,10 @@ impl Supervisor {
         let Some(watch) = &self.pool.config.watch else { return };
         for signal in watch.take_signals() {
             self.was_signalled = true;
-            self.workers.values().for_each(|worker| worker.process.signal(signal));
+            for worker in self.workers.values_mut() {
+                worker.signals.push(signal);
+                worker.poke.notify_one();
+            }
         }
     }
 
@@ -466,7 +495,7 @@ impl Supervisor {
             }
             Some(Shutdown::Now) => {
                 #[cfg(target_os = "linux")]
-                if let Some(server) = &self.fork_server {
+                if let Some(server) = fork_server() {
                     server.give_up();
                 }
                 for worker in self.workers.values_mut() {
@@ -598,7 +627,8 @@ impl Supervisor {
     /// Ends the workers when there is nothing more to come.
     fn let_go(&mut self) {
         let state = self.pool.state.lock();
-        let over = !state.phase.is_open() && state.lanes.is_empty() && !self.pool.clock.is_ending();
+        let over =
+            !state.phase.is_open() && state.lanes.is_empty() && !self.pool.clock.is_ending() && state.fetching == 0;
         drop(state);
         // What is about to be put back must find its workers.
         if !over || self.settlements.iter().any(|next| !matches!(next, Settlement::Cancel(_))) {
@@ -674,7 +704,7 @@ impl Supervisor {
         if !self.spare.is_due {
             return;
         }
-        let Some(server) = self.fork_server.clone().filter(|server| !server.is_gone()) else { return };
+        let Some(server) = fork_server().filter(|server| !server.is_gone()) else { return };
         let is_needed = self.pool.config.watch.is_none() && self.workers.values().any(|worker| worker.has_worked);
         let is_free = self.spare.process.is_none() && !self.spare.is_coming && self.being_started == 0;
         if !is_needed || !is_free || !self.pool.state.lock().phase.is_open() {
@@ -703,11 +733,11 @@ impl Supervisor {
     #[cfg(target_os = "linux")]
     fn fork(&mut self, index: usize, name: String) {
         use super::forkserver::ForkServer;
-        let server = match self.fork_server.clone().filter(|server| !server.is_gone()) {
+        let server = match fork_server().filter(|server| !server.is_gone()) {
             Some(server) => server,
             None => match ForkServer::start(&self.pool) {
                 Ok(server) => {
-                    self.fork_server = Some(server.clone());
+                    FORK_SERVER.set(Some(server.clone()));
                     server
                 }
                 Err(error) => return self.started(index, name, Err(error)),
@@ -731,7 +761,7 @@ impl Supervisor {
 
     fn started(&mut self, index: usize, name: String, started: std::io::Result<Started>) {
         let made = started.and_then(|started| Worker::new(index, name, started, &self.pool));
-        let (worker, stderr) = match made {
+        let (worker, body) = match made {
             Ok(made) => made,
             Err(error) => return self.start_failed(&error.to_string()),
         };
@@ -741,7 +771,7 @@ impl Supervisor {
         }
         let Some(this) = self.this.upgrade() else { return };
         self.workers.insert(index, worker);
-        spawn_local(attend(this, index, stderr));
+        spawn_local(attend(this, index, body));
     }
 
     fn start_failed(&mut self, why: &str) {
@@ -766,7 +796,7 @@ impl Supervisor {
     // ---- What workers say ------------------------------------------------------------------------------------------
 
     /// Reads what a worker has sent. `false`: there will be nothing more.
-    fn readable(&mut self, index: usize) -> bool {
+    pub(super) fn readable(&mut self, index: usize) -> bool {
         let limit = self.pool.config.max_message_size;
         let (mut answers, mut total, mut allowance) = (0, 0, ALLOWANCE);
         let open = loop {
@@ -941,9 +971,12 @@ impl Supervisor {
 
     /// Whether something has happened, as far as can be seen without asking the system.
     fn has_come(&self) -> bool {
-        self.pool.arrived.load(Ordering::Relaxed) != self.seen
-            || self.workers.values().any(|worker| worker.has_something())
-            || self.pool.has_news.load(Ordering::Relaxed)
+        self.has_news() || self.workers.values().any(|worker| worker.has_something())
+    }
+
+    /// Whether callers have done something.
+    pub(super) fn has_news(&self) -> bool {
+        self.pool.arrived.load(Ordering::Relaxed) != self.seen || self.pool.has_news.load(Ordering::Relaxed)
     }
 
     /// Whether every worker has so much to do that nobody is kept waiting if answers are left lying for a moment. They
@@ -954,6 +987,10 @@ impl Supervisor {
 
     /// Whether something is likely to come at once, and waiting for it with open eyes is in nobody's way.
     fn may_look(&self) -> bool {
+        if self.workers.values().all(|worker| worker.in_flight() == 0) {
+            // A caller that blocks for each of its calls sends the next one itself, and sooner if it finds us resting.
+            return self.has_core() && !self.pool.blocks.swap(false, Ordering::Relaxed);
+        }
         self.has_core() && self.workers.values().all(|worker| worker.in_flight() == 0 || worker.is_due())
     }
 
@@ -968,11 +1005,12 @@ impl Supervisor {
             return false;
         }
         state.awake = false;
+        self.pool.rests.store(true, Ordering::Relaxed);
         true
     }
 
     /// Whether there is a core on which this thread is in nobody's way.
-    fn has_core(&self) -> bool {
+    pub(super) fn has_core(&self) -> bool {
         let cores = transport::cores();
         self.workers.len() < cores || self.workers.values().filter(|worker| worker.in_flight() > 0).count() < cores
     }
@@ -1045,7 +1083,7 @@ impl Supervisor {
 }
 
 /// Looks after a stop whose grace is over. `true`: look again later.
-fn still_running(this: &std::rc::Weak<RefCell<Supervisor>>, index: usize, ticket: Ticket, last: bool) -> bool {
+fn still_running(this: &Weak<Mutex<Supervisor>>, index: usize, ticket: Ticket, last: bool) -> bool {
     let Some(supervisor) = this.upgrade() else { return false };
     let mut again = false;
     turn(&supervisor, |supervisor| {
@@ -1063,25 +1101,27 @@ fn still_running(this: &std::rc::Weak<RefCell<Supervisor>>, index: usize, ticket
 }
 
 /// Looks after one worker: its socket, its stderr, its start and its end.
-async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
-    let Some((stream, process, poke)) = supervisor
-        .borrow()
-        .workers
-        .get(&index)
-        .map(|worker| (worker.line.stream(), worker.process.clone(), worker.poke.clone()))
-    else {
-        return;
-    };
+async fn attend(supervisor: Cast, index: usize, body: Body) {
+    let Body { process, stderr } = body;
+    let parts = supervisor.lock().workers.get(&index).map(|worker| (worker.line.stream(), worker.poke.clone()));
+    let Some((stream, poke)) = parts else { return };
     let tail = Rc::new(RefCell::new(Vec::new()));
     let listening = spawn_local(listen(stderr, tail.clone()));
-    let handshake_timeout = supervisor.borrow().pool.config.handshake_timeout;
+    let pool = supervisor.lock().pool.clone();
+    let handshake_timeout = pool.config.handshake_timeout;
     let ready_by = Instant::now() + handshake_timeout;
-    let mut retire_by = None;
+    let (mut retire_by, mut was_killed) = (None, false);
     let exit = loop {
-        let (wants_write, luggage_waits, stage, is_deaf) = match supervisor.borrow().workers.get(&index) {
-            Some(worker) => (worker.wants_write(), worker.luggage_waits(), worker.stage.clone(), worker.is_deaf()),
+        let (wants_write, luggage_waits, stage, is_deaf) = match supervisor.lock().workers.get_mut(&index) {
+            Some(worker) => {
+                worker.signals.drain(..).for_each(|signal| process.signal(signal));
+                (worker.wants_write(), worker.luggage_waits(), worker.stage.clone(), worker.is_deaf())
+            }
             None => (false, false, Stage::Dying(None), false),
         };
+        if matches!(stage, Stage::Dying(_)) && !std::mem::replace(&mut was_killed, true) {
+            process.kill();
+        }
         if is_deaf {
             break end(&process).await;
         }
@@ -1094,14 +1134,17 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
             // Where there is no pidfd, the exit is asked for when the channel has ended, and not before.
             exit = process.wait(), if cfg!(target_os = "linux") => break exit,
             result = something(&supervisor, index, &stream) => {
-                let mut open = result.is_ok();
-                turn(&supervisor, |supervisor| open = open && supervisor.readable(index));
-                if !open {
-                    break end(&process).await;
-                }
+                let is_open = result.is_ok();
+                turn(&supervisor, |supervisor| {
+                    if !(is_open && supervisor.readable(index))
+                        && let Some(worker) = supervisor.workers.get_mut(&index)
+                    {
+                        worker.hang_up();
+                    }
+                });
                 // Whether more comes is seen by the one who looks for all workers. Looking for it here as well would
                 // keep the runtime from its timers, and from the ends of workers, once for each worker.
-                supervisor.borrow().pool.notify.notify_one();
+                pool.notify.notify_one();
             }
             () = room(&supervisor, index, &stream), if wants_write && !luggage_waits => {
                 turn(&supervisor, |supervisor| {
@@ -1139,7 +1182,7 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
     let words = String::from_utf8_lossy(&tail.borrow()).into_owned();
     let over = turn(&supervisor, |supervisor| supervisor.ended(index, exit, words));
     if over {
-        supervisor.borrow().pool.notify.notify_one();
+        pool.notify.notify_one();
     }
 }
 
@@ -1158,7 +1201,7 @@ async fn end(process: &start::Handle) -> WorkerExit {
 /// # Cancellation safety
 /// Can be dropped and called again: a rest that has begun goes on.
 async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std::io::Result<()> {
-    let rests = supervisor.borrow_mut().workers.get_mut(&index).is_none_or(|worker| worker.line.rest());
+    let rests = supervisor.lock().workers.get_mut(&index).is_none_or(|worker| worker.line.rest());
     if rests {
         stream.readable().await
     } else {
@@ -1173,7 +1216,7 @@ async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std:
 /// # Cancellation safety
 /// As [`something`].
 async fn room(supervisor: &Cast, index: usize, stream: &UnixStream) {
-    let (bell, rests) = match supervisor.borrow_mut().workers.get_mut(&index) {
+    let (bell, rests) = match supervisor.lock().workers.get_mut(&index) {
         Some(worker) => (worker.line.room(), worker.line.rest_for_room()),
         None => return,
     };

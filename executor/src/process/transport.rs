@@ -38,8 +38,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut as _, BytesMut};
@@ -56,7 +55,7 @@ pub(super) const RINGS: u8 = 1;
 pub(super) const NO_RINGS: u8 = 0;
 
 /// For how long the supervisor looks before it rests: about as long as it takes to be woken.
-const LOOK: Duration = Duration::from_micros(40);
+pub(super) const LOOK: Duration = Duration::from_micros(40);
 
 /// Looks that were in vain cost credit, and without credit the next rests begin at once: so many.
 const SKIP: u32 = 64;
@@ -72,7 +71,7 @@ pub(super) fn foresight(have: usize, there: usize, missing: usize) -> usize {
 
 /// The supervisor's end of a worker's channel.
 pub(super) struct Line {
-    stream: Rc<UnixStream>,
+    stream: Arc<UnixStream>,
     /// Made, and not yet joined by the worker.
     offered: Option<Ring>,
     ring: Option<Ring>,
@@ -82,7 +81,7 @@ pub(super) struct Line {
 pub(super) struct Ring {
     reader: RingReader,
     writer: RingWriter,
-    room: Rc<UnixStream>,
+    room: Arc<UnixStream>,
     /// Whether a rest has begun since the bells were last heard.
     rests: bool,
     waits_for_room: bool,
@@ -103,7 +102,7 @@ impl Ring {
         // The other end of this bell is a descriptor of its own, so the worker doesn't notice that ours doesn't block.
         let bell = writer.bell()?;
         bell.set_nonblocking(true)?;
-        let room = Rc::new(UnixStream::from_std(bell)?);
+        let room = Arc::new(UnixStream::from_std(bell)?);
         let ring = Ring { reader, writer, room, rests: false, waits_for_room: false, has_ended: false };
         Ok((ring, luggage))
     }
@@ -112,7 +111,7 @@ impl Ring {
 impl Line {
     /// Must be called on the supervisor's runtime.
     pub(super) fn new(stream: std::os::unix::net::UnixStream, offered: Option<Ring>) -> io::Result<Self> {
-        Ok(Line { stream: Rc::new(UnixStream::from_std(stream)?), offered, ring: None })
+        Ok(Line { stream: Arc::new(UnixStream::from_std(stream)?), offered, ring: None })
     }
 
     /// The worker has said whether it has joined the rings.
@@ -131,12 +130,12 @@ impl Line {
         Ok(())
     }
 
-    pub(super) fn stream(&self) -> Rc<UnixStream> {
+    pub(super) fn stream(&self) -> Arc<UnixStream> {
         self.stream.clone()
     }
 
     /// What rings when there is room in the ring, if there is one.
-    pub(super) fn room(&self) -> Option<Rc<UnixStream>> {
+    pub(super) fn room(&self) -> Option<Arc<UnixStream>> {
         self.ring.as_ref().map(|ring| ring.room.clone())
     }
 
@@ -286,8 +285,9 @@ fn hear(socket: &UnixStream) -> io::Result<bool> {
 }
 
 /// Whether looking pays.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Looks {
+    longest: Duration,
     since: Option<Instant>,
     credit: u32,
     skip: u32,
@@ -296,11 +296,20 @@ pub(super) struct Looks {
 impl Looks {
     const MOST_CREDIT: u32 = 16;
 
+    pub(super) fn new(longest: Duration) -> Self {
+        Looks { longest, since: None, credit: 0, skip: 0 }
+    }
+
     /// Something has come.
     pub(super) fn found(&mut self) {
         if self.since.take().is_some() {
             self.credit = (self.credit + 1).min(Self::MOST_CREDIT);
         }
+    }
+
+    /// There is something else to do.
+    pub(super) fn give_up(&mut self) {
+        self.since = None;
     }
 
     /// Whether to look once more.
@@ -315,7 +324,7 @@ impl Looks {
                 self.since = Some(now);
                 true
             }
-            Some(since) if now.duration_since(since) < LOOK => true,
+            Some(since) if now.duration_since(since) < self.longest => true,
             Some(_) => {
                 self.since = None;
                 self.credit = self.credit.saturating_sub(4);

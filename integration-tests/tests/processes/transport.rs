@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use integration_tests::tasks::double;
+use integration_tests::tasks::{double, panic_at_first};
 use integration_tests::{Board, Gate, Row, eventually, rows, seconds};
-use polypool::{Executor, ExecutorExt, Fd, ProcessPool, Shutdown, StartMethod};
+use polypool::{Executor, ExecutorExt, Fd, ProcessPool, Shutdown, StartMethod, TaskOptions};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::common::{builder, descriptors_and_threads, ends_clean, goes_on, pids, signal, soon};
@@ -16,6 +16,7 @@ pub(crate) const ROWS: &[Row<fn()>] = crate::both![
     want_of_descriptors_leaves_the_socket,
     large_messages_fill_both_directions_at_once,
     calls_are_seen_however_they_meet_the_rest_of_the_supervisor,
+    callers_that_wait_send_and_fetch_by_themselves,
     workers_without_rings_that_have_enough_to_do,
     rings_go_with_their_workers,
     rings_go_with_workers_that_are_killed,
@@ -164,6 +165,43 @@ fn calls_are_seen_however_they_meet_the_rest_of_the_supervisor(method: StartMeth
     });
     assert_eq!(pool.stats().workers_lost, 0);
     ends_clean(&pool, Shutdown::Drain);
+}
+
+/// A caller that blocks for one call after the other has them sent and their answers read on its own thread. Whatever
+/// needs the supervisor, as to try again, to replace a worker or to end the pool, must still come to it.
+fn callers_that_wait_send_and_fetch_by_themselves(method: StartMethod) {
+    let board = Board::new();
+    let pool = builder(method, 1).build().unwrap();
+    for n in 0..200 {
+        assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+    }
+    for n in 0..50 {
+        let failing = panic_at_first { failures: 2, traces: board.traces() };
+        assert_eq!(soon(pool.submit_with(failing, TaskOptions::new().retries(2))).unwrap(), 2, "the last run");
+        assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n, "the same worker");
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.workers_lost, stats.retried), (0, 100));
+    assert_eq!((stats.submitted, stats.completed, stats.skipped), (300, 400, 0));
+    ends_clean(&pool, Shutdown::Drain);
+
+    let pool = builder(method, 1).max_tasks_per_worker(7).build().unwrap();
+    for n in 0..70 {
+        assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+    }
+    ends_clean(&pool, Shutdown::Drain);
+
+    // The pool ends while an answer is fetched, and not before.
+    for n in 0..10 {
+        let pool = builder(method, 1).build().unwrap();
+        (0..20).for_each(|n| assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n));
+        let task = pool.submit(double { n });
+        let mut end = pool.shutdown(Shutdown::Drain);
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(soon(task).unwrap(), 2 * n));
+            end.wait_timeout(seconds(5)).expect("it ends");
+        });
+    }
 }
 
 /// All cores are busy, which is when the supervisor leaves the answers of rings lying for a moment.
