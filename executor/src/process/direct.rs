@@ -48,7 +48,7 @@ pub(super) const LOOK: Duration = Duration::from_micros(80);
 const LOOKS: u32 = 16;
 
 /// After so many times, those who want the core have it in between: perhaps it's the worker.
-const CLOSELY: u32 = 4;
+const CLOSELY: u32 = 1;
 
 impl Pool {
     /// Sends the call to an idle worker, or gives it back for the backlog.

@@ -32,6 +32,9 @@
 //! next rest has another mark, as a worker that was held up may have rung for something that was read before. For room
 //! to write it is the same with the marks the other way round and a bell of its own.
 //!
+//! While it rests, a caller may take its place for a moment (`direct.rs`): it takes the mark away, looks, and marks the
+//! ring again.
+//!
 //! What a lying worker can do to a ring: claim positions, which are checked against the ring's length; write any bytes,
 //! which are frames as much as those in a socket are; ring without reason, which costs a look; never ring, which is
 //! silence.
