@@ -5,8 +5,8 @@
 //! for the answer of the one call that a worker has looks for it in the ring for a moment, as the supervisor would.
 //!
 //! ```text
-//!   submit:  try the crew's lock ─▶ rests, nothing queued, a worker idle? ─▶ write the call       otherwise: the backlog
-//!   wait:    try the crew's lock ─▶ rests, this call alone, due soon? ─▶ look ─▶ settle           otherwise: sleep
+//!   submit:  try the crew's lock ─▶ rests, nothing queued, a worker idle? ─▶ write the call   otherwise: the backlog
+//!   wait:    try the crew's lock ─▶ rests, this call alone, due soon? ─▶ look ─▶ settle       otherwise: sleep
 //! ```
 //!
 //! **Nobody depends on it.** All of it is given up at once when the lock is taken, and the supervisor goes on from
@@ -18,16 +18,16 @@
 //! cancellers have for the supervisor wakes it as ever, because it rests; it then waits for the lock, which is given
 //! back as soon as the one who looks sees that there are news.
 //!
-//! **Order.** A call goes directly only when the backlog is empty and the supervisor has seen all that was submitted, so
-//! it overtakes nobody.
+//! **Order.** A call goes directly only when the backlog is empty and the supervisor has seen all that was submitted,
+//! so it overtakes nobody.
 //!
-//! **Stacks.** Values that are nested deeply take more stack to be decoded than a caller may have; the supervisor has
-//! enough. So a caller settles small answers only, which can't be nested deeply, and leaves others to the supervisor.
+//! **Stacks.** Values that are nested deeply take more stack to be decoded than a caller may have; the supervisor
+//! has enough. So a caller settles small answers only, which can't be nested deeply, and leaves others to the supervisor.
 //!
 //! **Callbacks** stay on the pool's threads: who has registered one for a task doesn't fetch its answer (`state.rs`).
 //!
-//! **The end.** A pool isn't over while a caller settles what it has read (`State::fetching`): the last task's future has
-//! its outcome before [`shutdown`](crate::Executor::shutdown) says that the pool has ended.
+//! **The end.** A pool isn't over while a caller settles what it has read (`State::fetching`): the last task's future
+//! has its outcome before [`shutdown`](crate::Executor::shutdown) says that the pool has ended.
 
 use std::hint::spin_loop;
 use std::sync::Weak;
@@ -48,7 +48,7 @@ pub(super) const LOOK: Duration = Duration::from_micros(80);
 const LOOKS: u32 = 16;
 
 /// After so many times, those who want the core have it in between: perhaps it's the worker.
-const CLOSELY: u32 = 1;
+const CLOSELY: u32 = 4;
 
 impl Pool {
     /// Sends the call to an idle worker, or gives it back for the backlog.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const LONGEST: Duration = Duration::from_micros(30);
 /// After so long, those who want the core have it between two looks: perhaps it's the one who is waited for.
-const CLOSELY: Duration = Duration::from_micros(1);
+const CLOSELY: Duration = Duration::from_micros(3);
 const MOST_CREDIT: i32 = 16;
 
 /// How spinning has paid lately, for one who waits.
