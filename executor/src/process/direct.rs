@@ -16,7 +16,13 @@
 //! Who looks takes the mark away, and so the worker doesn't ring; before the lock is given back, the mark is set again
 //! (with a new number), and if something has come meanwhile, the supervisor is woken to read it. What callers and
 //! cancellers have for the supervisor wakes it as ever, because it rests; it then waits for the lock, which is given
-//! back as soon as the one who looks sees that there are news.
+//! back as soon as the one who looks sees that there are news, be they from callers or from other workers.
+//!
+//! **Nobody is rung for in vain.** A worker that has answered finds the mark still there, if whoever waits has not come
+//! to look yet. It gives that thread a microsecond before it rings, which would wake the supervisor.
+//!
+//! **The supervisor gives way** ([`Supervisor::gives_way`]): it rests before it publishes the last answer to somebody who
+//! blocks for it.
 //!
 //! **Order.** A call goes directly only when the backlog is empty and the supervisor has seen all that was submitted,
 //! so it overtakes nobody.
@@ -24,20 +30,24 @@
 //! **Stacks.** Values that are nested deeply take more stack to be decoded than a caller may have; the supervisor
 //! has enough. So a caller settles small answers only, which can't be nested deeply, and leaves others to the supervisor.
 //!
+//! **A child of a plain `fork`** has no supervisor, and copies of its parent's rings, which it must not touch.
+//!
 //! **Callbacks** stay on the pool's threads: who has registered one for a task doesn't fetch its answer (`state.rs`).
 //!
 //! **The end.** A pool isn't over while a caller settles what it has read (`State::fetching`): the last task's future
 //! has its outcome before [`shutdown`](crate::Executor::shutdown) says that the pool has ended.
 
 use std::hint::spin_loop;
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::thread::yield_now;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::link::Sent;
 use super::pool::Pool;
-use super::supervisor::{Settlement, Supervisor, settle};
+use super::supervisor::{Cast, Settlement, Supervisor, note, settle};
 use crate::state::{Call, Ticket};
 use crate::task::Reply;
 
@@ -50,13 +60,30 @@ const LOOKS: u32 = 16;
 /// After so many times, those who want the core have it in between: perhaps it's the worker.
 const CLOSELY: u32 = 4;
 
+/// The way to the supervisor's state, for callers.
+pub(super) struct Crew {
+    supervisor: Weak<Mutex<Supervisor>>,
+    /// The process that it's about.
+    forks: u32,
+}
+
+impl Crew {
+    pub(super) fn new(supervisor: &Cast) -> Self {
+        Crew { supervisor: Arc::downgrade(supervisor), forks: polypool_ipc::fork_generation() }
+    }
+
+    fn get(&self) -> Option<Cast> {
+        (polypool_ipc::fork_generation() == self.forks).then(|| self.supervisor.upgrade())?
+    }
+}
+
 impl Pool {
     /// Sends the call to an idle worker, or gives it back for the backlog.
     pub(super) fn submit_directly(&self, call: Call) -> Result<(), Call> {
         if !self.rests.load(Ordering::Relaxed) {
             return Err(call);
         }
-        let Some(crew) = self.crew.get().and_then(Weak::upgrade) else { return Err(call) };
+        let Some(crew) = self.crew.get().and_then(Crew::get) else { return Err(call) };
         let Some(mut crew) = crew.try_lock() else { return Err(call) };
         let Some(index) = crew.workers.values().find(|worker| worker.is_idle()).map(|worker| worker.index) else {
             return Err(call);
@@ -72,21 +99,12 @@ impl Pool {
             self.arrived.store(state.submitted, Ordering::Relaxed);
         }
         let Some(worker) = crew.workers.get_mut(&index) else { unreachable!("it was found under the same lock") };
-        match worker.send(call) {
-            Sent::Yes => worker.flush(),
-            Sent::WasSettled => {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
-            }
-            Sent::NotNow(call) => {
-                drop(crew);
-                let mut state = self.state.lock();
-                state.lanes.push_front(call);
-                self.wake(state);
-            }
-            Sent::Unknown(call, error) => {
-                drop(crew);
-                call.into_cell().stop(error.into());
-            }
+        let sent = worker.send(call);
+        if matches!(sent, Sent::Yes) {
+            worker.flush();
+        } else {
+            note(self, &mut crew.settlements, sent);
+            self.notify.notify_one();
         }
         Ok(())
     }
@@ -103,7 +121,7 @@ impl Pool {
         if self.id.is_here() {
             return;
         }
-        let (Some(pool), Some(crew)) = (self.this.upgrade(), self.crew.get().and_then(Weak::upgrade)) else { return };
+        let (Some(pool), Some(crew)) = (self.this.upgrade(), self.crew.get().and_then(Crew::get)) else { return };
         let Some(mut crew) = crew.try_lock() else { return };
         if !crew.may_fetch(index, ticket) {
             return;
@@ -111,6 +129,7 @@ impl Pool {
         {
             let mut state = self.state.lock();
             if state.awake {
+                crew.fetches.give_up();
                 return;
             }
             state.fetching += 1;
@@ -133,8 +152,8 @@ impl Pool {
     }
 }
 
-/// The largest answer that a caller decodes. Each level of nesting takes a byte of it.
-const SMALL: usize = 128;
+/// The largest answer that a caller decodes. Each level of nesting takes a byte of it, and up to some kilobytes of stack.
+const SMALL: usize = 32;
 
 impl Settlement {
     fn is_small(&self) -> bool {
@@ -173,7 +192,7 @@ impl Supervisor {
                 worker.has_something()
             });
             // Whoever has something for the supervisor has woken it, and it waits for the lock.
-            if self.has_news() {
+            if self.has_news() || self.workers.values().any(|other| other.index != index && other.has_something()) {
                 self.fetches.give_up();
                 break;
             }

@@ -111,6 +111,9 @@ enum Out {
 pub(super) struct Flight {
     pub(super) cell: Arc<dyn Callable>,
     pub(super) ticket: Ticket,
+    /// The worker has said so. Its cell is running from then on, and can't be given to another worker, whatever the claim
+    /// word says.
+    pub(super) has_begun: bool,
 }
 
 /// The calls a worker has, by the slot of their claim word.
@@ -144,6 +147,10 @@ impl Flights {
 
     fn get(&self, ticket: Ticket) -> Option<&Flight> {
         self.by_slot.get(ticket.slot)?.as_ref().filter(|flight| flight.ticket == ticket)
+    }
+
+    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Flight> {
+        self.by_slot.get_mut(ticket.slot)?.as_mut().filter(|flight| flight.ticket == ticket)
     }
 
     fn remove(&mut self, ticket: Ticket) -> Option<Flight> {
@@ -327,7 +334,7 @@ impl Worker {
             id: wire.id.0,
             ..Header::new(Kind::Call)
         };
-        self.flights.insert(Flight { cell, ticket });
+        self.flights.insert(Flight { cell, ticket, has_begun: false });
         if let Some(name) = wire.own_name {
             self.put(Header { kind: Kind::Name, ..header }, Encoded::copy_of(name.as_bytes()).into());
         }
@@ -349,8 +356,8 @@ impl Worker {
     }
 
     /// The call that a frame is about, if the worker has it.
-    pub(super) fn flight(&self, header: &Header) -> Option<&Flight> {
-        self.flights.get(Ticket { slot: header.slot as usize, sequence: header.sequence })
+    pub(super) fn flight(&mut self, header: &Header) -> Option<&mut Flight> {
+        self.flights.get_mut(Ticket { slot: header.slot as usize, sequence: header.sequence })
     }
 
     /// The call has been answered.
@@ -437,7 +444,8 @@ impl Worker {
         if most == 0 {
             return Vec::new();
         }
-        let mut tickets: Vec<Ticket> = self.flights.all().map(|flight| flight.ticket).collect();
+        let mut tickets: Vec<Ticket> =
+            self.flights.all().filter(|flight| !flight.has_begun).map(|flight| flight.ticket).collect();
         tickets.sort_by_key(|ticket| ticket.sequence);
         let mut taken = Vec::new();
         for ticket in tickets.into_iter().rev() {

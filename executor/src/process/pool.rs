@@ -9,7 +9,7 @@ use futures_ext::CancellationToken;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::supervisor::Supervisor;
+use super::direct::Crew;
 use super::{Config, supervisor};
 use crate::backlog::{Lanes, Room};
 use crate::clock::{self, Clock};
@@ -42,8 +42,8 @@ pub(super) struct Pool {
     pub(super) rests: AtomicBool,
     /// Whether a caller has blocked for an answer since the supervisor last asked: a hint.
     pub(super) blocks: AtomicBool,
-    /// All that the supervisor knows; there from its start to its end.
-    pub(super) crew: OnceLock<Weak<Mutex<Supervisor>>>,
+    /// The way to all that the supervisor knows, from its start on.
+    pub(super) crew: OnceLock<Crew>,
     /// Wakes the supervisor.
     pub(super) notify: Notify,
     pub(super) clock: Clock,
@@ -105,7 +105,6 @@ impl Pool {
                 rests: AtomicBool::new(false),
                 blocks: AtomicBool::new(false),
                 crew: OnceLock::new(),
-
                 notify: Notify::new(),
                 clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),
                 ended: CancellationToken::new(),

@@ -94,7 +94,7 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
     let buffers = buffers::Use::begin();
     LocalSet::new().block_on(&runtime, async {
         let supervisor: Cast = Supervisor::new(pool.clone());
-        let _ = pool.crew.set(Arc::downgrade(&supervisor));
+        let _ = pool.crew.set(direct::Crew::new(&supervisor));
         loop {
             pool.notify.notified().await;
             match bustle(&supervisor) {
@@ -121,7 +121,7 @@ pub(super) fn enter(id: PoolId) {
     set_blocking_observer(Some(Rc::new(NoBlocking)));
 }
 
-type Cast = Arc<Mutex<Supervisor>>;
+pub(super) type Cast = Arc<Mutex<Supervisor>>;
 
 #[cfg(target_os = "linux")]
 thread_local! {
@@ -201,10 +201,25 @@ pub(super) enum Settlement {
 
 /// Does one thing to the supervisor, and everything that follows from it. `true`: the pool has ended.
 fn turn(supervisor: &Cast, what: impl FnOnce(&mut Supervisor)) -> bool {
+    turn_and_rest(supervisor, what, false) == Turn::Over
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Done,
+    /// The supervisor rests: see [`Supervisor::gives_way`].
+    Rests,
+    /// The pool has ended.
+    Over,
+}
+
+/// As [`turn`]; if it `may_rest`, it gives way to callers that want to go on by themselves.
+fn turn_and_rest(supervisor: &Cast, what: impl FnOnce(&mut Supervisor), may_rest: bool) -> Turn {
     let mut what = Some(what);
     let mut settlements = Vec::new();
     loop {
-        let pool = {
+        let (pool, rests) = {
             let mut crew = supervisor.lock();
             if let Some(what) = what.take() {
                 what(&mut crew);
@@ -217,17 +232,21 @@ fn turn(supervisor: &Cast, what: impl FnOnce(&mut Supervisor)) -> bool {
                     // Its memory serves the next turn.
                     crew.settlements = settlements;
                 }
-                return crew.is_over();
+                return if crew.is_over() { Turn::Over } else { Turn::Done };
             }
+            let rests = may_rest && crew.gives_way();
             std::mem::swap(&mut crew.settlements, &mut settlements);
-            crew.pool.clone()
+            (crew.pool.clone(), rests)
         };
-        settle(&pool, &mut settlements);
+        let has_put_back = settle(&pool, &mut settlements);
+        if rests && !has_put_back {
+            return Turn::Rests;
+        }
     }
 }
 
 /// What came of sending a call.
-fn note(pool: &Pool, settlements: &mut Vec<Settlement>, sent: Sent) {
+pub(super) fn note(pool: &Pool, settlements: &mut Vec<Settlement>, sent: Sent) {
     match sent {
         Sent::Yes => {}
         Sent::WasSettled => {
@@ -262,8 +281,10 @@ fn bustle(supervisor: &Cast) -> Bustle {
     let mut what: fn(&mut Supervisor) = Supervisor::hear;
     let mut has_napped = false;
     loop {
-        if turn(supervisor, what) {
-            return Bustle::Over;
+        match turn_and_rest(supervisor, what, true) {
+            Turn::Done => {}
+            Turn::Rests => return Bustle::Rests,
+            Turn::Over => return Bustle::Over,
         }
         what = Supervisor::gather;
         if begun.elapsed() >= BUSTLE {
@@ -917,6 +938,7 @@ impl Supervisor {
             }
             Kind::Started | Kind::Progress => {
                 let Some(flight) = worker.flight(&header) else { return Ok(false) };
+                flight.has_begun = true;
                 let (cell, ticket) = (flight.cell.clone(), flight.ticket);
                 self.settlements.push(if header.kind == Kind::Started {
                     Settlement::Started(cell, ticket)
@@ -1009,6 +1031,18 @@ impl Supervisor {
         true
     }
 
+    /// Rests before the last answer is published, if whoever blocks for it is likely to have the next call at once: it
+    /// then finds the supervisor resting, and does without it (`direct.rs`). Otherwise it would find it awake each
+    /// time, and three threads would look for something on however many cores there are, for as long as this goes on.
+    fn gives_way(&mut self) -> bool {
+        self.workers.values().all(|worker| worker.in_flight() == 0)
+            && self.settlements.iter().all(|next| matches!(next, Settlement::Reply(..)))
+            && self.has_core()
+            && self.pool.state.lock().phase.is_open()
+            && self.pool.blocks.swap(false, Ordering::Relaxed)
+            && self.rest()
+    }
+
     /// Whether there is a core on which this thread is in nobody's way.
     pub(super) fn has_core(&self) -> bool {
         let cores = transport::cores();
@@ -1044,7 +1078,9 @@ impl Supervisor {
         let mut had_begun = false;
         for flight in worker.take_all() {
             // Or its canceller has done so, whose word has not been read yet.
-            if worker.revoke(flight.ticket) || worker.claim_state(flight.ticket) == ClaimState::Revoked {
+            let is_unclaimed = worker.revoke(flight.ticket) || worker.claim_state(flight.ticket) == ClaimState::Revoked;
+            // What it has said goes before what it has claimed, should it have lied.
+            if is_unclaimed && !flight.has_begun {
                 self.settlements.push(Settlement::TakeBack(flight.cell, flight.ticket));
                 continue;
             }

@@ -135,7 +135,9 @@ impl Worker {
             }
             let Some(Call { slot, sequence, payload }) = self.receive() else { return };
             // An honest start, so that it is this worker's doing what becomes of the call.
-            let _ = self.claims.start(slot as usize, sequence);
+            if mode != "started, exit" {
+                let _ = self.claims.start(slot as usize, sequence);
+            }
             match mode {
                 "truncated" => {
                     self.raw(&header(100, VALUE, slot, sequence));
@@ -161,6 +163,10 @@ impl Worker {
                     std::process::exit(7);
                 }
                 "claims, silence" => self.spoil_claims(),
+                "started, exit" => {
+                    self.send(STARTED, slot, sequence, &[]);
+                    std::process::exit(7);
+                }
                 "handles unasked" => {
                     if sequence == 1 {
                         self.send_handles(&[253; 3]);

@@ -31,6 +31,7 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_claims_with_an_answer,
     hostile_claims_without_an_answer,
     hostile_claims_and_a_cancel,
+    hostile_start_without_a_claim,
     hostile_silence_ends_with_the_timeout,
     hostile_deafness_ends_with_the_deadline,
     hostile_half_of_a_large_frame,
@@ -243,6 +244,13 @@ fn hostile_claims_and_a_cancel() {
         let task = pool.submit_with(double { n: 1 }, options);
         assert!(matches!(soon(task), Err(TaskError::DeadlineExceeded)));
         assert!(eventually(seconds(30), || pool.stats().workers_lost == 1), "it is killed");
+    });
+}
+
+/// By its word it runs the call, by the claim it doesn't. The call must end all the same, and may not run twice.
+fn hostile_start_without_a_claim() {
+    first("started, exit", |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(7));
     });
 }
 

@@ -1,9 +1,10 @@
 //! What frames go through: rings in shared memory where there are any, otherwise the socket; the same tasks either way.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use integration_tests::tasks::{double, panic_at_first};
-use integration_tests::{Board, Gate, Row, eventually, rows, seconds};
+use integration_tests::{Board, Gate, Row, eventually, millis, rows, seconds};
 use polypool::{Executor, ExecutorExt, Fd, ProcessPool, Shutdown, StartMethod, TaskOptions};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
@@ -17,6 +18,7 @@ pub(crate) const ROWS: &[Row<fn()>] = crate::both![
     large_messages_fill_both_directions_at_once,
     calls_are_seen_however_they_meet_the_rest_of_the_supervisor,
     callers_that_wait_send_and_fetch_by_themselves,
+    callers_of_every_kind_get_in_each_others_way,
     workers_without_rings_that_have_enough_to_do,
     rings_go_with_their_workers,
     rings_go_with_workers_that_are_killed,
@@ -202,6 +204,68 @@ fn callers_that_wait_send_and_fetch_by_themselves(method: StartMethod) {
             end.wait_timeout(seconds(5)).expect("it ends");
         });
     }
+}
+
+/// Several callers block at once, and others cancel, go away, await or have results that callers don't decode, while
+/// workers die. Whoever looks for an answer has the supervisor's place meanwhile: each of these has to get by.
+fn callers_of_every_kind_get_in_each_others_way(method: StartMethod) {
+    let pool = builder(method, 2).build().unwrap();
+    let retried = TaskOptions::new().retries(1_000);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    for n in 0..300 {
+                        assert_eq!(soon(pool.submit_with(double { n }, retried.clone())).unwrap(), 2 * n);
+                    }
+                })
+            })
+            .chain([
+                scope.spawn(|| {
+                    for n in 0..300 {
+                        let task = pool.submit(double { n });
+                        task.cancel();
+                        assert!(task.is_done());
+                    }
+                }),
+                scope.spawn(|| {
+                    for n in 0..100 {
+                        // Waits for long enough to look for the answer itself, and then leaves.
+                        let _ =
+                            pool.submit_with(count { to: 100_000 * (n % 30) }, retried.clone()).wait_timeout(millis(1));
+                    }
+                }),
+                scope.spawn(|| {
+                    for n in 0..300 {
+                        let task = pool.submit_with(double { n }, retried.clone());
+                        assert_eq!(futures_ext::block_on(task).unwrap(), 2 * n);
+                    }
+                }),
+                scope.spawn(|| {
+                    for n in 0..300 {
+                        let bytes = vec![n as u8; 30 << (n % 10)];
+                        let task = pool.submit_with(reverse { bytes: bytes.clone() }, retried.clone());
+                        assert_eq!(soon(task).unwrap(), bytes);
+                    }
+                }),
+            ])
+            .collect();
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                // Not before its first task: a pool whose workers never get there is broken.
+                let old = pool.stats().workers.into_iter().find(|worker| worker.completed > 10);
+                if let Some(pid) = old.and_then(|worker| worker.pid) {
+                    signal(pid, Signal::KILL);
+                }
+                std::thread::sleep(millis(20));
+            }
+        });
+        callers.into_iter().for_each(|caller| caller.join().expect("no caller is left waiting"));
+        over.store(true, Ordering::SeqCst);
+    });
+    goes_on(&pool);
+    ends_clean(&pool, Shutdown::Drain);
 }
 
 /// All cores are busy, which is when the supervisor leaves the answers of rings lying for a moment.
