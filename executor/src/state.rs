@@ -280,6 +280,8 @@ pub(crate) struct Cell<J: Job> {
     is_plain: bool,
     /// A hint for those who look again and again: written under the lock, when the outcome is published.
     published: AtomicBool,
+    /// A hint: somebody blocks for the outcome.
+    awaited: AtomicBool,
     inner: Mutex<Inner<J>>,
 }
 
@@ -322,6 +324,8 @@ pub(crate) trait Callable: AnyCell {
     fn is_queued(&self) -> bool;
     /// Whether it has a value that nobody has taken.
     fn holds_value(&self) -> bool;
+    /// Whether somebody has begun to block for it; a hint.
+    fn is_awaited(&self) -> bool;
 
     /// Makes the encoded form, if it is needed: to leave the process, or to run again.
     fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError>;
@@ -372,6 +376,7 @@ impl<J: Job> Cell<J> {
             id: TaskId::new(),
             is_plain,
             published: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
             inner: Mutex::new(Inner { stage: Stage::Queued(Held::Job(job)), waker: None, extras }),
         })
     }
@@ -384,6 +389,7 @@ impl<J: Job> Cell<J> {
                 inner.stage = Stage::Queued(Held::Job(job));
                 inner.waker = None;
                 *own.published.get_mut() = false;
+                *own.awaited.get_mut() = false;
                 own.id = TaskId::new();
                 return cell;
             }
@@ -709,6 +715,7 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
     }
 
     fn fetch(&self) {
+        self.awaited.store(true, Ordering::Relaxed);
         let link = {
             let inner = self.inner.lock();
             // Callbacks are for the executor's threads.
@@ -832,6 +839,10 @@ impl<J: Job> Callable for Cell<J> {
 
     fn is_queued(&self) -> bool {
         matches!(self.inner.lock().stage, Stage::Queued(_))
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
     }
 
     fn holds_value(&self) -> bool {

@@ -111,14 +111,8 @@ impl Pool {
 
     /// Looks for the answer to a call for a moment, if the supervisor doesn't.
     pub(super) fn fetch(&self, index: usize, ticket: Ticket) {
-        if !self.rests.load(Ordering::Relaxed) {
-            if !self.blocks.load(Ordering::Relaxed) {
-                self.blocks.store(true, Ordering::Relaxed);
-            }
-            return;
-        }
         // Whoever works for the pool must not wait for it.
-        if self.id.is_here() {
+        if !self.rests.load(Ordering::Relaxed) || self.id.is_here() {
             return;
         }
         let (Some(pool), Some(crew)) = (self.this.upgrade(), self.crew.get().and_then(Crew::get)) else { return };

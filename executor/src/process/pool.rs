@@ -40,8 +40,6 @@ pub(super) struct Pool {
     pub(super) arrived: AtomicU64,
     /// Whether the supervisor rests: a hint, for callers who can do without it then.
     pub(super) rests: AtomicBool,
-    /// Whether a caller has blocked for an answer since the supervisor last asked: a hint.
-    pub(super) blocks: AtomicBool,
     /// The way to all that the supervisor knows, from its start on.
     pub(super) crew: OnceLock<Crew>,
     /// Wakes the supervisor.
@@ -103,7 +101,6 @@ impl Pool {
                 has_news: AtomicBool::new(false),
                 arrived: AtomicU64::new(0),
                 rests: AtomicBool::new(false),
-                blocks: AtomicBool::new(false),
                 crew: OnceLock::new(),
                 notify: Notify::new(),
                 clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),

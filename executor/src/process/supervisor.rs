@@ -1009,10 +1009,6 @@ impl Supervisor {
 
     /// Whether something is likely to come at once, and waiting for it with open eyes is in nobody's way.
     fn may_look(&self) -> bool {
-        if self.workers.values().all(|worker| worker.in_flight() == 0) {
-            // A caller that blocks for each of its calls sends the next one itself, and sooner if it finds us resting.
-            return self.has_core() && !self.pool.blocks.swap(false, Ordering::Relaxed);
-        }
         self.has_core() && self.workers.values().all(|worker| worker.in_flight() == 0 || worker.is_due())
     }
 
@@ -1035,11 +1031,11 @@ impl Supervisor {
     /// then finds the supervisor resting, and does without it (`direct.rs`). Otherwise it would find it awake each
     /// time, and three threads would look for something on however many cores there are, for as long as this goes on.
     fn gives_way(&mut self) -> bool {
-        self.workers.values().all(|worker| worker.in_flight() == 0)
+        matches!(self.settlements.last(), Some(Settlement::Reply(cell, ..)) if cell.is_awaited())
+            && self.workers.values().all(|worker| worker.in_flight() == 0)
             && self.settlements.iter().all(|next| matches!(next, Settlement::Reply(..)))
             && self.has_core()
             && self.pool.state.lock().phase.is_open()
-            && self.pool.blocks.swap(false, Ordering::Relaxed)
             && self.rest()
     }
 
@@ -1171,16 +1167,18 @@ async fn attend(supervisor: Cast, index: usize, body: Body) {
             exit = process.wait(), if cfg!(target_os = "linux") => break exit,
             result = something(&supervisor, index, &stream) => {
                 let is_open = result.is_ok();
-                turn(&supervisor, |supervisor| {
+                let read = |supervisor: &mut Supervisor| {
                     if !(is_open && supervisor.readable(index))
                         && let Some(worker) = supervisor.workers.get_mut(&index)
                     {
                         worker.hang_up();
                     }
-                });
+                };
                 // Whether more comes is seen by the one who looks for all workers. Looking for it here as well would
                 // keep the runtime from its timers, and from the ends of workers, once for each worker.
-                pool.notify.notify_one();
+                if turn_and_rest(&supervisor, read, true) != Turn::Rests {
+                    pool.notify.notify_one();
+                }
             }
             () = room(&supervisor, index, &stream), if wants_write && !luggage_waits => {
                 turn(&supervisor, |supervisor| {
