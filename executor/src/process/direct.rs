@@ -54,6 +54,10 @@ use crate::task::Reply;
 /// For how long a caller looks: as long as it takes a worker that sleeps on another core to wake and to answer.
 pub(super) const LOOK: Duration = Duration::from_micros(80);
 
+/// So many calls aren't looked for after some looks in vain. The look of a caller is in nobody's way but its own, and
+/// what it would otherwise wait for is longer.
+pub(super) const SKIP: u32 = 8;
+
 /// How often a caller looks before it asks for the time, and whether there is something else to do.
 const LOOKS: u32 = 16;
 

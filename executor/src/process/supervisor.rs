@@ -38,7 +38,6 @@ use std::time::Duration;
 use futures_ext::{BlockingObserver, set_blocking_observer};
 use parking_lot::Mutex;
 use polypool_ipc::ClaimState;
-use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -48,7 +47,7 @@ use super::direct;
 use super::link::{Body, Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
-use super::transport::{self, ALLOWANCE, Looks};
+use super::transport::{self, ALLOWANCE, Looks, Socket};
 use super::wire::{self, Header, Kind, Ready};
 use crate::buffers;
 use crate::codec::{self, Message};
@@ -401,8 +400,8 @@ impl Supervisor {
                 settlements: Vec::new(),
                 taken: VecDeque::new(),
                 seen: 0,
-                looks: Looks::new(transport::LOOK),
-                fetches: Looks::new(direct::LOOK),
+                looks: Looks::new(transport::LOOK, transport::SKIP),
+                fetches: Looks::new(direct::LOOK, direct::SKIP),
                 #[cfg(target_os = "linux")]
                 spare: Spare::default(),
                 this: this.clone(),
@@ -1135,8 +1134,8 @@ fn still_running(this: &Weak<Mutex<Supervisor>>, index: usize, ticket: Ticket, l
 /// Looks after one worker: its socket, its stderr, its start and its end.
 async fn attend(supervisor: Cast, index: usize, body: Body) {
     let Body { process, stderr } = body;
-    let parts = supervisor.lock().workers.get(&index).map(|worker| (worker.line.stream(), worker.poke.clone()));
-    let Some((stream, poke)) = parts else { return };
+    let parts = supervisor.lock().workers.get(&index).map(|worker| (worker.line.socket(), worker.poke.clone()));
+    let Some((mut socket, poke)) = parts else { return };
     let tail = Rc::new(RefCell::new(Vec::new()));
     let listening = spawn_local(listen(stderr, tail.clone()));
     let pool = supervisor.lock().pool.clone();
@@ -1147,6 +1146,7 @@ async fn attend(supervisor: Cast, index: usize, body: Body) {
         let (wants_write, luggage_waits, stage, is_deaf) = match supervisor.lock().workers.get_mut(&index) {
             Some(worker) => {
                 worker.signals.drain(..).for_each(|signal| process.signal(signal));
+                socket = worker.line.socket();
                 (worker.wants_write(), worker.luggage_waits(), worker.stage.clone(), worker.is_deaf())
             }
             None => (false, false, Stage::Dying(None), false),
@@ -1165,7 +1165,7 @@ async fn attend(supervisor: Cast, index: usize, body: Body) {
         tokio::select! {
             // Where there is no pidfd, the exit is asked for when the channel has ended, and not before.
             exit = process.wait(), if cfg!(target_os = "linux") => break exit,
-            result = something(&supervisor, index, &stream) => {
+            result = something(&supervisor, index, &socket) => {
                 let is_open = result.is_ok();
                 let read = |supervisor: &mut Supervisor| {
                     if !(is_open && supervisor.readable(index))
@@ -1180,7 +1180,7 @@ async fn attend(supervisor: Cast, index: usize, body: Body) {
                     pool.notify.notify_one();
                 }
             }
-            () = room(&supervisor, index, &stream), if wants_write && !luggage_waits => {
+            () = room(&supervisor, index, &socket), if wants_write && !luggage_waits => {
                 turn(&supervisor, |supervisor| {
                     if let Some(worker) = supervisor.workers.get_mut(&index) {
                         worker.flush();
@@ -1234,10 +1234,10 @@ async fn end(process: &start::Handle) -> WorkerExit {
 ///
 /// # Cancellation safety
 /// Can be dropped and called again: a rest that has begun goes on.
-async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std::io::Result<()> {
+async fn something(supervisor: &Cast, index: usize, socket: &Socket) -> std::io::Result<()> {
     let rests = supervisor.lock().workers.get_mut(&index).is_none_or(|worker| worker.line.rest());
     if rests {
-        stream.readable().await
+        socket.readable().await
     } else {
         // The others go first, also if one worker writes as fast as its answers are read.
         yield_now().await;
@@ -1249,7 +1249,7 @@ async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std:
 ///
 /// # Cancellation safety
 /// As [`something`].
-async fn room(supervisor: &Cast, index: usize, stream: &UnixStream) {
+async fn room(supervisor: &Cast, index: usize, socket: &Socket) {
     let (bell, rests) = match supervisor.lock().workers.get_mut(&index) {
         Some(worker) => (worker.line.room(), worker.line.rest_for_room()),
         None => return,
@@ -1259,7 +1259,7 @@ async fn room(supervisor: &Cast, index: usize, stream: &UnixStream) {
         Some(bell) if rests => drop(bell.readable().await),
         // The others go first, also while a worker reads as fast as it is written to.
         Some(_) => yield_now().await,
-        None => drop(stream.writable().await),
+        None => drop(socket.writable().await),
     }
 }
 
