@@ -21,7 +21,7 @@
 //! **Nobody is rung for in vain.** A worker that has answered finds the mark still there, if whoever waits has not come
 //! to look yet. It gives that thread a microsecond before it rings, which would wake the supervisor.
 //!
-//! **The supervisor gives way** ([`Supervisor::gives_way`]): it rests before it publishes the last answer to somebody who
+//! **The supervisor gives way** (`Supervisor::gives_way`): it rests before it publishes the last answer to somebody who
 //! blocks for it.
 //!
 //! **Order.** A call goes directly only when the backlog is empty and the supervisor has seen all that was submitted,
