@@ -116,6 +116,9 @@ impl TaskState {
 /// Which call on which worker a cell is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
+    /// The worker's number, never used twice by one pool. Workers count their calls alike, and what one of them has
+    /// answered may be settled after the task has gone to another one.
+    pub(crate) worker: usize,
     /// The claim word.
     pub(crate) slot: usize,
     /// The number of the call, never used twice by one worker.

@@ -302,7 +302,7 @@ impl Worker {
         let Some(slot) = self.flights.free.pop_front() else {
             unreachable!("the window is not larger than the number of claim words")
         };
-        let ticket = Ticket { slot, sequence: self.next_sequence };
+        let ticket = Ticket { worker: self.index, slot, sequence: self.next_sequence };
         self.next_sequence += 1;
         self.shared.claims.send(slot, ticket.sequence);
         let cell = call.into_cell();
@@ -355,9 +355,14 @@ impl Worker {
         self.poke.notify_one();
     }
 
+    /// The ticket of the call that a frame is about.
+    pub(super) fn ticket(&self, header: &Header) -> Ticket {
+        Ticket { worker: self.index, slot: header.slot as usize, sequence: header.sequence }
+    }
+
     /// The call that a frame is about, if the worker has it.
     pub(super) fn flight(&mut self, header: &Header) -> Option<&mut Flight> {
-        self.flights.get_mut(Ticket { slot: header.slot as usize, sequence: header.sequence })
+        self.flights.get_mut(self.ticket(header))
     }
 
     /// The call has been answered.

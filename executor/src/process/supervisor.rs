@@ -904,7 +904,7 @@ impl Supervisor {
                 Ok(false)
             }
             Kind::Value | Kind::Panicked | Kind::Codec => {
-                let ticket = Ticket { slot: header.slot as usize, sequence: header.sequence };
+                let ticket = worker.ticket(&header);
                 let is_expected = header.sequence == wire::INITIALIZER || worker.has(ticket);
                 let reply = match header.kind {
                     // The handles in an answer that nobody waits for are not even received.
