@@ -81,7 +81,7 @@ impl<T: Send + 'static> TaskFuture<T> {
     /// # Errors
     /// Whatever the task ended with, if not with a value.
     pub fn wait(mut self) -> Outcome<T> {
-        self.fetch();
+        self.fetch(None);
         // Often it is there already or will be in a moment, and then nobody has to be asked to wake this thread.
         for _ in 0..LOOKS {
             if self.cell.has_published() {
@@ -101,10 +101,16 @@ impl<T: Send + 'static> TaskFuture<T> {
     /// # Errors
     /// [`Elapsed`] when the time is up. The inner result is the outcome of the task.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Outcome<T>, Elapsed> {
+        let deadline = Instant::now().checked_add(timeout);
         if timeout >= FETCH_FROM {
-            self.fetch();
+            self.fetch(deadline);
         }
-        futures_ext::FutureExt::wait_timeout(self, timeout)
+        match deadline {
+            Some(deadline) => {
+                futures_ext::block_on_deadline(Pin::new(self), deadline).map_err(|_| Elapsed::new(timeout))
+            }
+            None => Ok(futures_ext::block_on(self)),
+        }
     }
 
     /// Calls `callback` with the outcome when the task is done: callbacks run once each, in the order they were
@@ -187,9 +193,9 @@ impl<T> TaskFuture<T> {
     }
 
     /// Before a blocking wait.
-    fn fetch(&self) {
+    fn fetch(&self, until: Option<Instant>) {
         if !self.cell.has_published() {
-            self.cell.fetch();
+            self.cell.fetch(until);
         }
     }
 

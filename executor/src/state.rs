@@ -134,7 +134,7 @@ pub(crate) trait WorkerLink: Send + Sync {
     /// Tells the supervisor that the task has been settled by somebody else: free its slot or stop its worker.
     fn abandoned(&self, ticket: Ticket);
     /// Waits for the answer for a moment, on the thread that needs it, if nobody else does.
-    fn fetch(&self, ticket: Ticket);
+    fn fetch(&self, ticket: Ticket, until: Option<Instant>);
 }
 
 /// How many tasks of this process were ended while they were queued; their empty cells may still lie in a backlog.
@@ -305,7 +305,7 @@ pub(crate) trait Observed<T>: AnyCell {
     /// Waits until the outcome can be had, and leaves it where it is.
     fn poll_published(&self, cx: &mut TaskContext<'_>) -> Poll<()>;
     /// Before a blocking wait: this thread does what it can to bring the outcome about.
-    fn fetch(&self);
+    fn fetch(&self, until: Option<Instant>);
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<T>>;
     fn on_done(&self, callback: Callback<T>);
 }
@@ -341,8 +341,9 @@ pub(crate) trait Callable: AnyCell {
         observer: Arc<dyn RunObserver + Send + Sync>,
     ) -> std::pin::Pin<Box<dyn Future<Output = Option<Ended>> + Send>>;
 
-    /// Queued to Sent; the encoded form, or `None` when it was settled before.
-    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Message>;
+    /// Queued to Sent; the encoded form, or `None` when it was settled before. The permit is given up when the caller
+    /// has no lock.
+    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<(Message, Option<OwnedSemaphorePermit>)>;
     /// Sent to Running, if it is still this ticket's.
     fn started(self: Arc<Self>, ticket: Ticket, observer: &dyn RunObserver) -> bool;
     /// Sent to Queued, if it is still this ticket's.
@@ -717,7 +718,7 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
         self.published.load(Ordering::Acquire)
     }
 
-    fn fetch(&self) {
+    fn fetch(&self, until: Option<Instant>) {
         self.awaited.store(true, Ordering::Relaxed);
         let link = {
             let inner = self.inner.lock();
@@ -725,7 +726,7 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
             inner.extras.as_deref().filter(|extras| extras.callbacks.is_empty()).and_then(|extras| extras.link.clone())
         };
         if let Some((link, ticket)) = link {
-            link.fetch(ticket);
+            link.fetch(ticket, until);
         }
     }
 
@@ -975,7 +976,7 @@ impl<J: Job> Callable for Cell<J> {
         })
     }
 
-    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Message> {
+    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<(Message, Option<OwnedSemaphorePermit>)> {
         let mut inner = self.inner.lock();
         // Past its deadline, it is left to the clock, which is about to end it.
         if !matches!(inner.stage, Stage::Queued(_)) || Self::is_past_its_deadline(&inner) {
@@ -989,8 +990,7 @@ impl<J: Job> Callable for Cell<J> {
         let permit = extras.permit.take();
         inner.stage = Stage::Sent;
         drop(inner);
-        drop(permit);
-        Some(encoded)
+        Some((encoded, permit))
     }
 
     fn started(self: Arc<Self>, ticket: Ticket, observer: &dyn RunObserver) -> bool {

@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use polypool_ipc::{ClaimState, Claims, Luggage, LuggageError, Sending};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::direct;
 use super::pool::{Abandoned, Pool, WorkerInfo};
 use super::start::{Greeted, Handle, Sockets, Started};
+use super::supervisor;
 use super::transport::Line;
 use super::wire::{self, Header, Kind};
 use crate::codec::{Block, Encoded, Message};
@@ -93,8 +95,8 @@ impl WorkerLink for Shared {
         self.pool.notify.notify_one();
     }
 
-    fn fetch(&self, ticket: Ticket) {
-        self.pool.fetch(self.index, ticket);
+    fn fetch(&self, ticket: Ticket, until: Option<Instant>) {
+        self.pool.fetch(self.index, ticket, until);
     }
 }
 
@@ -179,13 +181,24 @@ struct LastTask {
 
 /// What came of sending a call.
 pub(super) enum Sent {
-    Yes,
-    /// It had its outcome before, and nothing was sent.
-    WasSettled,
+    /// What it held of the backlog's room is to be dropped when nothing is locked: somebody may wait for it.
+    Yes(Option<OwnedSemaphorePermit>),
+    /// It had its outcome before, and nothing was sent. Nothing may be locked where it's dropped, as above.
+    WasSettled(Arc<dyn Callable>),
     /// It has handles, and the worker has something else to do first.
     NotNow(Call),
     /// The worker does not know the task.
     Unknown(Call, CodecError),
+}
+
+/// What a caller sees that looks for the answer to its call.
+pub(super) enum Glimpse {
+    /// Nothing yet.
+    Nothing,
+    /// The answer and nothing else.
+    Value(Message),
+    /// Something that is the supervisor's affair.
+    Other,
 }
 
 /// The part of a worker that stays on the supervisor's thread.
@@ -216,6 +229,8 @@ pub(super) struct Worker {
     /// Since when the calls that it answers next have kept it busy.
     busy_since: Instant,
     pub(super) read: BytesMut,
+    /// What stands in `read` was read by a caller, and not looked into. Nobody rings for it.
+    is_left: bool,
     /// A frame whose block is being read.
     pending: Option<wire::Pending>,
     out: VecDeque<Out>,
@@ -225,10 +240,7 @@ pub(super) struct Worker {
     is_deaf: bool,
     /// The luggage that is to be written next has to wait a moment, and all after it with it.
     luggage_waits: bool,
-    /// Signals that its process is to be sent.
-    pub(super) signals: Vec<i32>,
-    /// Tells the task that owns the socket and the process that there is something to write or to signal, or that the
-    /// stage has changed.
+    /// Tells the task that owns the socket that there is something to write, or that the stage has changed.
     pub(super) poke: Arc<Notify>,
     /// Whether it has answered a call of a task.
     pub(super) has_worked: bool,
@@ -254,12 +266,12 @@ impl Worker {
             each: None,
             busy_since: Instant::now(),
             read: BytesMut::new(),
+            is_left: false,
             pending: None,
             out: VecDeque::new(),
             spare: BytesMut::new(),
             is_deaf: false,
             luggage_waits: false,
-            signals: Vec::new(),
             poke: Arc::new(Notify::new()),
             has_worked: false,
         };
@@ -306,10 +318,10 @@ impl Worker {
         self.next_sequence += 1;
         self.shared.claims.send(slot, ticket.sequence);
         let cell = call.into_cell();
-        let Some(payload) = cell.send(self.shared.clone(), ticket) else {
+        let Some((payload, permit)) = cell.send(self.shared.clone(), ticket) else {
             // The worker hears nothing of it, so the slot can be used again.
             self.flights.free.push_back(slot);
-            return Sent::WasSettled;
+            return Sent::WasSettled(cell);
         };
         if self.flights.is_empty() {
             self.busy_since = Instant::now();
@@ -339,7 +351,7 @@ impl Worker {
             self.put(Header { kind: Kind::Name, ..header }, Encoded::copy_of(name.as_bytes()).into());
         }
         self.put(header, payload);
-        Sent::Yes
+        Sent::Yes(permit)
     }
 
     /// Sends the call of the initialiser.
@@ -503,10 +515,11 @@ impl Worker {
         }
     }
 
-    /// To be killed, by the task that owns its process.
+    /// Kills it at once, if this is the supervisor's thread; otherwise the task that looks after it does.
     pub(super) fn kill(&mut self, why: Option<String>) {
         if !matches!(self.stage, Stage::Dying(_)) {
             self.stage = Stage::Dying(why);
+            supervisor::kill_here(self.shared.pool.id, self.index);
             self.poke.notify_one();
         }
     }
@@ -568,6 +581,40 @@ impl Worker {
         wire::take_whole(&mut self.read, &mut self.pending, limit)
     }
 
+    /// Looks for the answer to this call, which must be all that it has. Anything but a small value, and that alone, is
+    /// left to the supervisor. `bytes` is room to read into, and empty before and after.
+    pub(super) fn glimpse(&mut self, ticket: Ticket, bytes: &mut Vec<u8>) -> Glimpse {
+        let read = self.line.glimpse(bytes);
+        if matches!(read, Ok(0)) {
+            // An end shows when the supervisor looks.
+            return Glimpse::Nothing;
+        }
+        let answer = wire::single(bytes)
+            .filter(|(header, _)| header.kind == Kind::Value && self.ticket(header) == ticket)
+            .filter(|(_, payload)| read.is_ok() && payload.len() <= direct::SMALL)
+            .map(|(_, payload)| Encoded::copy_of(payload));
+        let seen = match answer {
+            Some(value) => Glimpse::Value(value.into()),
+            None => {
+                self.read.extend_from_slice(bytes);
+                self.is_left = true;
+                Glimpse::Other
+            }
+        };
+        bytes.clear();
+        seen
+    }
+
+    /// Whether a caller has left something, which is asked for once.
+    pub(super) fn take_left(&mut self) -> bool {
+        std::mem::take(&mut self.is_left)
+    }
+
+    /// Rests. `false`: there is something to read, for which nobody rings.
+    pub(super) fn rest(&mut self) -> bool {
+        !self.is_left && self.line.rest()
+    }
+
     /// Whether an answer is to come within microseconds, so that it is worth to look for it.
     pub(super) fn is_due(&self) -> bool {
         !self.flights.is_empty() && self.line.has_ring() && self.each.is_some_and(|each| each < SOON)
@@ -578,6 +625,9 @@ impl Worker {
         self.stage == Stage::Ready
             && !self.is_deaf
             && self.in_flight() == 1
+            && self.read.is_empty()
+            && self.pending.is_none()
+            && self.out.is_empty()
             && self.has(ticket)
             && self.line.has_ring()
             && self.each.is_some_and(|each| each < SHORTLY)
@@ -585,7 +635,7 @@ impl Worker {
 
     /// Whether there is something to read from it, as far as can be seen without asking the system.
     pub(super) fn has_something(&self) -> bool {
-        !self.is_deaf && self.line.has_something()
+        !self.is_deaf && (self.is_left || self.line.has_something())
     }
 
     /// Whether it has so much ahead of it that its answers can wait for a moment.

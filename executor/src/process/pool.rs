@@ -49,6 +49,8 @@ pub(super) struct Pool {
     pub(super) completed: AtomicU64,
     pub(super) skipped: AtomicU64,
     pub(super) retried: AtomicU64,
+    /// How many answers callers have read themselves; for tests, which find it in the `Debug` of a pool.
+    pub(super) fetched: AtomicU64,
     pub(super) workers_lost: AtomicU64,
 }
 
@@ -61,7 +63,7 @@ pub(super) struct State {
     pub(super) submitted: u64,
     /// Whether the supervisor looks once more at `submitted` before it rests, or has been woken to do so.
     pub(super) awake: bool,
-    /// How many callers look for an answer, or settle what they have read.
+    /// How many callers settle an answer that they have read.
     pub(super) fetching: usize,
 }
 
@@ -108,6 +110,7 @@ impl Pool {
                 completed: AtomicU64::new(0),
                 skipped: AtomicU64::new(0),
                 retried: AtomicU64::new(0),
+                fetched: AtomicU64::new(0),
                 workers_lost: AtomicU64::new(0),
                 config,
             }
@@ -325,6 +328,7 @@ impl std::fmt::Debug for Pool {
             .field("phase", &state.phase)
             .field("alive", &state.workers.len())
             .field("queued", &state.lanes.len())
+            .field("fetched", &self.fetched.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }
 }

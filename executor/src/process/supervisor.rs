@@ -27,7 +27,7 @@
 //! is running, the worker is killed. So a late kill never hits another task.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -39,12 +39,13 @@ use futures_ext::{BlockingObserver, set_blocking_observer};
 use parking_lot::Mutex;
 use polypool_ipc::ClaimState;
 use tokio::runtime::Runtime;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::StartMethod;
 use super::direct;
-use super::link::{Body, Sent, Stage, Worker};
+use super::link::{Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
 use super::transport::{self, ALLOWANCE, Looks, Socket};
@@ -106,6 +107,7 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
             }
         }
     });
+    PROCESSES.with_borrow_mut(HashMap::clear);
     // Without waiting for a thread that can't get rid of a worker's words.
     #[cfg(target_os = "linux")]
     FORK_SERVER.set(None);
@@ -128,9 +130,44 @@ thread_local! {
     static FORK_SERVER: RefCell<Option<Rc<super::forkserver::ForkServer>>> = const { RefCell::new(None) };
 }
 
+thread_local! {
+    /// The processes of the workers of the supervisor whose thread this is, so that it can kill and signal them at once,
+    /// before it does anything that takes time. On other threads there are none.
+    static PROCESSES: RefCell<HashMap<(PoolId, usize), Rc<start::Handle>>> = RefCell::new(HashMap::new());
+}
+
+/// Kills a worker's process, if this is the thread of its supervisor.
+pub(super) fn kill_here(id: PoolId, index: usize) {
+    PROCESSES.with_borrow(|processes| {
+        if let Some(process) = processes.get(&(id, index)) {
+            process.kill();
+        }
+    });
+}
+
 #[cfg(target_os = "linux")]
 fn fork_server() -> Option<Rc<super::forkserver::ForkServer>> {
     FORK_SERVER.with_borrow(Clone::clone)
+}
+
+/// Exists while a thread that is nobody's settles something: it's then as much the pool's as those that [`enter`].
+pub(super) struct Inside {
+    observer: Option<Rc<dyn BlockingObserver>>,
+}
+
+impl Inside {
+    /// The thread must not work for a pool.
+    pub(super) fn enter(id: PoolId) -> Self {
+        id.enter();
+        Inside { observer: set_blocking_observer(Some(Rc::new(NoBlocking))) }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        PoolId::leave();
+        set_blocking_observer(self.observer.take());
+    }
 }
 
 /// Whoever blocks here blocks the whole pool, most likely on itself; it fails loudly instead.
@@ -154,8 +191,10 @@ pub(super) struct Supervisor {
     next_index: usize,
     /// Workers whose process is being made.
     being_started: usize,
-    failed_starts: u32,
+    pub(super) failed_starts: u32,
     pub(super) settlements: Vec<Settlement>,
+    /// Whether the supervisor is settling what it has taken out of these.
+    pub(super) settles: bool,
     /// Calls between the backlog and a worker; empty but for that moment.
     taken: VecDeque<Call>,
     /// How many calls had been submitted when it last looked.
@@ -192,6 +231,10 @@ pub(super) enum Settlement {
     Lost(Arc<dyn Callable>, Ticket, TaskError),
     Cancel(Arc<dyn Callable>),
     TakeBack(Arc<dyn Callable>, Ticket),
+    /// A call that was to be sent had its outcome before.
+    Skipped(Arc<dyn Callable>),
+    /// There is room in the backlog, for which somebody may wait.
+    Room(OwnedSemaphorePermit),
     /// The worker executable does not know the task.
     Unknown(Call, CodecError),
     PutBack(Vec<Call>),
@@ -220,10 +263,11 @@ fn turn_and_rest(supervisor: &Cast, what: impl FnOnce(&mut Supervisor), may_rest
     loop {
         let (pool, rests) = {
             let mut crew = supervisor.lock();
+            crew.settles = false;
+            crew.pass_signals();
             if let Some(what) = what.take() {
                 what(&mut crew);
             }
-            crew.pass_signals();
             crew.carry_out_shutdown();
             crew.dispatch();
             if crew.settlements.is_empty() {
@@ -235,6 +279,8 @@ fn turn_and_rest(supervisor: &Cast, what: impl FnOnce(&mut Supervisor), may_rest
             }
             let rests = may_rest && crew.gives_way();
             std::mem::swap(&mut crew.settlements, &mut settlements);
+            // Who rests has nothing but answers to settle, and no worker has a call.
+            crew.settles = !rests;
             (crew.pool.clone(), rests)
         };
         let has_put_back = settle(&pool, &mut settlements);
@@ -245,12 +291,10 @@ fn turn_and_rest(supervisor: &Cast, what: impl FnOnce(&mut Supervisor), may_rest
 }
 
 /// What came of sending a call.
-pub(super) fn note(pool: &Pool, settlements: &mut Vec<Settlement>, sent: Sent) {
+pub(super) fn note(settlements: &mut Vec<Settlement>, sent: Sent) {
     match sent {
-        Sent::Yes => {}
-        Sent::WasSettled => {
-            pool.skipped.fetch_add(1, Ordering::Relaxed);
-        }
+        Sent::Yes(permit) => settlements.extend(permit.map(Settlement::Room)),
+        Sent::WasSettled(cell) => settlements.push(Settlement::Skipped(cell)),
         Sent::NotNow(call) => settlements.push(Settlement::PutBack(vec![call])),
         Sent::Unknown(call, error) => settlements.push(Settlement::Unknown(call, error)),
     }
@@ -360,6 +404,15 @@ pub(super) fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) -> boo
                 }
                 continue;
             }
+            Settlement::Skipped(cell) => {
+                pool.skipped.fetch_add(1, Ordering::Relaxed);
+                let _ = panic::catch(move || drop(cell));
+                continue;
+            }
+            Settlement::Room(permit) => {
+                let _ = panic::catch(move || drop(permit));
+                continue;
+            }
             Settlement::Unknown(call, error) => {
                 call.into_cell().stop(error.into());
                 continue;
@@ -398,6 +451,7 @@ impl Supervisor {
                 being_started: 0,
                 failed_starts: 0,
                 settlements: Vec::new(),
+                settles: false,
                 taken: VecDeque::new(),
                 seen: 0,
                 looks: Looks::new(transport::LOOK, transport::SKIP),
@@ -493,10 +547,10 @@ impl Supervisor {
         let Some(watch) = &self.pool.config.watch else { return };
         for signal in watch.take_signals() {
             self.was_signalled = true;
-            for worker in self.workers.values_mut() {
-                worker.signals.push(signal);
-                worker.poke.notify_one();
-            }
+            PROCESSES.with_borrow(|processes| {
+                let own = self.workers.keys().filter_map(|index| processes.get(&(self.pool.id, *index)));
+                own.for_each(|process| process.signal(signal));
+            });
         }
     }
 
@@ -575,7 +629,7 @@ impl Supervisor {
                         calls.push_front(call);
                         break;
                     }
-                    sent => note(&self.pool, &mut self.settlements, sent),
+                    sent => note(&mut self.settlements, sent),
                 }
             }
             let not_now = !calls.is_empty();
@@ -635,7 +689,7 @@ impl Supervisor {
             let room = worker.room();
             let mut calls = calls.into_iter();
             let sent: Vec<Sent> = calls.by_ref().take(room).map(|call| worker.send(call)).collect();
-            sent.into_iter().for_each(|sent| note(&self.pool, &mut self.settlements, sent));
+            sent.into_iter().for_each(|sent| note(&mut self.settlements, sent));
             let rest: Vec<Call> = calls.collect();
             if !rest.is_empty() {
                 self.settlements.push(Settlement::PutBack(rest));
@@ -791,7 +845,9 @@ impl Supervisor {
         }
         let Some(this) = self.this.upgrade() else { return };
         self.workers.insert(index, worker);
-        spawn_local(attend(this, index, body));
+        let process = Rc::new(body.process);
+        PROCESSES.with_borrow_mut(|processes| processes.insert((self.pool.id, index), process.clone()));
+        spawn_local(attend(this, index, process, body.stderr));
     }
 
     fn start_failed(&mut self, why: &str) {
@@ -821,7 +877,12 @@ impl Supervisor {
         let (mut answers, mut total, mut allowance) = (0, 0, ALLOWANCE);
         let open = loop {
             let Some(worker) = self.workers.get_mut(&index) else { return false };
-            match worker.receive(&mut allowance) {
+            // What a caller has left goes first. It may be nothing, where reading has failed and fails again.
+            let read = match worker.take_left() {
+                true => Ok(worker.read.len().max(1)),
+                false => worker.receive(&mut allowance),
+            };
+            match read {
                 Ok(0) => break false,
                 Ok(count) => total += count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break true,
@@ -1015,7 +1076,7 @@ impl Supervisor {
     fn rest(&mut self) -> bool {
         #[cfg(target_os = "linux")]
         self.keep_spare();
-        let rests = self.workers.values_mut().filter(|worker| !worker.is_deaf()).all(|worker| worker.line.rest());
+        let rests = self.workers.values_mut().filter(|worker| !worker.is_deaf()).all(Worker::rest);
         let mut state = self.pool.state.lock();
         // Whoever submits does so under this lock, and looks at `awake` there.
         if !rests || state.submitted != self.seen {
@@ -1132,8 +1193,7 @@ fn still_running(this: &Weak<Mutex<Supervisor>>, index: usize, ticket: Ticket, l
 }
 
 /// Looks after one worker: its socket, its stderr, its start and its end.
-async fn attend(supervisor: Cast, index: usize, body: Body) {
-    let Body { process, stderr } = body;
+async fn attend(supervisor: Cast, index: usize, process: Rc<start::Handle>, stderr: OwnedFd) {
     let parts = supervisor.lock().workers.get(&index).map(|worker| (worker.line.socket(), worker.poke.clone()));
     let Some((mut socket, poke)) = parts else { return };
     let tail = Rc::new(RefCell::new(Vec::new()));
@@ -1145,12 +1205,12 @@ async fn attend(supervisor: Cast, index: usize, body: Body) {
     let exit = loop {
         let (wants_write, luggage_waits, stage, is_deaf) = match supervisor.lock().workers.get_mut(&index) {
             Some(worker) => {
-                worker.signals.drain(..).for_each(|signal| process.signal(signal));
                 socket = worker.line.socket();
                 (worker.wants_write(), worker.luggage_waits(), worker.stage.clone(), worker.is_deaf())
             }
             None => (false, false, Stage::Dying(None), false),
         };
+        // It may have been a caller who found that out, and can't kill.
         if matches!(stage, Stage::Dying(_)) && !std::mem::replace(&mut was_killed, true) {
             process.kill();
         }
@@ -1211,6 +1271,7 @@ async fn attend(supervisor: Cast, index: usize, body: Body) {
             }
         }
     };
+    PROCESSES.with_borrow_mut(|processes| processes.remove(&(pool.id, index)));
     // A grandchild may hold stderr open for ever; its words are not waited for.
     let _ = timeout(Duration::from_millis(100), listening).await;
     let words = String::from_utf8_lossy(&tail.borrow()).into_owned();
@@ -1235,7 +1296,7 @@ async fn end(process: &start::Handle) -> WorkerExit {
 /// # Cancellation safety
 /// Can be dropped and called again: a rest that has begun goes on.
 async fn something(supervisor: &Cast, index: usize, socket: &Socket) -> std::io::Result<()> {
-    let rests = supervisor.lock().workers.get_mut(&index).is_none_or(|worker| worker.line.rest());
+    let rests = supervisor.lock().workers.get_mut(&index).is_none_or(Worker::rest);
     if rests {
         socket.readable().await
     } else {

@@ -277,6 +277,16 @@ impl Line {
         }
     }
 
+    /// Reads what is there, as far as it fits; without a look at the system. 0: nothing, or the end.
+    ///
+    /// # Errors
+    /// As [`read`](Line::read).
+    pub(super) fn glimpse(&mut self, to: &mut Vec<u8>) -> io::Result<usize> {
+        let Some(ring) = self.ring_mut() else { return Ok(0) };
+        ring.get_up()?;
+        ring.reader.try_read_into(to, usize::MAX)
+    }
+
     pub(super) fn has_ring(&self) -> bool {
         self.ring().is_some()
     }
@@ -383,6 +393,15 @@ impl Looks {
         self.since = None;
     }
 
+    /// It was in vain.
+    pub(super) fn vain(&mut self) {
+        self.since = None;
+        self.credit = self.credit.saturating_sub(4);
+        if self.credit == 0 {
+            self.skip = self.most_skips;
+        }
+    }
+
     /// Whether to look once more.
     pub(super) fn again(&mut self) -> bool {
         let now = Instant::now();
@@ -397,11 +416,7 @@ impl Looks {
             }
             Some(since) if now.duration_since(since) < self.longest => true,
             Some(_) => {
-                self.since = None;
-                self.credit = self.credit.saturating_sub(4);
-                if self.credit == 0 {
-                    self.skip = self.most_skips;
-                }
+                self.vain();
                 false
             }
         }
