@@ -108,9 +108,9 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
         }
     });
     PROCESSES.with_borrow_mut(HashMap::clear);
-    // Without waiting for a thread that can't get rid of a worker's words.
     #[cfg(target_os = "linux")]
     FORK_SERVER.set(None);
+    // Without waiting for a thread that can't get rid of a worker's words.
     runtime.shutdown_background();
     drop(buffers);
     ended.cancel();
@@ -284,8 +284,11 @@ fn turn_and_rest(supervisor: &Cast, what: impl FnOnce(&mut Supervisor), may_rest
             (crew.pool.clone(), rests)
         };
         let has_put_back = settle(&pool, &mut settlements);
-        if rests && !has_put_back {
-            return Turn::Rests;
+        if rests {
+            if !has_put_back {
+                return Turn::Rests;
+            }
+            supervisor.lock().get_up();
         }
     }
 }
@@ -315,12 +318,7 @@ enum Bustle {
 /// so what can be seen in memory is looked for there: new calls, and what stands in the rings.
 fn bustle(supervisor: &Cast) -> Bustle {
     let begun = Instant::now();
-    {
-        let crew = supervisor.lock();
-        let mut state = crew.pool.state.lock();
-        state.awake = true;
-        crew.pool.rests.store(false, Ordering::Relaxed);
-    }
+    supervisor.lock().get_up();
     let mut what: fn(&mut Supervisor) = Supervisor::hear;
     let mut has_napped = false;
     loop {
@@ -1070,6 +1068,13 @@ impl Supervisor {
     /// Whether something is likely to come at once, and waiting for it with open eyes is in nobody's way.
     fn may_look(&self) -> bool {
         self.has_core() && self.workers.values().all(|worker| worker.in_flight() == 0 || worker.is_due())
+    }
+
+    /// The supervisor doesn't rest any more: nobody has to wake it.
+    fn get_up(&self) {
+        let mut state = self.pool.state.lock();
+        state.awake = true;
+        self.pool.rests.store(false, Ordering::Relaxed);
     }
 
     /// Before the supervisor waits for the system. `false`: something has come, for which nobody will wake it.
