@@ -233,7 +233,7 @@ fn callers_of_every_kind_get_in_each_others_way(method: StartMethod) {
                     for n in 0..100 {
                         // Waits for long enough to look for the answer itself, and then leaves.
                         let _ =
-                            pool.submit_with(count { to: 100_000 * (n % 30) }, retried.clone()).wait_timeout(millis(1));
+                            pool.submit_with(count { to: 10_000 * (n % 30) }, retried.clone()).wait_timeout(millis(1));
                     }
                 }),
                 scope.spawn(|| {
@@ -261,8 +261,9 @@ fn callers_of_every_kind_get_in_each_others_way(method: StartMethod) {
                 std::thread::sleep(millis(20));
             }
         });
-        callers.into_iter().for_each(|caller| caller.join().expect("no caller is left waiting"));
+        let ends: Vec<_> = callers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::SeqCst);
+        assert!(ends.iter().all(Result::is_ok), "no caller is left waiting");
     });
     goes_on(&pool);
     ends_clean(&pool, Shutdown::Drain);
