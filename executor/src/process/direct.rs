@@ -18,12 +18,13 @@
 //! **Nobody depends on it.** All of it is given up at once when the lock is taken, and the supervisor goes on from
 //! any state in which the lock is given back: a worker that was sent a call rings for its answer, as for any other.
 //!
-//! **No wake-up is lost.** The supervisor rests with a mark in each ring ([`Line::rest`](super::transport::Line::rest)).
+//! **No wake-up is lost.** The supervisor rests with a mark in each ring
+//! ([`Line::rest`](super::transport::Line::rest)).
 //! Who looks takes one mark away, and so that worker doesn't ring. The lock isn't held from look to look, and each look
 //! asks again whether the case is still the plain one. When the looks are over, one of these happens:
 //!
-//! * the answer has been taken, and nothing was in flight or queued any more at that moment, under both locks. The mark is
-//!   set again under the same lock, and if something has come behind the answer, the supervisor is woken;
+//! * the answer has been taken, and nothing was in flight or queued any more at that moment, under both locks. The mark
+//!   is set again under the same lock, and if something has come behind the answer, the supervisor is woken;
 //! * something else has come, or the lock is taken: the supervisor is woken. It looks into all rings and sets all
 //!   marks before it rests again;
 //! * nothing has come: the mark is set again (with a new number), and if something has come just then, the supervisor
@@ -49,8 +50,8 @@
 //! **A child of a plain `fork`** has no supervisor, and copies of its parent's rings, which it must not touch.
 //!
 //! **Threads.** Callbacks stay on the pool's threads: who has registered one for a task doesn't fetch its answer
-//! (`state.rs`). Threads that work for a pool don't fetch either, so that a wait in a callback fails each time and not by
-//! luck. What other user code runs while a caller settles (decoding, wakers, drops) finds itself on a thread of
+//! (`state.rs`). Threads that work for a pool don't fetch either, so that a wait in a callback fails each time and not
+//! by luck. What other user code runs while a caller settles (decoding, wakers, drops) finds itself on a thread of
 //! the pool ([`Inside`]), as it would on the supervisor's.
 //!
 //! **The end.** A pool isn't over while a caller settles what it has read (`State::fetching`): the last task's future
@@ -81,7 +82,8 @@ pub(super) const SKIP: u32 = 8;
 /// How much of a worker's words a caller reads at most.
 pub(super) const MOST: usize = 256;
 
-/// The largest answer that a caller decodes. Each level of nesting takes a byte of it, and up to some kilobytes of stack.
+/// The largest answer that a caller decodes. Each level of nesting takes a byte of it, and up to some kilobytes of
+/// stack.
 pub(super) const SMALL: usize = 32;
 
 /// How often a caller looks before it asks for the time, and whether there is something else to do.
@@ -253,7 +255,8 @@ impl Supervisor {
         Glimpse::Nothing
     }
 
-    /// Takes the call off its worker, which is idle by it: nothing is queued or in flight at this moment that could use it.
+    /// Takes the call off its worker, which is idle by it: nothing is queued or in flight at this moment that could use
+    /// it.
     fn take_answer(&mut self, index: usize, ticket: Ticket, reply: Reply) -> Option<Settlement> {
         let worker = self.workers.get_mut(&index)?;
         let flight = worker.answered(ticket)?;

@@ -113,8 +113,8 @@ enum Out {
 pub(super) struct Flight {
     pub(super) cell: Arc<dyn Callable>,
     pub(super) ticket: Ticket,
-    /// The worker has said so. Its cell is running from then on, and can't be given to another worker, whatever the claim
-    /// word says.
+    /// The worker has said so. Its cell is running from then on, and can't be given to another worker, whatever the
+    /// claim word says.
     pub(super) has_begun: bool,
 }
 

@@ -131,8 +131,8 @@ thread_local! {
 }
 
 thread_local! {
-    /// The processes of the workers of the supervisor whose thread this is, so that it can kill and signal them at once,
-    /// before it does anything that takes time. On other threads there are none.
+    /// The processes of the workers of the supervisor whose thread this is, so that it can kill and signal them at
+    /// once, before it does anything that takes time. On other threads there are none.
     static PROCESSES: RefCell<HashMap<(PoolId, usize), Rc<start::Handle>>> = RefCell::new(HashMap::new());
 }
 

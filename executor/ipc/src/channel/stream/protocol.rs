@@ -20,7 +20,8 @@
 //! is killed in between has taken the wake-up along; or after, and then it may wipe out the next sleep of a sleeper
 //! that has woken meanwhile. Instead it remembers for which number it has rung, and does so once for each.
 //!
-//! **A mover may hesitate** after it has seen an odd word: as soon as the word is another one, nobody needs to be rung for.
+//! **A mover may hesitate** after it has seen an odd word: as soon as the word is another one, nobody needs to be rung
+//! for.
 //! The sleeper has got up, and will not sleep again without a look at the position after another fence, which comes
 //! after the mover's (or else the mover would not have seen the older number behind its own).
 
