@@ -13,7 +13,7 @@
 //! settle, the backlog is empty, the pool is open and no other call is with any worker; so nobody waits for the worker
 //! that becomes idle by it. And it takes it only if all that the worker has written is this one answer: a small value,
 //! without handles or a block. Whatever else it has read stays with the worker as bytes that nobody has looked into
-//! ([`Worker::glimpse`]), and the supervisor is woken to read them first, in their order.
+//! ([`Worker::glimpse`](super::link::Worker::glimpse)), and the supervisor is woken to read them first, in their order.
 //!
 //! **Nobody depends on it.** All of it is given up at once when the lock is taken, and the supervisor goes on from
 //! any state in which the lock is given back: a worker that was sent a call rings for its answer, as for any other.

@@ -166,8 +166,7 @@ fn number_of_run(us: u64, gate: Gate) -> Hooked {
 }
 
 /// Who fetches may be held up before it settles. The task has then timed out and is with another worker, as a call of
-/// the
-/// same number in the same slot.
+/// the same number in the same slot.
 fn direct_answer_that_is_settled_late_is_of_the_earlier_run(method: StartMethod) {
     const BEFORE: u64 = 9;
     if !can_fetch() {
