@@ -69,6 +69,30 @@ impl Ring {
         self.wake_reader(rung);
     }
 
+    /// Sends where there is room, and waits a little before it rings, as `RingWriter::put` does.
+    fn send_and_hesitate(&self, value: u32, rung: &protocol::Rung) {
+        let head = self.head.load(Ordering::Relaxed);
+        self.data[(head % 2) as usize].store(value, Ordering::Relaxed);
+        protocol::publish(&self.head, head + 1);
+        if let Some(sleep) = protocol::sleeper(&self.reader_sleep)
+            && rung.is_new(sleep)
+            && !protocol::is_over(&self.reader_sleep, sleep)
+        {
+            self.at_reader.ring();
+        }
+    }
+
+    /// Says that it sleeps, gets up to look, and only then sleeps in earnest: as a caller does that takes the place of
+    /// one who rests.
+    fn look_and_recv(&self, rung: &protocol::Rung) -> u32 {
+        let tail = self.tail.load(Ordering::Relaxed);
+        let sleep = protocol::lie_down(&self.reader_sleep);
+        if self.head.load(Ordering::Acquire) == tail {
+            protocol::get_up(&self.reader_sleep, sleep);
+        }
+        self.recv(rung)
+    }
+
     fn wake_reader(&self, rung: &protocol::Rung) {
         if let Some(sleep) = protocol::sleeper(&self.reader_sleep)
             && rung.is_new(sleep)
@@ -141,6 +165,25 @@ fn a_writer_that_lies_down_is_woken_when_there_is_room() {
         for value in 1..=3 {
             assert_eq!(ring.recv(&rung), value);
         }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_writer_that_hesitates_wakes_those_who_lie_down_again() {
+    model(|| {
+        let ring = Arc::new(Ring::default());
+        let writer = thread::spawn({
+            let ring = ring.clone();
+            move || {
+                let rung = protocol::Rung::default();
+                ring.send_and_hesitate(7, &rung);
+                ring.send_and_hesitate(8, &rung);
+            }
+        });
+        let rung = protocol::Rung::default();
+        assert_eq!(ring.look_and_recv(&rung), 7);
+        assert_eq!(ring.look_and_recv(&rung), 8);
         writer.join().unwrap();
     });
 }

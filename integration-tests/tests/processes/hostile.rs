@@ -31,6 +31,7 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_claims_with_an_answer,
     hostile_claims_without_an_answer,
     hostile_claims_and_a_cancel,
+    hostile_start_without_a_claim,
     hostile_silence_ends_with_the_timeout,
     hostile_deafness_ends_with_the_deadline,
     hostile_half_of_a_large_frame,
@@ -54,6 +55,7 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_end_of_the_socket,
     hostile_end_of_the_socket_behind_an_answer,
     hostile_frames_without_end,
+    hostile_words_while_a_caller_looks_for_its_answer,
     hostile_ring_that_it_was_not_given,
     hostile_always_breaks_the_pool_and_says_why,
     hostile_fork_server_breaks_the_pool_and_says_why,
@@ -246,6 +248,13 @@ fn hostile_claims_and_a_cancel() {
     });
 }
 
+/// By its word it runs the call, by the claim it doesn't. The call must end all the same, and may not run twice.
+fn hostile_start_without_a_claim() {
+    first("started, exit", |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(7));
+    });
+}
+
 fn hostile_silence_ends_with_the_timeout() {
     first("silence", |pool| {
         let task = pool.submit_with(double { n: 1 }, TaskOptions::new().timeout(millis(300)));
@@ -390,6 +399,22 @@ fn hostile_end_of_the_socket() {
 
 fn hostile_end_of_the_socket_behind_an_answer() {
     goes_unnoticed("hangs up behind its answer");
+}
+
+/// A caller whose calls were answered quickly looks for the next answer itself, but never for longer than it wants to
+/// wait, whatever comes instead.
+fn hostile_words_while_a_caller_looks_for_its_answer() {
+    for mode in ["answers, then endless", "answers, then drops"] {
+        first(mode, |pool| {
+            for n in 0..20 {
+                assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+            }
+            let mut task = pool.submit(double { n: 1 });
+            assert!(task.wait_timeout(millis(30)).is_err(), "there is no answer");
+            assert!(task.cancel());
+            assert!(eventually(seconds(30), || pool.stats().workers_lost == 1), "it is killed");
+        });
+    }
 }
 
 fn hostile_frames_without_end() {
