@@ -69,6 +69,7 @@ use super::link::{Glimpse, Sent};
 use super::pool::Pool;
 use super::supervisor::{Cast, Inside, Settlement, Supervisor, note, settle};
 use crate::executor::inside::PoolId;
+use crate::panic;
 use crate::state::{Call, Ticket};
 use crate::task::Reply;
 
@@ -136,7 +137,7 @@ impl Pool {
                 worker.flush();
                 // Somebody may wait for it, whose waker is user code.
                 drop(crew);
-                drop(permit);
+                let _ = panic::catch(move || drop(permit));
             }
             sent => {
                 note(&mut crew.settlements, sent);
@@ -179,7 +180,7 @@ impl Pool {
                     return crew.rest_again(index);
                 }
                 Glimpse::Other => {
-                    crew.fetches.give_up();
+                    crew.fetches.vain();
                     self.notify.notify_one();
                     return;
                 }

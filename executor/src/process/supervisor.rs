@@ -3,9 +3,10 @@
 //!
 //! Everything here runs on a current-thread runtime; the state is behind a lock that is held for one [`turn`] at a
 //! time and never across an await. User code (decoding, callbacks, drops of values) runs after the turn, when the lock
-//! is free: what a turn decides is listed as [`Settlement`]s and performed then. While the supervisor rests, a caller
-//! may take the lock and do the little that a single call needs (`direct.rs`); processes and timers are out of its
-//! reach, and what has to be done to them is left to the supervisor.
+//! is free: what a turn decides is listed as [`Settlement`]s and performed then. (Only what an initialiser says is
+//! decoded under the lock, once a worker and on this thread, for which no caller waits.) While the supervisor rests, a
+//! caller may take the lock and do the little that a single call needs (`direct.rs`); processes and timers are out of
+//! its reach, and what has to be done to them is left to the supervisor.
 //!
 //! A turn:
 //!
@@ -36,6 +37,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_ext::{BlockingObserver, set_blocking_observer};
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use polypool_ipc::ClaimState;
 use tokio::runtime::Runtime;
@@ -96,13 +98,15 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
         let supervisor: Cast = Supervisor::new(pool.clone());
         let _ = pool.crew.set(direct::Crew::new(&supervisor));
         loop {
-            pool.notify.notified().await;
+            if pool.notify.notified().now_or_never().is_some() {
+                // As it may be each time, while calls and answers come: ends, timers and sockets have their turn first.
+                yield_now().await;
+            } else {
+                pool.notify.notified().await;
+            }
             match bustle(&supervisor) {
                 Bustle::Rests => {}
-                Bustle::Goes => {
-                    pool.notify.notify_one();
-                    yield_now().await;
-                }
+                Bustle::Goes => pool.notify.notify_one(),
                 Bustle::Over => break,
             }
         }
