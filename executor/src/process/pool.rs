@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use futures_ext::CancellationToken;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::direct::Crew;
@@ -155,18 +155,19 @@ impl Pool {
         state.submitted += 1;
         self.arrived.store(state.submitted, Ordering::Relaxed);
         state.lanes.push(call);
-        self.wake(state);
-        Ok(())
-    }
-
-    /// After something was put into the backlog.
-    pub(super) fn wake(&self, mut state: MutexGuard<'_, State>) {
         let wake = !std::mem::replace(&mut state.awake, true);
         self.rests.store(false, Ordering::Relaxed);
         drop(state);
         if wake {
             self.notify.notify_one();
         }
+        Ok(())
+    }
+
+    /// Whether nothing can come into the backlog any more, and nothing is left in it or on its way back to it.
+    pub(super) fn has_run_out(&self) -> bool {
+        let state = self.state.lock();
+        !state.phase.is_open() && state.lanes.is_empty() && !self.clock.is_ending() && state.fetching == 0
     }
 
     fn start_supervisor(&self) -> std::io::Result<()> {

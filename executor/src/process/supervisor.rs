@@ -121,9 +121,10 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
 }
 
 /// Makes this thread one of the pool's own, which call callbacks: it must not wait for the pool.
-pub(super) fn enter(id: PoolId) {
+/// Gives back who was asked about blocking before.
+pub(super) fn enter(id: PoolId) -> Option<Rc<dyn BlockingObserver>> {
     id.enter();
-    set_blocking_observer(Some(Rc::new(NoBlocking)));
+    set_blocking_observer(Some(Rc::new(NoBlocking)))
 }
 
 pub(super) type Cast = Arc<Mutex<Supervisor>>;
@@ -162,8 +163,7 @@ pub(super) struct Inside {
 impl Inside {
     /// The thread must not work for a pool.
     pub(super) fn enter(id: PoolId) -> Self {
-        id.enter();
-        Inside { observer: set_blocking_observer(Some(Rc::new(NoBlocking))) }
+        Inside { observer: enter(id) }
     }
 }
 
@@ -469,15 +469,10 @@ impl Supervisor {
 
     /// Whether everything is done and nothing is left.
     fn is_over(&self) -> bool {
-        let state = self.pool.state.lock();
-        let over = !state.phase.is_open()
-            && state.lanes.is_empty()
+        let over = self.pool.has_run_out()
             && self.workers.is_empty()
             && self.being_started == 0
-            && self.settlements.is_empty()
-            && !self.pool.clock.is_ending()
-            && state.fetching == 0;
-        drop(state);
+            && self.settlements.is_empty();
         #[cfg(target_os = "linux")]
         if over && self.spare.is_coming {
             return false;
@@ -702,12 +697,8 @@ impl Supervisor {
 
     /// Ends the workers when there is nothing more to come.
     fn let_go(&mut self) {
-        let state = self.pool.state.lock();
-        let over =
-            !state.phase.is_open() && state.lanes.is_empty() && !self.pool.clock.is_ending() && state.fetching == 0;
-        drop(state);
         // What is about to be put back must find its workers.
-        if !over || self.settlements.iter().any(|next| !matches!(next, Settlement::Cancel(_))) {
+        if !self.pool.has_run_out() || self.settlements.iter().any(|next| !matches!(next, Settlement::Cancel(_))) {
             return;
         }
         self.pass_signals();

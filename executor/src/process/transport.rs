@@ -144,9 +144,7 @@ impl Ring {
         let ring = Ring { reader, writer, bells, room, rests: false, waits_for_room: false, has_ended: false };
         Ok((ring, luggage))
     }
-}
 
-impl Ring {
     /// Ends a rest, if one has begun.
     fn get_up(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.rests) {

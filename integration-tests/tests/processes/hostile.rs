@@ -135,6 +135,13 @@ fn says_how(pool: &ProcessPool, words: &str) {
     assert_eq!(pool.stats().workers_lost, 1);
 }
 
+/// The worker ends, and its task is lost.
+fn ends(mode: &str) {
+    first(mode, |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
+    });
+}
+
 /// Nobody notices the hostile worker, because it had no call yet or had not begun with it.
 fn goes_unnoticed(mode: &str) {
     first(mode, |pool| {
@@ -144,9 +151,7 @@ fn goes_unnoticed(mode: &str) {
 }
 
 fn hostile_frame_that_ends_too_early() {
-    first("truncated", |pool| {
-        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
-    });
+    ends("truncated");
 }
 
 fn hostile_frame_of_4_gib() {
@@ -273,15 +278,11 @@ fn hostile_deafness_ends_with_the_deadline() {
 }
 
 fn hostile_half_of_a_large_frame() {
-    first("half", |pool| {
-        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
-    });
+    ends("half");
 }
 
 fn hostile_half_of_a_block() {
-    first("half a block", |pool| {
-        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
-    });
+    ends("half a block");
 }
 
 fn hostile_block_that_is_longer_than_its_frame() {

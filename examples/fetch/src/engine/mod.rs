@@ -11,6 +11,7 @@ mod retry;
 mod room;
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -395,8 +396,7 @@ impl Engine {
     fn kept(&mut self, whole: Whole, kept: Result<(Record, Option<Page>), String>) {
         let (record, page) = kept.unwrap_or_else(|why| {
             let mut record = record_of(&whole.job, whole.attempt, whole.ended, None);
-            let message = format!("the body could not be kept: {why}");
-            record.error.get_or_insert(Failure { kind: Kind::Internal, message });
+            not_kept(&mut record, Kind::Internal, &why);
             (record, None)
         });
         match (&self.extractor, page) {
@@ -419,10 +419,8 @@ fn keep(whole: &mut Whole, body: Body) -> (Record, Option<Page>) {
             record.warc = kept.warc;
             kept.page.filter(|_| record.error.is_none())
         }
-        // What is wrong with the body of an error is of no interest.
         Err(error) => {
-            let message = format!("the body could not be kept: {error}");
-            record.error.get_or_insert(Failure { kind: Kind::Output, message });
+            not_kept(&mut record, Kind::Output, &error);
             None
         }
     };
@@ -430,6 +428,11 @@ fn keep(whole: &mut Whole, body: Body) -> (Record, Option<Page>) {
         record.encode();
     }
     (record, page)
+}
+
+/// What is wrong with the body of an error is of no interest.
+fn not_kept(record: &mut Record, kind: Kind, why: &dyn Display) {
+    record.error.get_or_insert_with(|| Failure { kind, message: format!("the body could not be kept: {why}") });
 }
 
 async fn extract(extractor: Arc<Extractor>, page: Page, mut record: Record) -> Record {
