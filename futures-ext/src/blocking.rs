@@ -109,7 +109,7 @@ pub fn block_on_deadline<F: Future + ?Sized>(future: Pin<&mut F>, deadline: Inst
 /// let counter = Rc::new(Counter::default());
 /// set_blocking_observer(Some(counter.clone()));
 /// block_on(async {});                                                        // ready at once: nothing blocks
-/// let _ = std::future::pending::<()>().wait_timeout(Duration::from_millis(1)); // really waits
+/// let _ = std::future::pending::<()>().wait_timeout(Duration::from_millis(100)); // really waits
 /// assert_eq!(counter.0.get(), 1);
 /// set_blocking_observer(None);
 /// ```
