@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use crate::error::SubmitError;
 use crate::executor::Slot;
 use crate::options::Priority;
-use crate::state::{self, Call};
+use crate::state::{self, Call, Callable, Tally};
 
 /// The waiting calls.
 #[derive(Debug)]
@@ -19,11 +19,13 @@ pub(crate) struct Lanes {
     lanes: [VecDeque<Call>; Priority::COUNT],
     len: usize,
     sweeper: Sweeper,
+    /// What shared calls have been counted for here.
+    tally: Tally,
 }
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new() }
+        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new(), tally: Tally::default() }
     }
 
     /// How many calls are held, those included that were cancelled since.
@@ -35,9 +37,27 @@ impl Lanes {
         self.len == 0
     }
 
-    /// How many calls still wait.
+    /// How many tasks still wait.
     pub(crate) fn live(&self) -> usize {
-        self.lanes.iter().flatten().filter(|call| call.is_queued()).count()
+        self.lanes.iter().flatten().map(|call| call.cell().queued()).sum()
+    }
+
+    /// What the shared calls that are or were here are counted for.
+    pub(crate) fn tally(&mut self) -> Tally {
+        for call in self.lanes.iter().flatten() {
+            self.tally += call.cell().take_tally();
+        }
+        self.tally
+    }
+
+    /// Counts a shared call that has left.
+    pub(crate) fn count(&mut self, cell: &dyn Callable) {
+        self.tally += cell.take_tally();
+    }
+
+    /// Whether something is to go before what is normal.
+    pub(crate) fn is_urgent(&self) -> bool {
+        !self.lanes[Priority::High.lane()].is_empty()
     }
 
     pub(crate) fn push(&mut self, call: Call) {
@@ -72,21 +92,44 @@ impl Lanes {
         if self.len == 0 {
             return None;
         }
-        let call = self.lanes.iter_mut().find_map(VecDeque::pop_front)?;
-        self.len -= 1;
-        Some(call)
+        for lane in &mut self.lanes {
+            while let Some(call) = lane.front() {
+                if !call.cell().is_shared() {
+                    self.len -= 1;
+                    return lane.pop_front();
+                }
+                let cell = call.cell().clone();
+                let visit = cell.visit();
+                self.tally += cell.take_tally();
+                if visit.stays {
+                    return Some(Call::new(cell));
+                }
+                self.len -= 1;
+                // It was told that it has left.
+                let own = lane.pop_front().map(Call::into_cell);
+                if visit.has_work {
+                    return own.map(Call::new);
+                }
+            }
+        }
+        None
     }
 
     /// Everything there is, in the order of its turn.
     pub(crate) fn take_all(&mut self) -> Vec<Call> {
         self.len = 0;
-        self.lanes.iter_mut().flat_map(std::mem::take).collect()
+        let calls: Vec<Call> = self.lanes.iter_mut().flat_map(std::mem::take).collect();
+        for call in &calls {
+            call.cell().leave_backlog();
+            self.tally += call.cell().take_tally();
+        }
+        calls
     }
 
     fn sweep(&mut self) {
         if self.sweeper.is_due(self.len) {
             for lane in &mut self.lanes {
-                lane.retain(Call::is_queued);
+                lane.retain_mut(|call| call.is_alive(&mut self.tally));
             }
             self.len = self.lanes.iter().map(VecDeque::len).sum();
         }

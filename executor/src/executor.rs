@@ -127,6 +127,12 @@ pub trait Executor: std::fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether a call may be several tasks that workers take one by one.
+    #[doc(hidden)]
+    fn takes_bundles(&self) -> bool {
+        false
+    }
+
     /// Another handle of the same executor.
     fn handle(&self) -> Arc<dyn Executor>;
 }
@@ -426,6 +432,10 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
 
     fn chunk_parallelism(&self) -> Option<usize> {
         (**self).chunk_parallelism()
+    }
+
+    fn takes_bundles(&self) -> bool {
+        (**self).takes_bundles()
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

@@ -1,14 +1,20 @@
 //! `map`: many tasks in, their outcomes out, with a bounded number of them ahead of the reader.
 //!
-//! **Chunks.** Unless the user says how large they are to be, a map on threads measures the first elements one by one, and
-//! then makes chunks that take about [`CHUNK_TIME`] ([`Meter`]), each at most some times as large as the largest before it. On
-//! processes it doesn't, because a chunk shares the fate of its worker.
+//! **Chunks.** Unless the user says how large they are to be, a map on threads measures the first elements one by one,
+//! and then makes chunks that take about [`CHUNK_TIME`] ([`Meter`]), each at most some times as large as the largest
+//! before it. On processes it doesn't, because a chunk shares the fate of its worker.
 //!
-//! **Reading in bursts.** A blocking reader for whom the next outcome isn't there waits for one in the middle of what is ahead,
-//! but only for [`DOZE`]; so it is seldom woken, and is seldom in the workers' way.
+//! **Reading in bursts.** A blocking reader for whom the next outcome isn't there waits for one in the middle of what
+//! is ahead, but only for [`DOZE`]; so it is seldom woken, and is seldom in the workers' way.
 //!
-//! **Cells.** A map that submits its elements one by one has a window of cells that are used again and again: as soon as an
-//! outcome was read, and if nobody else has an eye on the cell, the next element goes into it.
+//! **Bundles.** Elements that are to be alone on threads share an allocation, a lock and a place in the backlog with
+//! their neighbours ([`Bundle`]), and nothing else: each is found by the workers as soon as it was pulled, runs by
+//! itself, and has its outcome read as soon as that is there. They are pulled some at a time, when as many have been
+//! read.
+//!
+//! **Cells.** Where that can't be (few are ahead, they are asynchronous, have options, go to processes, or are read in
+//! the order in which they end), elements are submitted one by one, and there is a window of cells that are used again
+//! and again: as soon as an outcome was read, and if nobody else has an eye on the cell, the next element goes into it.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending, poll_fn};
@@ -23,6 +29,7 @@ use futures_ext::Unfinished;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
+use crate::bundle::Bundle;
 use crate::error::{CodecError, Outcome, SubmitError, TaskError};
 use crate::executor::{Executor, Slot, submit_job};
 use crate::future::{TaskFuture, after};
@@ -31,15 +38,15 @@ use crate::options::TaskOptions;
 use crate::state::{AnyCell as _, Call, Cell, Observed as _};
 use crate::task::{IntoOutcomes, Outcomes, Task};
 
-/// How many elements are ahead of the reader when [`Map::buffer`] is not called; where a map makes chunks by itself, there are more if
-/// the chunks that keep all workers busy for a millisecond or so hold more.
+/// How many elements are ahead of the reader when [`Map::buffer`] is not called; where a map makes chunks by itself,
+/// there are more if the chunks that keep all workers busy for a millisecond or so hold more.
 pub const DEFAULT_MAP_BUFFER: usize = 1_024;
 
 /// For how long the chunks run that a map makes by itself: a hundred times as long as it takes to hand one over.
 const CHUNK_TIME: Duration = Duration::from_micros(20);
 
-/// So many chunks that a map makes by itself are ahead of the reader for each that can run at once: the reader then sleeps for
-/// much longer than a wake-up takes, and the workers have enough to do until it has come.
+/// So many chunks that a map makes by itself are ahead of the reader for each that can run at once: the reader then
+/// sleeps for much longer than a wake-up takes, and the workers have enough to do until it has come.
 const CHUNKS_AHEAD: usize = 16;
 
 /// So many chunks are ahead in any case.
@@ -56,6 +63,18 @@ const GROWTH: usize = 4;
 
 /// From so many submits on, what is ahead is much.
 const MUCH: usize = 32;
+
+/// The same for bundles.
+const MANY_BUNDLES: usize = 4;
+
+/// The most elements in a bundle.
+const MAX_BUNDLE: usize = 64;
+
+/// Below this number, a bundle costs more than it saves.
+const MIN_BUNDLE: usize = 8;
+
+/// Of the elements that are ahead, a bundle is at most this part.
+const PARTS_IN_BUNDLES: usize = 16;
 
 /// For how long a blocking reader waits for an outcome that isn't the next one.
 const DOZE: Duration = Duration::from_micros(200);
@@ -109,6 +128,8 @@ where
     cells: Vec<Arc<Cell<Single<I::Item>>>>,
     /// The rest of a chunk that has come back.
     ready: IntoOutcomes<Output<I>>,
+    /// How many elements that travel alone are pulled in one go, into a [`Bundle`], if they are.
+    bundle: Option<usize>,
     /// So many of these are left when there may be room for the next elements.
     low: usize,
     /// Pulled, but no room in the executor's backlog yet.
@@ -164,6 +185,7 @@ where
             window: W::empty(),
             cells: Vec::new(),
             ready: IntoOutcomes::none(),
+            bundle: None,
             low: 0,
             waiting: None,
             under_way: 0,
@@ -171,21 +193,25 @@ where
         }
     }
 
-    /// How many elements travel to a worker together, at least 1. Larger chunks cost less for short tasks; the death of a
-    /// worker, and an argument that can't be encoded, then fail the whole chunk. With 0 the stream has one element, an error, and
-    /// no task runs.
+    /// How many elements travel to a worker together, at least 1. Larger chunks cost less for short tasks; the death of
+    /// a worker, and an argument that can't be encoded, then fail the whole chunk. With 0 the stream has one element,
+    /// an error, and no task runs.
     ///
-    /// By default each element travels alone on a process pool. On a thread pool, where nothing is lost by chunks, there are as many in
-    /// one as take some 20 microseconds by what the elements before took, and at most 1,024 or an eighth of the [`buffer`](Map::buffer); but asynchronous
-    /// tasks, and those with [`options`](Map::options), are alone there, too. Take `chunk_size(1)` where elements wait for each
-    /// other, or a few are very much longer than the rest.
+    /// By default each element travels alone on a process pool. On a thread pool, where nothing is lost by chunks,
+    /// there are as many in one as take some 20 microseconds by what the elements before took, and at most 1,024 or an
+    /// eighth of the [`buffer`](Map::buffer); but asynchronous tasks, and those with [`options`](Map::options), are
+    /// alone there, too. Take `chunk_size(1)` where elements wait for each other, or a few are very much longer than
+    /// the rest.
     pub fn chunk_size(mut self, elements: usize) -> Self {
         self.chunk_size = Some(elements);
         self
     }
 
-    /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], or what
-    /// keeps the workers busy for a millisecond or so where the map chooses the chunks and that is more. With 0 the stream has one element, an error, and no task runs.
+    /// How many elements are pulled ahead of the reader, at least 1, and at most: where they travel alone on a thread
+    /// pool and there are 128 or more, they are pulled again when a sixteenth of them (or 64) have been read, and
+    /// otherwise whenever there is room. By default [`DEFAULT_MAP_BUFFER`], or what keeps the workers busy for a
+    /// millisecond or so where the map chooses the chunks and that is more. With 0 the stream has one element, an
+    /// error, and no task runs.
     pub fn buffer(mut self, elements: usize) -> Self {
         self.buffer = Some(elements);
         self
@@ -237,11 +263,24 @@ where
             }
             _ => _ = self.chunk_size.get_or_insert(1),
         }
+        self.bundle = self.bundle_size();
         self.phase = Phase::Pulling;
         if let Timeout::Of(timeout) = self.timeout {
             self.timeout = Timeout::At(Box::pin(sleep_until(after(timeout))));
         }
         self.pull();
+    }
+
+    /// How many elements to pull in one go, where each travels alone and bundles are possible.
+    fn bundle_size(&self) -> Option<usize> {
+        let executor = self.executor.as_ref().filter(|executor| executor.takes_bundles())?;
+        let is_possible =
+            W::IS_ORDERED && self.chunk_size == Some(1) && !I::Item::IS_ASYNC && self.options.is_default();
+        let buffer = self.buffer.unwrap_or(DEFAULT_MAP_BUFFER);
+        let size = (buffer / PARTS_IN_BUNDLES).min(MAX_BUNDLE);
+        // With what is left until the next ones are pulled, all workers have something to do.
+        let is_enough = executor.chunk_parallelism().is_some_and(|workers| workers <= buffer - size);
+        (is_possible && is_enough && size >= MIN_BUNDLE).then_some(size)
     }
 
     /// Pulls elements and submits them, as far as the buffer and the backlog have room.
@@ -251,6 +290,10 @@ where
             if self.ahead() + chunk > buffer {
                 self.low = buffer.saturating_sub(chunk).saturating_sub(self.under_way);
                 break;
+            }
+            if let Some(size) = self.bundle {
+                self.pull_bundle(size);
+                continue;
             }
             let Some(executor) = &self.executor else { break };
             // Chunks are measured, those of one too, where the map chooses them.
@@ -279,6 +322,43 @@ where
         self.let_go();
     }
 
+    /// Pulls so many elements into a bundle. Workers find each of them before the next one is pulled, which may take
+    /// its time, or be waiting for those before.
+    fn pull_bundle(&mut self, size: usize) {
+        let mut bundle: Option<Arc<Bundle<I::Item>>> = None;
+        for _ in 0..size {
+            let Some(task) = self.tasks.next() else {
+                self.phase = Phase::Exhausted;
+                break;
+            };
+            let Some(executor) = &self.executor else { break };
+            self.under_way += 1;
+            // A pool that was shut down meanwhile takes no more, also not into what it has taken.
+            if let Err(error) = executor.try_reserve_slot() {
+                self.refuse(task, error);
+                break;
+            }
+            let window = &mut self.window;
+            let bundle = bundle.get_or_insert_with(|| {
+                let bundle = Bundle::new(size);
+                W::push(window, Piece(Running::Several(Reading { bundle: bundle.clone(), has_more: true })));
+                bundle
+            });
+            if bundle.push(task)
+                && let Err(refused) = executor.submit_call(Call::new(bundle.clone()), None)
+            {
+                refused.call.reject(refused.error);
+            }
+        }
+    }
+
+    /// An element that the executor doesn't take.
+    fn refuse(&mut self, task: I::Item, error: SubmitError) {
+        let cell = Cell::new(Single(task), TaskOptions::new());
+        Call::new(cell.clone()).reject(error);
+        W::push(&mut self.window, Piece(Running::One(cell)));
+    }
+
     /// Elements pulled and not delivered.
     fn ahead(&self) -> usize {
         self.under_way + self.ready.len()
@@ -293,7 +373,7 @@ where
         match (self.chunk_size, self.buffer) {
             (Some(chunk), buffer) => {
                 let buffer = buffer.unwrap_or(DEFAULT_MAP_BUFFER);
-                (chunk.min(buffer), buffer)
+                (self.bundle.unwrap_or(chunk).min(buffer), buffer)
             }
             (None, Some(buffer)) => (self.meter.chunk().min((buffer / PARTS_OF_BUFFER).max(1)), buffer),
             (None, None) => {
@@ -369,7 +449,7 @@ where
         }
     }
 
-    /// The outcome, or `None` when it was a chunk, whose outcomes are `ready` now.
+    /// The outcome, or `None` when there were several, which are `ready` now.
     fn unpack(&mut self, arrived: Arrived<I::Item>) -> Option<Outcome<Output<I>>> {
         let (outcomes, len) = match arrived.0 {
             Came::One(outcome, cell) => {
@@ -379,6 +459,12 @@ where
                     self.cells.push(cell);
                 }
                 return Some(outcome);
+            }
+            Came::Several(outcomes) => {
+                self.under_way -= outcomes.len();
+                self.arrived += outcomes.len();
+                self.ready = IntoOutcomes::of(outcomes);
+                return None;
             }
             Came::Many(outcomes, len) => (outcomes, len),
         };
@@ -415,7 +501,8 @@ where
             && self.waiting.is_none()
     }
 
-    /// An outcome that is there, without waiting and without telling anybody to wake us: what a blocking reader asks first.
+    /// An outcome that is there, without waiting and without telling anybody to wake us: what a blocking reader asks
+    /// first.
     fn next_now(&mut self) -> Option<Outcome<Output<I>>> {
         let outcome = match self.ready.next() {
             Some(outcome) => outcome,
@@ -663,7 +750,30 @@ pub struct Piece<T: Task>(Running<T>);
 
 enum Running<T: Task> {
     One(Arc<Cell<Single<T>>>),
+    Several(Reading<T>),
     Many(TaskFuture<Outcomes<T::Output>>, usize),
+}
+
+/// A bundle, as long as there are outcomes to be read from it.
+struct Reading<T: Task> {
+    bundle: Arc<Bundle<T>>,
+    has_more: bool,
+}
+
+impl<T: Task> Reading<T> {
+    fn read(&mut self) -> Arrived<T> {
+        let outcomes;
+        (outcomes, self.has_more) = self.bundle.read();
+        Arrived(Came::Several(outcomes))
+    }
+}
+
+impl<T: Task> Drop for Reading<T> {
+    fn drop(&mut self) {
+        if self.has_more {
+            self.bundle.leave();
+        }
+    }
 }
 
 /// What came back for a [`Piece`].
@@ -672,6 +782,8 @@ pub struct Arrived<T: Task>(Came<T>);
 
 enum Came<T: Task> {
     One(Outcome<T::Output>, Arc<Cell<Single<T>>>),
+    /// Of a bundle, those that follow each other.
+    Several(Vec<Outcome<T::Output>>),
     Many(Outcome<Outcomes<T::Output>>, usize),
 }
 
@@ -681,6 +793,7 @@ impl<T: Task> Future for Piece<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrived<T>> {
         match &mut self.get_mut().0 {
             Running::One(cell) => cell.poll_outcome(cx).map(|outcome| Arrived(Came::One(outcome, cell.clone()))),
+            Running::Several(reading) => reading.bundle.poll_next(cx).map(|()| reading.read()),
             Running::Many(tasks, len) => Pin::new(tasks).poll(cx).map(|outcome| Arrived(Came::Many(outcome, *len))),
         }
     }
@@ -690,37 +803,51 @@ impl<T: Task> Piece<T> {
     fn cancel(&self) {
         match &self.0 {
             Running::One(cell) => _ = cell.stop(TaskError::cancelled()),
+            Running::Several(reading) => _ = reading.bundle.stop(TaskError::cancelled()),
             Running::Many(tasks, _) => _ = tasks.cancel(),
         }
     }
 
-    /// What came back, or itself if nothing has yet.
-    fn take(self) -> Result<Arrived<T>, Self> {
+    /// What is there, and itself if that isn't all.
+    fn take(self) -> (Option<Arrived<T>>, Option<Self>) {
         let mut cx = Context::from_waker(Waker::noop());
         match self.0 {
             Running::One(cell) => match cell.poll_outcome(&mut cx) {
-                Poll::Ready(outcome) => Ok(Arrived(Came::One(outcome, cell))),
-                Poll::Pending => Err(Piece(Running::One(cell))),
+                Poll::Ready(outcome) => (Some(Arrived(Came::One(outcome, cell))), None),
+                Poll::Pending => (None, Some(Piece(Running::One(cell)))),
             },
+            Running::Several(mut reading) => {
+                let arrived = reading.read();
+                let is_something = !matches!(&arrived.0, Came::Several(outcomes) if outcomes.is_empty());
+                let rest = reading.has_more.then_some(Piece(Running::Several(reading)));
+                (is_something.then_some(arrived), rest)
+            }
             Running::Many(mut tasks, len) => match Pin::new(&mut tasks).poll(&mut cx) {
-                Poll::Ready(outcome) => Ok(Arrived(Came::Many(outcome, len))),
-                Poll::Pending => Err(Piece(Running::Many(tasks, len))),
+                Poll::Ready(outcome) => (Some(Arrived(Came::Many(outcome, len))), None),
+                Poll::Pending => (None, Some(Piece(Running::Many(tasks, len)))),
             },
         }
     }
 
-    /// Waits until its outcome is there, and leaves it there.
+    /// Whether there is more to come after what it has given.
+    fn has_more(&self) -> bool {
+        matches!(&self.0, Running::Several(reading) if reading.has_more)
+    }
+
+    /// Waits until all its outcomes are there, and leaves them there.
     fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
             Running::One(cell) => cell.poll_published(cx),
+            Running::Several(reading) => reading.bundle.poll_settled(cx),
             Running::Many(tasks, _) => tasks.poll_published(cx),
         }
     }
 
-    /// Whether its outcome is there; may say no just after it came.
+    /// Whether all its outcomes are there; may say no just after they came.
     fn is_done(&self) -> bool {
         match &self.0 {
             Running::One(cell) => cell.has_published(),
+            Running::Several(reading) => reading.bundle.has_settled(),
             Running::Many(tasks, _) => tasks.has_published(),
         }
     }
@@ -770,9 +897,14 @@ pub enum Ordered {}
 #[derive(Debug)]
 pub enum Unordered {}
 
-/// What a reader waits for who wants to find many outcomes: the middle of what is ahead, if that is much; else the next.
+/// What a reader waits for who wants to find many outcomes: the middle of what is ahead, if that is much; else the
+/// next.
 fn far<T: Task>(window: &VecDeque<Piece<T>>) -> Option<&Piece<T>> {
-    window.get(if window.len() < MUCH { 0 } else { window.len() / 2 })
+    let much = match window.front()?.0 {
+        Running::Several(_) => MANY_BUNDLES,
+        _ => MUCH,
+    };
+    window.get(if window.len() < much { 0 } else { window.len() / 2 })
 }
 
 impl Window for Ordered {
@@ -791,10 +923,12 @@ impl Window for Ordered {
         let Some(first) = window.front_mut() else {
             return Poll::Ready(None);
         };
-        let Poll::Ready(arrived) = Pin::new(first).poll(cx) else {
+        let Poll::Ready(arrived) = Pin::new(&mut *first).poll(cx) else {
             return Poll::Pending;
         };
-        window.pop_front();
+        if !first.has_more() {
+            window.pop_front();
+        }
         Poll::Ready(Some(arrived))
     }
 
@@ -807,10 +941,16 @@ impl Window for Ordered {
     }
 
     fn next_now<T: Task>(window: &mut VecDeque<Piece<T>>) -> Option<Arrived<T>> {
-        if !window.front()?.is_done() {
+        let first = window.front()?;
+        // Of a bundle, some may be there when not all are.
+        if !first.has_more() && !first.is_done() {
             return None;
         }
-        window.pop_front()?.take().map_err(|first| window.push_front(first)).ok()
+        let (arrived, rest) = window.pop_front()?.take();
+        if let Some(rest) = rest {
+            window.push_front(rest);
+        }
+        arrived
     }
 
     fn cancel_all<T: Task>(window: &mut VecDeque<Piece<T>>) {

@@ -1,4 +1,5 @@
-//! The life of a task: every state, every legal transition and who performs it. No other file changes a state.
+//! The life of a task: every state, every legal transition and who performs it. No other file changes a state
+//! (but for the tasks of a bundle, whose states are in `bundle.rs`).
 //!
 //! ```text
 //!             submit                       begin (worker thread)
@@ -60,19 +61,26 @@ pub struct TaskId(pub(crate) u64);
 
 impl TaskId {
     fn new() -> Self {
-        /// Each thread takes this many numbers at once, so that threads don't wait for each other's.
-        const BLOCK: u64 = 1_024;
+        Self::several(1)
+    }
+
+    /// The first of so many that follow each other; at most [`TaskId::BLOCK`].
+    pub(crate) fn several(ids: usize) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         thread_local! {
             static OWN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
         }
         let mut id = OWN.get();
-        if id.is_multiple_of(BLOCK) {
-            id = NEXT.fetch_add(1, Ordering::Relaxed) * BLOCK;
+        let rest = id.wrapping_neg() % Self::BLOCK;
+        if rest < ids as u64 {
+            id = NEXT.fetch_add(1, Ordering::Relaxed) * Self::BLOCK;
         }
-        OWN.set(id + 1);
+        OWN.set(id + ids as u64);
         TaskId(id)
     }
+
+    /// Each thread takes this many numbers at once, so that threads don't wait for each other's.
+    const BLOCK: u64 = 1_024;
 }
 
 impl std::fmt::Display for TaskId {
@@ -137,6 +145,11 @@ pub(crate) fn ended_while_queued() -> u64 {
     ENDED_WHILE_QUEUED.load(Ordering::Relaxed)
 }
 
+/// So many more were.
+pub(crate) fn count_ended_while_queued(tasks: u64) {
+    ENDED_WHILE_QUEUED.fetch_add(tasks, Ordering::Relaxed);
+}
+
 static ENDED_WHILE_QUEUED: AtomicU64 = AtomicU64::new(0);
 
 /// What a worker wants to know of a run.
@@ -148,6 +161,10 @@ pub(crate) trait RunObserver {
     /// Whether the task that runs is in the [`Place`](context::Place) of this thread.
     fn uses_place(&self) -> bool {
         false
+    }
+    /// One task of several has ended. Whether this worker may go on with the next of them.
+    fn ended_one(&self) -> bool {
+        true
     }
 }
 
@@ -169,6 +186,32 @@ pub(crate) enum Ended {
     Again,
     /// It had its outcome before, or the report is of an earlier run.
     Late,
+    /// It was several tasks, each of which the worker has been told of ([`RunObserver::ended_one`]).
+    Each,
+}
+
+/// What a worker finds that comes for a shared call in the backlog.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    /// Whether there is a task to be run.
+    pub(crate) has_work: bool,
+    /// Whether the call stays in the backlog, for others to find.
+    pub(crate) stays: bool,
+}
+
+/// How many tasks there were.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) submitted: u64,
+    /// Those that were stopped while they waited.
+    pub(crate) skipped: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, more: Tally) {
+        self.submitted += more.submitted;
+        self.skipped += more.skipped;
+    }
 }
 
 /// A worker, and which of its calls it is.
@@ -316,8 +359,40 @@ pub(crate) trait Callable: AnyCell {
     fn hold_permit(&self, permit: OwnedSemaphorePermit);
     /// Whether it still waits; what was cancelled in the backlog does not.
     fn is_queued(&self) -> bool;
+    /// How many tasks of it wait.
+    fn queued(&self) -> usize {
+        usize::from(self.is_queued())
+    }
     /// Whether it has a value that nobody has taken.
     fn holds_value(&self) -> bool;
+    /// Ends what waits of it, because it won't be run; how many tasks that were.
+    fn refuse(&self, error: TaskError) -> u64 {
+        self.stop(error);
+        1
+    }
+
+    /// Whether it is several tasks, which stay in the backlog until a worker has come for each of them.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// A worker has come to the backlog for it, if it is shared. Under the backlog's lock, as the following ones are.
+    fn visit(&self) -> Visit {
+        Visit { has_work: true, stays: false }
+    }
+    /// It is taken out of the backlog.
+    fn leave_backlog(&self) {}
+    /// It is taken out of the backlog if nothing of it waits any more.
+    fn leaves_if_over(&self) -> bool {
+        !self.is_queued()
+    }
+    /// The worker that has taken it out would put it back. `false`: it is there already.
+    fn comes_back(&self) -> bool {
+        true
+    }
+    /// Of a shared one, the tasks that were not yet counted.
+    fn take_tally(&self) -> Tally {
+        Tally::default()
+    }
 
     /// Makes the encoded form, if it is needed: to leave the process, or to run again.
     fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError>;
@@ -404,7 +479,7 @@ impl<J: Job> Cell<J> {
         let settling = Stage::Settling { verdict, by: thread::current().id(), published: false };
         let before = std::mem::replace(&mut inner.stage, settling);
         if matches!(before, Stage::Queued(_)) {
-            ENDED_WHILE_QUEUED.fetch_add(1, Ordering::Relaxed);
+            count_ended_while_queued(1);
         }
         let mut callbacks = Vec::new();
         if let Some(extras) = inner.extras.as_deref_mut() {
@@ -613,12 +688,24 @@ fn abandon(link: Option<Link>) {
 }
 
 /// Tells those who wait for a task to be stopped. What they do at once is user code.
-fn tell(stop: &CancellationToken) {
+pub(crate) fn tell(stop: &CancellationToken) {
     let _ = panic::catch(|| stop.cancel());
 }
 
+/// Runs a task on this thread.
+pub(crate) fn run_here<T>(run: impl FnOnce() -> Run<T>) -> Outcome<T> {
+    match panic::catch(run) {
+        Ok(Run::Ready(value)) => Ok(value),
+        // A worker thread without an asynchronous side: drive it here.
+        Ok(Run::Future(future)) => {
+            panic::catch(|| futures_ext::block_on(future)).map_err(|report| TaskError::Panicked(Box::new(report)))
+        }
+        Err(report) => Err(TaskError::Panicked(Box::new(report))),
+    }
+}
+
 /// Wakes a waiter. A waker that panics must not take a worker with it.
-fn wake(waker: Option<Waker>) {
+pub(crate) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         let _ = panic::catch(move || waker.wake());
     }
@@ -887,13 +974,7 @@ impl<J: Job> Callable for Cell<J> {
             };
             match job {
                 Err(error) => Err(error.into()),
-                Ok(job) => match panic::catch(|| job.run()) {
-                    Ok(Run::Ready(value)) => Ok(value),
-                    // A worker thread without an asynchronous side: drive it here.
-                    Ok(Run::Future(future)) => panic::catch(|| futures_ext::block_on(future))
-                        .map_err(|report| TaskError::Panicked(Box::new(report))),
-                    Err(report) => Err(TaskError::Panicked(Box::new(report))),
-                },
+                Ok(job) => run_here(|| job.run()),
             }
         };
         let ended = self.finish(attempt, outcome, observer);
@@ -1082,6 +1163,20 @@ impl Call {
         self.cell().is_queued()
     }
 
+    /// Whether it is still to be in the backlog. If not, it may be dropped, which ends nothing. `tally` gets what
+    /// hasn't been counted.
+    pub(crate) fn is_alive(&mut self, tally: &mut Tally) -> bool {
+        let cell = self.cell();
+        if !cell.leaves_if_over() {
+            return true;
+        }
+        if cell.is_shared() {
+            *tally += cell.take_tally();
+        }
+        self.cell = None;
+        false
+    }
+
     /// Runs the task on this thread and completes its future. Returns the call when it is to run again
     /// ([`TaskOptions::retries`]). Timeouts and deadlines are the executor's affair.
     pub fn run(self) -> Option<Call> {
@@ -1098,14 +1193,14 @@ impl Call {
 
     /// Completes its future with [`TaskError::Rejected`].
     pub fn reject(self, error: SubmitError) {
-        self.into_cell().stop(TaskError::Rejected(error));
+        self.into_cell().refuse(TaskError::Rejected(error));
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         if let Some(cell) = self.cell.take() {
-            cell.stop(TaskError::Abandoned);
+            cell.refuse(TaskError::Abandoned);
         }
     }
 }

@@ -149,6 +149,10 @@ impl Executor for ThreadPool {
         Some(self.handle.pool.workers())
     }
 
+    fn takes_bundles(&self) -> bool {
+        self.handle.pool.is_unbounded()
+    }
+
     fn handle(&self) -> Arc<dyn Executor> {
         Arc::new(self.clone())
     }

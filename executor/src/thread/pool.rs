@@ -45,7 +45,7 @@ use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
 use crate::future::Terminated;
 use crate::options::Priority;
 use crate::panic;
-use crate::state::{Call, Callable, Ended, Expiry, RunObserver, TaskId};
+use crate::state::{Call, Callable, Ended, Expiry, RunObserver, Tally, TaskId};
 
 /// For how long a worker looks for the next task before it lies down: about as long as a wake-up takes.
 const SPIN: Duration = Duration::from_micros(30);
@@ -147,7 +147,7 @@ struct Worker {
 
 /// Calls of blocking tasks that wait for a worker; see the head of this file.
 struct Backlog {
-    /// With a hint of how many calls the head holds, which is written under its lock.
+    /// With a hint of how many calls the head holds, and whether one is [`URGENT`], which is written under its lock.
     head: Apart<(Mutex<Lanes>, AtomicUsize)>,
     tail: Apart<Mutex<Tail>>,
     /// How many calls the tail holds, for those who look without its lock; written under it.
@@ -156,12 +156,15 @@ struct Backlog {
     mixed: Apart<AtomicBool>,
 }
 
+/// The bit that says so; the others are the number.
+const URGENT: usize = 1;
+
 struct Tail {
     calls: VecDeque<Call>,
     sweeper: Sweeper,
     /// Whether new calls are accepted.
     open: bool,
-    submitted: u64,
+    tally: Tally,
 }
 
 /// Something with cache lines of its own, which are not taken from its users by those of its neighbours.
@@ -171,7 +174,7 @@ struct Apart<T>(T);
 
 impl Backlog {
     fn new() -> Self {
-        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, submitted: 0 };
+        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, tally: Tally::default() };
         Backlog {
             head: Apart((Mutex::new(Lanes::new()), AtomicUsize::new(0))),
             tail: Apart(Mutex::new(tail)),
@@ -186,7 +189,7 @@ impl Backlog {
 
     /// The head has changed.
     fn hint(&self, head: &Lanes) {
-        self.head.0.1.store(head.len(), Ordering::Relaxed);
+        self.head.0.1.store(head.len() << 1 | usize::from(head.is_urgent()), Ordering::Relaxed);
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
@@ -201,12 +204,13 @@ impl Backlog {
             if !tail.open {
                 return Err(call);
             }
-            tail.submitted += 1;
+            let cell = call.cell();
+            tail.tally += if cell.is_shared() { cell.take_tally() } else { Tally { submitted: 1, skipped: 0 } };
         }
         tail.calls.push_back(call);
-        let Tail { calls, sweeper, .. } = &mut *tail;
+        let Tail { calls, sweeper, tally, .. } = &mut *tail;
         if sweeper.is_due(calls.len()) {
-            calls.retain(Call::is_queued);
+            calls.retain_mut(|call| call.is_alive(tally));
         }
         if mixed {
             self.mixed.0.store(true, Ordering::Relaxed);
@@ -218,13 +222,27 @@ impl Backlog {
     /// The call whose turn it is; `taken` is called before another thread can see that it is gone.
     fn pop(&self, taken: impl FnOnce()) -> Option<Call> {
         let mut head = self.head();
-        if head.is_empty() && self.waiting.0.load(Ordering::Relaxed) > 0 || self.mixed.0.load(Ordering::Relaxed) {
-            self.join(&mut head);
+        loop {
+            let has_tail = self.waiting.0.load(Ordering::Relaxed) > 0;
+            if head.is_empty() && has_tail || self.mixed.0.load(Ordering::Relaxed) {
+                self.join(&mut head);
+            }
+            if head.is_empty() {
+                return None;
+            }
+            let call = head.pop();
+            self.hint(&head);
+            if call.is_some() {
+                taken();
+                return call;
+            }
+            // What there was had been taken by those who had come before.
         }
-        let call = head.pop()?;
-        self.hint(&head);
-        taken();
-        Some(call)
+    }
+
+    /// Whether something in it is to go before what is normal.
+    fn is_urgent(&self) -> bool {
+        self.mixed.0.load(Ordering::Relaxed) || self.head.0.1.load(Ordering::Relaxed) & URGENT != 0
     }
 
     /// Takes a call back that was taken out: it keeps its turn. `given_back` is called before another thread can see that it is here.
@@ -270,12 +288,16 @@ impl Backlog {
         self.waiting.0.load(Ordering::Relaxed) > 0 || self.head.0.1.load(Ordering::Relaxed) > 0
     }
 
-    /// How many calls still wait, and how many were ever accepted; and what `look` sees while none is taken out.
-    fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, u64, T) {
-        let head = self.head();
-        let tail = self.tail();
-        let queued = head.live() + tail.calls.iter().filter(|call| call.is_queued()).count();
-        (queued, tail.submitted, look())
+    /// How many tasks still wait, and how many there ever were; and what `look` sees while none is taken out.
+    fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, Tally, T) {
+        let mut head = self.head();
+        let mut tail = self.tail();
+        let queued = head.live() + tail.calls.iter().map(|call| call.cell().queued()).sum::<usize>();
+        let Tail { calls, tally, .. } = &mut *tail;
+        calls.iter().for_each(|call| *tally += call.cell().take_tally());
+        let mut all = *tally;
+        all += head.tally();
+        (queued, all, look())
     }
 
     fn close(&self) {
@@ -330,6 +352,11 @@ impl Pool {
 
     pub(super) fn workers(&self) -> usize {
         self.config.workers
+    }
+
+    /// Whether any number of tasks may wait.
+    pub(super) fn is_unbounded(&self) -> bool {
+        self.config.backlog.is_none()
     }
 
     pub(super) fn submit(&self, call: Call, slot: Option<Slot>) -> Result<(), Refused> {
@@ -410,8 +437,8 @@ impl Pool {
         drop(state);
         self.room.close();
         for call in cancelled {
-            self.skipped.fetch_add(1, Ordering::Relaxed);
-            call.into_cell().stop(TaskError::cancelled());
+            let ended = call.into_cell().refuse(TaskError::cancelled());
+            self.skipped.fetch_add(ended, Ordering::Relaxed);
         }
         for cell in stopped {
             cell.stop(TaskError::cancelled());
@@ -439,14 +466,14 @@ impl Pool {
             };
             state.workers.values().map(of).collect()
         };
-        let (queued, submitted, workers) = self.backlog.counts(look);
+        let (queued, tally, workers) = self.backlog.counts(look);
         Stats {
             queued: queued + state.async_lanes.live(),
             running: workers.iter().filter(|worker| worker.busy).count() + state.async_running.len(),
-            submitted: submitted + state.submitted,
+            submitted: tally.submitted + state.submitted,
             completed: self.completed.load(Ordering::Relaxed)
                 + workers.iter().map(|worker| worker.completed).sum::<u64>(),
-            skipped: self.skipped.load(Ordering::Relaxed),
+            skipped: tally.skipped + self.skipped.load(Ordering::Relaxed),
             retried: self.retried.load(Ordering::Relaxed),
             workers_lost: 0,
             workers,
@@ -920,7 +947,11 @@ impl Desk<'_> {
                 drop(self.worker.place.put(None));
                 // Under the lock, so that those who count see the call in one place or the other.
                 let free = || self.worker.does.store(FREE, Ordering::Release);
-                self.pool.backlog.push_front(Call::new(cell), free);
+                if cell.comes_back() {
+                    self.pool.backlog.push_front(Call::new(cell), free);
+                } else {
+                    free();
+                }
                 self.let_go(last);
                 return;
             }
@@ -936,12 +967,14 @@ impl Desk<'_> {
             self.about_to_publish();
         }
         match ended {
+            // Others had come before, or somebody who stopped what was left.
+            None if cell.is_shared() => self.pool.backlog.head().count(&*cell),
             None => {
                 self.pool.skipped.fetch_add(1, Ordering::Relaxed);
             }
+            Some(Ended::Each) => {}
             Some(ended) => {
-                let completed = &self.worker.completed;
-                completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                self.count();
                 if ended == Ended::Again {
                     drop(self.worker.place.put(None));
                     self.pool.again(Call::new(cell));
@@ -956,6 +989,11 @@ impl Desk<'_> {
         } else {
             let _ = panic::catch(move || drop(cell));
         }
+    }
+
+    fn count(&self) {
+        let completed = &self.worker.completed;
+        completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Drops a task that has ended. If nobody has taken its value, the value goes here, and its `Drop` may take its time: somebody
@@ -999,6 +1037,11 @@ impl RunObserver for Desk<'_> {
 
     fn uses_place(&self) -> bool {
         true
+    }
+
+    fn ended_one(&self) -> bool {
+        self.count();
+        !self.pool.backlog.is_urgent() && !self.pool.too_many.load(Ordering::Relaxed)
     }
 }
 
