@@ -127,7 +127,7 @@ pub trait Executor: std::fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Whether a call may be several tasks that workers take one by one.
+    /// Whether a call may be several tasks that workers take one by one, and more are accepted now.
     #[doc(hidden)]
     fn takes_bundles(&self) -> bool {
         false

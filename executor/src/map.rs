@@ -334,7 +334,8 @@ where
             let Some(executor) = &self.executor else { break };
             self.under_way += 1;
             // A pool that was shut down meanwhile takes no more, also not into what it has taken.
-            if let Err(error) = executor.try_reserve_slot() {
+            if !executor.takes_bundles() {
+                let error = executor.try_reserve_slot().err().unwrap_or(SubmitError::ShutDown);
                 self.refuse(task, error);
                 break;
             }

@@ -150,7 +150,7 @@ impl Executor for ThreadPool {
     }
 
     fn takes_bundles(&self) -> bool {
-        self.handle.pool.is_unbounded()
+        self.handle.pool.takes_bundles()
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

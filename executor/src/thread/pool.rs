@@ -354,9 +354,9 @@ impl Pool {
         self.config.workers
     }
 
-    /// Whether any number of tasks may wait.
-    pub(super) fn is_unbounded(&self) -> bool {
-        self.config.backlog.is_none()
+    /// Whether any number of tasks may wait, and new ones are accepted.
+    pub(super) fn takes_bundles(&self) -> bool {
+        self.config.backlog.is_none() && self.open.load(Ordering::Acquire)
     }
 
     pub(super) fn submit(&self, call: Call, slot: Option<Slot>) -> Result<(), Refused> {
