@@ -207,11 +207,12 @@ where
         self
     }
 
-    /// How many elements are pulled ahead of the reader, at least 1, and at most: where they travel alone on a thread
-    /// pool and there are 128 or more, they are pulled again when a sixteenth of them (or 64) have been read, and
-    /// otherwise whenever there is room. By default [`DEFAULT_MAP_BUFFER`], or what keeps the workers busy for a
-    /// millisecond or so where the map chooses the chunks and that is more. With 0 the stream has one element, an
-    /// error, and no task runs.
+    /// How many elements may be pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], or what keeps
+    /// the workers busy for a millisecond or so where the map chooses the chunks and that is more. With 0 the stream has
+    /// one element, an error, and no task runs.
+    ///
+    /// More are pulled as soon as there is room for a chunk. Single elements on a thread pool, if 128 or more may be
+    /// ahead, are pulled when there is room for a sixteenth of them, or for 64.
     pub fn buffer(mut self, elements: usize) -> Self {
         self.buffer = Some(elements);
         self
