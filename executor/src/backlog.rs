@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use crate::error::SubmitError;
 use crate::executor::Slot;
 use crate::options::Priority;
-use crate::state::{self, Call, Callable, Tally};
+use crate::state::{self, Call};
 
 /// The waiting calls.
 #[derive(Debug)]
@@ -19,13 +19,13 @@ pub(crate) struct Lanes {
     lanes: [VecDeque<Call>; Priority::COUNT],
     len: usize,
     sweeper: Sweeper,
-    /// What shared calls have been counted for here.
-    tally: Tally,
+    /// Whether a call was put back that nobody has come for since.
+    has_returned: bool,
 }
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new(), tally: Tally::default() }
+        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new(), has_returned: false }
     }
 
     /// How many calls are held, those included that were cancelled since.
@@ -42,22 +42,9 @@ impl Lanes {
         self.lanes.iter().flatten().map(|call| call.cell().queued()).sum()
     }
 
-    /// What the shared calls that are or were here are counted for.
-    pub(crate) fn tally(&mut self) -> Tally {
-        for call in self.lanes.iter().flatten() {
-            self.tally += call.cell().take_tally();
-        }
-        self.tally
-    }
-
-    /// Counts a shared call that has left.
-    pub(crate) fn count(&mut self, cell: &dyn Callable) {
-        self.tally += cell.take_tally();
-    }
-
-    /// Whether something is to go before what is normal.
+    /// Whether something is to go before what those have that run several tasks.
     pub(crate) fn is_urgent(&self) -> bool {
-        !self.lanes[Priority::High.lane()].is_empty()
+        self.has_returned || !self.lanes[Priority::High.lane()].is_empty()
     }
 
     pub(crate) fn push(&mut self, call: Call) {
@@ -86,9 +73,11 @@ impl Lanes {
     pub(crate) fn push_front(&mut self, call: Call) {
         self.lanes[call.priority().lane()].push_front(call);
         self.len += 1;
+        self.has_returned = true;
     }
 
     pub(crate) fn pop(&mut self) -> Option<Call> {
+        self.has_returned = false;
         if self.len == 0 {
             return None;
         }
@@ -100,7 +89,6 @@ impl Lanes {
                 }
                 let cell = call.cell().clone();
                 let visit = cell.visit();
-                self.tally += cell.take_tally();
                 if visit.stays {
                     return Some(Call::new(cell));
                 }
@@ -121,7 +109,6 @@ impl Lanes {
         let calls: Vec<Call> = self.lanes.iter_mut().flat_map(std::mem::take).collect();
         for call in &calls {
             call.cell().leave_backlog();
-            self.tally += call.cell().take_tally();
         }
         calls
     }
@@ -129,7 +116,7 @@ impl Lanes {
     fn sweep(&mut self) {
         if self.sweeper.is_due(self.len) {
             for lane in &mut self.lanes {
-                lane.retain_mut(|call| call.is_alive(&mut self.tally));
+                lane.retain_mut(Call::is_alive);
             }
             self.len = self.lanes.iter().map(VecDeque::len).sum();
         }

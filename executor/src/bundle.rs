@@ -4,8 +4,9 @@
 //! ```text
 //!          push (the map)           begin (a worker)            exchange (the same worker)        read (the map)
 //!   (new) ---------------> Waiting ------------------> Running ---------------------------> Done ---------------> Read
-//!                             |                          ^  |                                ^
-//!                             +--------------------------+  +--------------------------------+
+//!                             |                           |                                  ^
+//!                             |                           +--------------------------------->|
+//!                             +-------> Ending --------------------------------------------->+
 //!                                  end (whoever stops it: its arguments go, and then it is done)
 //! ```
 //!
@@ -13,11 +14,24 @@
 //! itself, and it waits for no other. What they share is what costs: an allocation, a place in the backlog, and the
 //! lock, which a worker takes once a task, to leave one outcome and to take the next task.
 //!
-//! **In the backlog** a bundle lies once, and stays there as long as tasks wait in it, so that other workers find it
-//! ([`Bundle::visit`]). Whoever pushes a task into one that isn't there submits it (again). So a bundle in which tasks
-//! wait is in the backlog, or somebody is just about to put it there, or to take the one task that is left; and that no
-//! worker sleeps while tasks wait is for the backlog to see to. Both the push of a task and the look that removes the
-//! bundle happen under its lock: either the look finds the task, or the push finds that the bundle has gone.
+//! **In the backlog** a bundle lies once, and stays there as long as tasks wait in it that no worker has come for, so
+//! that other workers find it ([`Bundle::visit`]). Whoever pushes a task into one that isn't there submits it (again).
+//! So a bundle in which tasks wait is in the backlog, or somebody is just about to put it there, or to take the tasks
+//! that are left; and that no worker sleeps while tasks wait is for the backlog to see to. Both the push of a task and the
+//! look that removes the bundle happen under its lock: either the look finds the task, or the push finds that the bundle
+//! has gone.
+//!
+//! **Turns.** No task may overtake one that was submitted before it. A bundle lies where its first task was, so it takes
+//! more tasks only as long as nothing else was put into the backlog after it: each push there has a number
+//! ([`Ledger::turn`]), a bundle knows that of its own, and a task is added only if that's still the newest. (A push that
+//! comes between this look and the adding is of another thread and has no order with the task.) A bundle that is put
+//! there again because it had been emptied keeps its turn if nothing came in between, and gets no newer one otherwise:
+//! then the one task in it comes late, at worst, and no other follows into it. A worker that has come for a task holds a
+//! *claim* and may give it back, to the place where the bundle was; so while there are claims to a bundle that isn't in
+//! the backlog, it takes no task either.
+//!
+//! **The end.** Whoever stops a bundle, or takes it out of the backlog for good, closes it first. A closed bundle takes
+//! no task and gives none to workers.
 //!
 //! Tasks with options, asynchronous ones, and those that leave the process have a [cell](crate::state::Cell) each. What
 //! holds for cells holds here: a task settles once, no user code runs under the lock, and the lock is a leaf.
@@ -26,7 +40,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -40,16 +54,69 @@ use crate::error::{CodecError, Outcome, TaskError};
 use crate::options::Priority;
 use crate::panic;
 use crate::state::{
-    self, AnyCell, Callable, Ended, Expiry, RunObserver, Tally, TaskId, TaskState, Ticket, Visit, Wire, WorkerLink,
+    self, AnyCell, Callable, Ended, Expiry, RunObserver, TaskId, TaskState, Ticket, Visit, Wire, WorkerLink,
 };
 use crate::task::{Reply, Shape, Task};
+
+/// The most tasks in a bundle: one bit of a word each.
+pub(crate) const MAX_BUNDLE: usize = 64;
+
+/// What a pool and the bundles in its backlog know of each other.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Ledger {
+    /// Whether the pool accepts new work.
+    pub(crate) open: AtomicBool,
+    /// The number of the newest push into the backlog; written under its lock.
+    turn: AtomicU64,
+    /// Tasks in bundles, from before they can be found.
+    submitted: AtomicU64,
+    /// Those that were stopped while they waited, from before anybody learns of it.
+    skipped: AtomicU64,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        Ledger {
+            open: AtomicBool::new(true),
+            turn: AtomicU64::new(0),
+            submitted: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+        }
+    }
+
+    /// The number of the newest push into the backlog, if the pool accepts work. Whoever has seen a submit return sees
+    /// its number here, or a newer one.
+    pub(crate) fn turn(&self) -> Option<u64> {
+        self.open.load(Ordering::Acquire).then(|| self.turn.load(Ordering::Acquire))
+    }
+
+    /// The number before this push. Under the lock of the backlog's tail.
+    pub(crate) fn next_turn(&self) -> u64 {
+        let before = self.turn.load(Ordering::Relaxed);
+        self.turn.store(before + 1, Ordering::Release);
+        before
+    }
+
+    pub(crate) fn submitted(&self) -> u64 {
+        self.submitted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Acquire)
+    }
+}
 
 /// Tasks that wait together and run one by one; see the head of this file.
 pub(crate) struct Bundle<T: Task> {
     /// That of the first task; the others follow.
     id: TaskId,
+    ledger: Arc<Ledger>,
+    capacity: usize,
     /// How many tasks have no outcome; for those who look without the lock, under which it is written.
     unsettled: AtomicUsize,
+    /// A bit for each task that runs no more, for those who look again and again; written under the lock.
+    over: AtomicU64,
     inner: Mutex<Inner<T>>,
 }
 
@@ -57,12 +124,16 @@ struct Inner<T: Task> {
     slots: Vec<Slot<T>>,
     /// The first task that waits; all after it do.
     next: usize,
+    /// How many workers have come for a task and not taken it.
+    claims: usize,
     /// The first outcome that has not been read.
     read: usize,
     /// Whether a call of it is in the backlog, or on its way there.
     is_queued: bool,
-    /// What the backlog has not counted.
-    uncounted: Tally,
+    /// The number of its push into the backlog.
+    turn: Option<u64>,
+    /// No task comes in, and none is begun.
+    closed: bool,
     /// Whether somebody will read the outcomes.
     has_reader: bool,
     /// The reader waits.
@@ -74,6 +145,8 @@ struct Inner<T: Task> {
 enum Slot<T: Task> {
     Waiting(T),
     Running,
+    /// It was stopped before it began, and its arguments are about to go.
+    Ending,
     Done(Outcome<T::Output>),
     Read,
 }
@@ -88,12 +161,16 @@ enum Awaited {
 }
 
 impl<T: Task> Inner<T> {
-    fn waiting(&self) -> usize {
-        self.slots.len() - self.next
+    /// How many tasks wait that no worker has come for.
+    fn free(&self) -> usize {
+        if self.closed { 0 } else { (self.slots.len() - self.next).saturating_sub(self.claims) }
     }
 
-    /// Waiting to Running: the next task.
+    /// Waiting to Running: the next task that no other worker has come for.
     fn begin(&mut self) -> Option<(usize, T)> {
+        if self.free() == 0 {
+            return None;
+        }
         let index = self.next;
         match std::mem::replace(self.slots.get_mut(index)?, Slot::Running) {
             Slot::Waiting(task) => {
@@ -105,7 +182,7 @@ impl<T: Task> Inner<T> {
     }
 
     fn is_running(&self, index: usize) -> bool {
-        matches!(self.slots.get(index), Some(Slot::Running)) && index < self.next
+        matches!(self.slots.get(index), Some(Slot::Running))
     }
 
     fn is_next_done(&self) -> bool {
@@ -129,17 +206,23 @@ impl<T: Task> Inner<T> {
 }
 
 impl<T: Task> Bundle<T> {
-    /// For at most so many tasks.
-    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+    /// For at most so many tasks, of which so many are likely to come.
+    pub(crate) fn new(ledger: Arc<Ledger>, capacity: usize, likely: usize) -> Arc<Self> {
+        let capacity = capacity.min(MAX_BUNDLE);
         Arc::new(Bundle {
             id: TaskId::several(capacity),
+            ledger,
+            capacity,
             unsettled: AtomicUsize::new(0),
+            over: AtomicU64::new(0),
             inner: Mutex::new(Inner {
-                slots: Vec::with_capacity(capacity),
+                slots: Vec::with_capacity(likely.min(capacity)),
                 next: 0,
+                claims: 0,
                 read: 0,
                 is_queued: false,
-                uncounted: Tally::default(),
+                turn: None,
+                closed: false,
                 has_reader: true,
                 waker: None,
                 stops: Vec::new(),
@@ -147,14 +230,42 @@ impl<T: Task> Bundle<T> {
         })
     }
 
-    /// Adds a task. `true`: the bundle isn't in the backlog, and the caller has to submit it now.
-    #[must_use = "nobody finds the task otherwise"]
-    pub(crate) fn push(&self, task: T) -> bool {
+    /// Adds a task, if the newest push into the backlog is still that of the bundle. `Ok(true)`: the bundle isn't in the
+    /// backlog, and the caller has to submit it now.
+    ///
+    /// # Errors
+    /// The task, if it has to go elsewhere.
+    pub(crate) fn push(&self, task: T, newest: u64) -> Result<bool, T> {
         let mut inner = self.inner.lock();
+        let is_last = inner.turn.is_none_or(|turn| turn == newest);
+        let is_leaving = !inner.is_queued && inner.claims > 0;
+        if inner.closed || !is_last || is_leaving || inner.slots.len() >= self.capacity {
+            return Err(task);
+        }
+        self.ledger.submitted.fetch_add(1, Ordering::Release);
         inner.slots.push(Slot::Waiting(task));
-        inner.uncounted.submitted += 1;
         self.add_unsettled(1);
-        !std::mem::replace(&mut inner.is_queued, true)
+        Ok(!std::mem::replace(&mut inner.is_queued, true))
+    }
+
+    /// The submit that [`push`](Self::push) asked for was refused: gives the task back, unless a worker that was here
+    /// has taken it, or somebody has stopped it. Then it counts as one that was accepted before.
+    pub(crate) fn pop_refused(&self) -> Option<T> {
+        let mut inner = self.inner.lock();
+        inner.is_queued = false;
+        // It is the only one that waits: others would have kept the bundle in the backlog.
+        if !matches!(inner.slots.last(), Some(Slot::Waiting(_))) {
+            return None;
+        }
+        let Some(Slot::Waiting(task)) = inner.slots.pop() else { return None };
+        self.add_unsettled(-1);
+        self.ledger.submitted.fetch_sub(1, Ordering::Release);
+        Some(task)
+    }
+
+    /// How many tasks were pushed.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.lock().slots.len()
     }
 
     // ---- The reader ------------------------------------------------------------------------------------------------
@@ -238,75 +349,114 @@ impl<T: Task> Bundle<T> {
 
     /// Leaves an outcome and takes the next task, in one step: a worker between two tasks holds up nobody.
     fn exchange(&self, index: usize, outcome: Outcome<T::Output>, observer: &dyn RunObserver) -> Option<(usize, T)> {
-        let goes_on = observer.ended_one();
+        let goes_on = observer.goes_on();
         let mut inner = self.inner.lock();
-        let is_read = inner.has_reader;
-        if !inner.is_running(index) || !is_read {
-            // Nobody will read it, and it goes outside the lock. No other task is to wait for that.
-            let stop = self.forget(&mut inner, index);
+        if !inner.has_reader || !inner.is_running(index) {
             drop(inner);
-            stop.as_ref().map(state::tell);
-            let _ = panic::catch(move || drop(outcome));
-            return if goes_on { self.inner.lock().begin() } else { None };
+            return self.forget(index, outcome, goes_on, observer);
         }
-        let next = if goes_on { inner.begin() } else { None };
+        inner.slots[index] = Slot::Done(outcome);
+        let waker = inner.due(self.unsettled.load(Ordering::Relaxed) - 1);
+        let stop = self.end_run(&mut inner, index);
+        // Where there is user code to run first, no task waits for that: this worker comes back by way of the backlog,
+        // where the bundle is as long as tasks wait in it.
+        let next = if goes_on && waker.is_none() && stop.is_none() { inner.begin() } else { None };
         if next.is_none() {
             observer.about_to_publish();
         }
-        inner.slots[index] = Slot::Done(outcome);
-        let unsettled = self.add_unsettled(-1);
-        let waker = inner.due(unsettled);
-        let stop = inner.take_stop(index);
+        // Counted after the next one has left those that wait, so that nobody counts it twice.
+        observer.ended_one();
+        self.add_unsettled(-1);
         drop(inner);
         stop.as_ref().map(state::tell);
         state::wake(waker);
         next
     }
 
-    /// A task whose outcome nobody reads has ended.
-    fn forget(&self, inner: &mut MutexGuard<'_, Inner<T>>, index: usize) -> Option<CancellationToken> {
-        if inner.is_running(index) {
+    /// The same where nobody will read the outcome, which goes outside the lock. No other task waits for that.
+    #[cold]
+    fn forget(
+        &self,
+        index: usize,
+        outcome: Outcome<T::Output>,
+        goes_on: bool,
+        observer: &dyn RunObserver,
+    ) -> Option<(usize, T)> {
+        let mut inner = self.inner.lock();
+        let was_running = inner.is_running(index);
+        if was_running {
             inner.slots[index] = Slot::Read;
+        }
+        let stop = self.end_run(&mut inner, index);
+        drop(inner);
+        stop.as_ref().map(state::tell);
+        let _ = panic::catch(move || drop(outcome));
+        let mut inner = self.inner.lock();
+        let next = if goes_on { inner.begin() } else { None };
+        if next.is_none() {
+            observer.about_to_publish();
+        }
+        observer.ended_one();
+        if was_running {
             self.add_unsettled(-1);
         }
+        next
+    }
+
+    /// The run of this task is over.
+    fn end_run(&self, inner: &mut MutexGuard<'_, Inner<T>>, index: usize) -> Option<CancellationToken> {
+        self.over.store(self.over.load(Ordering::Relaxed) | 1 << index, Ordering::Release);
         inner.take_stop(index)
     }
 
     /// Under the lock, which is why it takes no more than a load and a store.
-    fn add_unsettled(&self, tasks: isize) -> usize {
+    fn add_unsettled(&self, tasks: isize) {
         let unsettled = self.unsettled.load(Ordering::Relaxed).wrapping_add_signed(tasks);
         self.unsettled.store(unsettled, Ordering::Release);
-        unsettled
     }
 
-    /// Ends all tasks that wait, and those that run as well if that's wanted; how many waited.
-    fn end(&self, error: &TaskError, running_too: bool) -> u64 {
+    /// Closes it and ends all tasks that wait, and those that run as well if that's wanted.
+    fn end(&self, error: &TaskError, running_too: bool) {
         let mut inner = self.inner.lock();
-        let from = if running_too { inner.read } else { inner.next };
-        let until = inner.slots.len();
-        let mut jobs = Vec::with_capacity(inner.waiting());
-        while let Some((_, task)) = inner.begin() {
-            jobs.push(task);
-        }
-        drop(inner);
-        let waited = jobs.len() as u64;
-        // Before anybody learns of it. Their `Drop` is user code and may panic.
-        jobs.into_iter().for_each(|task| _ = panic::catch(move || drop(task)));
-        let mut inner = self.inner.lock();
-        let mut stops = Vec::new();
-        for index in from..until {
+        inner.closed = true;
+        let (next, until) = (inner.next, inner.slots.len());
+        let running = if running_too { inner.read..next } else { 0..0 };
+        let (mut stops, mut arguments) = (Vec::new(), Vec::new());
+        for index in running {
             if inner.is_running(index) {
-                inner.slots[index] = if inner.has_reader { Slot::Done(Err(error.clone())) } else { Slot::Read };
-                self.add_unsettled(-1);
-                stops.extend(inner.take_stop(index));
+                self.settle(&mut inner, index, error);
+                stops.extend(self.end_run(&mut inner, index));
             }
+        }
+        for slot in &mut inner.slots[next..] {
+            arguments.push(std::mem::replace(slot, Slot::Ending));
+        }
+        inner.next = until;
+        let waited = (until - next) as u64;
+        self.ledger.skipped.fetch_add(waited, Ordering::Release);
+        let waker = inner.due(self.unsettled.load(Ordering::Relaxed));
+        drop(inner);
+        // Those that run learn of it before any argument goes, which is user code and may take its time, or panic.
+        stops.iter().for_each(state::tell);
+        state::wake(waker);
+        if waited == 0 {
+            return;
+        }
+        state::count_ended_while_queued(waited);
+        arguments.into_iter().for_each(|task| _ = panic::catch(move || drop(task)));
+        let mut inner = self.inner.lock();
+        for index in next..until {
+            self.settle(&mut inner, index, error);
         }
         let waker = inner.due(self.unsettled.load(Ordering::Relaxed));
         drop(inner);
-        state::count_ended_while_queued(waited);
-        stops.iter().for_each(state::tell);
         state::wake(waker);
-        waited
+    }
+
+    /// This task has ended with an error.
+    fn settle(&self, inner: &mut MutexGuard<'_, Inner<T>>, index: usize, error: &TaskError) {
+        inner.slots[index] = if inner.has_reader { Slot::Done(Err(error.clone())) } else { Slot::Read };
+        self.add_unsettled(-1);
     }
 }
 
@@ -320,7 +470,7 @@ impl<T: Task> ContextSource for Bundle<T> {
     }
 
     fn has_stopped(&self, index: u32) -> bool {
-        !self.inner.lock().is_running(index as usize)
+        self.over.load(Ordering::Acquire) & 1 << index != 0
     }
 
     fn stop_token(&self, index: u32) -> CancellationToken {
@@ -390,8 +540,7 @@ impl<T: Task> AnyCell for Bundle<T> {
     }
 
     fn stop(&self, error: TaskError) -> Ended {
-        let waited = self.end(&error, true);
-        self.inner.lock().uncounted.skipped += waited;
+        self.end(&error, true);
         Ended::Settled
     }
 
@@ -422,7 +571,7 @@ impl<T: Task> Callable for Bundle<T> {
     }
 
     fn queued(&self) -> usize {
-        self.inner.lock().waiting()
+        self.inner.lock().free()
     }
 
     fn holds_value(&self) -> bool {
@@ -435,39 +584,50 @@ impl<T: Task> Callable for Bundle<T> {
 
     fn visit(&self) -> Visit {
         let mut inner = self.inner.lock();
-        let waiting = inner.waiting();
-        // The last one goes with whoever comes for it now.
-        inner.is_queued = waiting > 1;
-        Visit { has_work: waiting > 0, stays: waiting > 1 }
+        let free = inner.free();
+        inner.claims += usize::from(free > 0);
+        inner.is_queued = free > 1;
+        Visit { has_work: free > 0, stays: free > 1 }
     }
 
     fn leave_backlog(&self) {
-        self.inner.lock().is_queued = false;
+        let mut inner = self.inner.lock();
+        inner.is_queued = false;
+        inner.closed = true;
     }
 
     fn leaves_if_over(&self) -> bool {
         let mut inner = self.inner.lock();
-        let is_over = inner.waiting() == 0;
-        if is_over {
-            inner.is_queued = false;
-        }
-        is_over
+        inner.is_queued = inner.free() > 0;
+        !inner.is_queued
     }
 
     fn comes_back(&self) -> bool {
-        !std::mem::replace(&mut self.inner.lock().is_queued, true)
+        let mut inner = self.inner.lock();
+        inner.claims -= 1;
+        // If it is there, it is where it was: without being there, and with a claim to it, it takes no task. A closed one
+        // has been emptied or is about to be.
+        !inner.closed && !std::mem::replace(&mut inner.is_queued, true)
     }
 
-    fn refuse(&self, error: TaskError) -> u64 {
-        self.end(&error, false)
+    fn refuse(&self, error: TaskError) {
+        self.end(&error, false);
     }
 
-    fn take_tally(&self) -> Tally {
-        std::mem::take(&mut self.inner.lock().uncounted)
+    fn queues_behind(&self, turn: u64) -> u64 {
+        let mut inner = self.inner.lock();
+        if inner.turn.is_none_or(|own| own == turn) {
+            inner.turn = Some(turn + 1);
+        }
+        0
     }
 
     fn run(self: Arc<Self>, observer: &dyn RunObserver) -> (Arc<dyn Callable>, Option<Ended>) {
-        let first = self.inner.lock().begin();
+        let first = {
+            let mut inner = self.inner.lock();
+            inner.claims = inner.claims.saturating_sub(1);
+            inner.begin()
+        };
         let Some((index, task)) = first else { return (self, None) };
         let entered = if observer.uses_place() {
             context::enter_place(index as u32)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::bundle::Ledger;
 use crate::error::{SubmitError, TaskError};
 use crate::future::{TaskFuture, Terminated};
 use crate::job::{Job, Single};
@@ -127,10 +128,10 @@ pub trait Executor: std::fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Whether a call may be several tasks that workers take one by one, and more are accepted now.
+    /// Where a call may be several tasks that workers take one by one: what those who submit such calls need.
     #[doc(hidden)]
-    fn takes_bundles(&self) -> bool {
-        false
+    fn bundles(&self) -> Option<Arc<Ledger>> {
+        None
     }
 
     /// Another handle of the same executor.
@@ -434,8 +435,8 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
         (**self).chunk_parallelism()
     }
 
-    fn takes_bundles(&self) -> bool {
-        (**self).takes_bundles()
+    fn bundles(&self) -> Option<Arc<Ledger>> {
+        (**self).bundles()
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

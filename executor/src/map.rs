@@ -9,8 +9,7 @@
 //!
 //! **Bundles.** Elements that are to be alone on threads share an allocation, a lock and a place in the backlog with
 //! their neighbours ([`Bundle`]), and nothing else: each is found by the workers as soon as it was pulled, runs by
-//! itself, and has its outcome read as soon as that is there. They are pulled some at a time, when as many have been
-//! read.
+//! itself, and has its outcome read as soon as that is there.
 //!
 //! **Cells.** Where that can't be (few are ahead, they are asynchronous, have options, go to processes, or are read in
 //! the order in which they end), elements are submitted one by one, and there is a window of cells that are used again
@@ -29,7 +28,7 @@ use futures_ext::Unfinished;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Ledger, MAX_BUNDLE};
 use crate::error::{CodecError, Outcome, SubmitError, TaskError};
 use crate::executor::{Executor, Slot, submit_job};
 use crate::future::{TaskFuture, after};
@@ -67,11 +66,11 @@ const MUCH: usize = 32;
 /// The same for bundles.
 const MANY_BUNDLES: usize = 4;
 
-/// The most elements in a bundle.
-const MAX_BUNDLE: usize = 64;
-
 /// Below this number, a bundle costs more than it saves.
 const MIN_BUNDLE: usize = 8;
+
+/// After so many bundles in a row that took fewer, because others submit as well, elements go one by one.
+const SHORT_BUNDLES: u32 = 4;
 
 /// Of the elements that are ahead, a bundle is at most this part.
 const PARTS_IN_BUNDLES: usize = 16;
@@ -128,8 +127,8 @@ where
     cells: Vec<Arc<Cell<Single<I::Item>>>>,
     /// The rest of a chunk that has come back.
     ready: IntoOutcomes<Output<I>>,
-    /// How many elements that travel alone are pulled in one go, into a [`Bundle`], if they are.
-    bundle: Option<usize>,
+    /// For elements that travel alone and may do so in a [`Bundle`].
+    bundles: Option<Bundles<I::Item>>,
     /// So many of these are left when there may be room for the next elements.
     low: usize,
     /// Pulled, but no room in the executor's backlog yet.
@@ -154,6 +153,19 @@ enum Phase {
     Exhausted,
     /// The stream has ended.
     Over,
+}
+
+/// Where elements go that share a bundle.
+struct Bundles<T: Task> {
+    ledger: Arc<Ledger>,
+    /// How many elements a bundle takes.
+    size: usize,
+    /// The one that the next element goes into, if it takes it. It's the last of the window.
+    open: Option<Arc<Bundle<T>>>,
+    /// How many the next one is likely to take.
+    likely: usize,
+    /// How many bundles in a row took few.
+    short: u32,
 }
 
 enum Timeout {
@@ -185,7 +197,7 @@ where
             window: W::empty(),
             cells: Vec::new(),
             ready: IntoOutcomes::none(),
-            bundle: None,
+            bundles: None,
             low: 0,
             waiting: None,
             under_way: 0,
@@ -211,8 +223,7 @@ where
     /// the workers busy for a millisecond or so where the map chooses the chunks and that is more. With 0 the stream has
     /// one element, an error, and no task runs.
     ///
-    /// More are pulled as soon as there is room for a chunk. Single elements on a thread pool, if 128 or more may be
-    /// ahead, are pulled when there is room for a sixteenth of them, or for 64.
+    /// More are pulled as soon as there is room for a chunk.
     pub fn buffer(mut self, elements: usize) -> Self {
         self.buffer = Some(elements);
         self
@@ -264,7 +275,7 @@ where
             }
             _ => _ = self.chunk_size.get_or_insert(1),
         }
-        self.bundle = self.bundle_size();
+        self.bundles = self.bundles();
         self.phase = Phase::Pulling;
         if let Timeout::Of(timeout) = self.timeout {
             self.timeout = Timeout::At(Box::pin(sleep_until(after(timeout))));
@@ -272,16 +283,17 @@ where
         self.pull();
     }
 
-    /// How many elements to pull in one go, where each travels alone and bundles are possible.
-    fn bundle_size(&self) -> Option<usize> {
-        let executor = self.executor.as_ref().filter(|executor| executor.takes_bundles())?;
+    /// Where each element travels alone and bundles are possible: how.
+    fn bundles(&self) -> Option<Bundles<I::Item>> {
         let is_possible =
             W::IS_ORDERED && self.chunk_size == Some(1) && !I::Item::IS_ASYNC && self.options.is_default();
-        let buffer = self.buffer.unwrap_or(DEFAULT_MAP_BUFFER);
-        let size = (buffer / PARTS_IN_BUNDLES).min(MAX_BUNDLE);
-        // With what is left until the next ones are pulled, all workers have something to do.
-        let is_enough = executor.chunk_parallelism().is_some_and(|workers| workers <= buffer - size);
-        (is_possible && is_enough && size >= MIN_BUNDLE).then_some(size)
+        let size = (self.buffer.unwrap_or(DEFAULT_MAP_BUFFER) / PARTS_IN_BUNDLES).min(MAX_BUNDLE);
+        if !is_possible || size < MIN_BUNDLE {
+            return None;
+        }
+        let ledger = self.executor.as_ref()?.bundles()?;
+        let likely = self.tasks.size_hint().1.unwrap_or(size).min(size);
+        Some(Bundles { ledger, size, open: None, likely, short: 0 })
     }
 
     /// Pulls elements and submits them, as far as the buffer and the backlog have room.
@@ -292,8 +304,11 @@ where
                 self.low = buffer.saturating_sub(chunk).saturating_sub(self.under_way);
                 break;
             }
-            if let Some(size) = self.bundle {
-                self.pull_bundle(size);
+            if self.bundles.is_some() {
+                match self.tasks.next() {
+                    Some(task) => self.bundle(task),
+                    None => self.phase = Phase::Exhausted,
+                }
                 continue;
             }
             let Some(executor) = &self.executor else { break };
@@ -323,33 +338,63 @@ where
         self.let_go();
     }
 
-    /// Pulls so many elements into a bundle. Workers find each of them before the next one is pulled, which may take
-    /// its time, or be waiting for those before.
-    fn pull_bundle(&mut self, size: usize) {
-        let mut bundle: Option<Arc<Bundle<I::Item>>> = None;
-        for _ in 0..size {
-            let Some(task) = self.tasks.next() else {
-                self.phase = Phase::Exhausted;
-                break;
-            };
-            let Some(executor) = &self.executor else { break };
-            self.under_way += 1;
-            // A pool that was shut down meanwhile takes no more, also not into what it has taken.
-            if !executor.takes_bundles() {
-                let error = executor.try_reserve_slot().err().unwrap_or(SubmitError::ShutDown);
-                self.refuse(task, error);
-                break;
+    /// Submits an element in the open bundle, or in a new one.
+    fn bundle(&mut self, mut task: I::Item) {
+        let (Some(executor), Some(bundles)) = (&self.executor, &mut self.bundles) else { return };
+        // A bundle of which all was read has left the window.
+        let is_empty = self.under_way == 0;
+        self.under_way += 1;
+        // Looked at after the source, which may have submitted something.
+        let Some(newest) = bundles.ledger.turn() else {
+            let error = executor.try_reserve_slot().err().unwrap_or(SubmitError::ShutDown);
+            return self.refuse(task, error);
+        };
+        if let Some(open) = bundles.open.take() {
+            let pushed = if is_empty { Err(task) } else { open.push(task, newest) };
+            match pushed {
+                Ok(false) => {
+                    bundles.open = Some(open);
+                    return;
+                }
+                Ok(true) => {
+                    let Err(refused) = executor.submit_call(Call::new(open.clone()), None) else {
+                        bundles.open = Some(open);
+                        return;
+                    };
+                    // What was in it before is none of this call's affair.
+                    drop(refused.call.into_cell());
+                    if let Some(task) = open.pop_refused() {
+                        self.refuse(task, refused.error);
+                    }
+                    return;
+                }
+                Err(back) => task = back,
             }
-            let window = &mut self.window;
-            let bundle = bundle.get_or_insert_with(|| {
-                let bundle = Bundle::new(size);
-                W::push(window, Piece(Running::Several(Reading { bundle: bundle.clone(), has_more: true })));
-                bundle
-            });
-            if bundle.push(task)
-                && let Err(refused) = executor.submit_call(Call::new(bundle.clone()), None)
-            {
-                refused.call.reject(refused.error);
+            let len = open.len();
+            bundles.likely = len.next_power_of_two().min(bundles.size);
+            bundles.short = if len < MIN_BUNDLE { bundles.short + 1 } else { 0 };
+        }
+        let open = Bundle::new(bundles.ledger.clone(), bundles.size, bundles.likely);
+        let is_submitted = match open.push(task, newest) {
+            Ok(_) => executor.submit_call(Call::new(open.clone()), None),
+            Err(_) => unreachable!("a new bundle takes a task"),
+        };
+        let piece = Piece(Running::Several(Reading { bundle: open.clone(), has_more: true }));
+        match is_submitted {
+            Ok(()) => {
+                W::push(&mut self.window, piece);
+                if bundles.short < SHORT_BUNDLES {
+                    bundles.open = Some(open);
+                } else {
+                    self.bundles = None;
+                }
+            }
+            Err(refused) => {
+                drop(refused.call.into_cell());
+                match open.pop_refused() {
+                    Some(task) => self.refuse(task, refused.error),
+                    None => W::push(&mut self.window, piece),
+                }
             }
         }
     }
@@ -375,7 +420,7 @@ where
         match (self.chunk_size, self.buffer) {
             (Some(chunk), buffer) => {
                 let buffer = buffer.unwrap_or(DEFAULT_MAP_BUFFER);
-                (self.bundle.unwrap_or(chunk).min(buffer), buffer)
+                (chunk.min(buffer), buffer)
             }
             (None, Some(buffer)) => (self.meter.chunk().min((buffer / PARTS_OF_BUFFER).max(1)), buffer),
             (None, None) => {

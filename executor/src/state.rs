@@ -162,10 +162,12 @@ pub(crate) trait RunObserver {
     fn uses_place(&self) -> bool {
         false
     }
-    /// One task of several has ended. Whether this worker may go on with the next of them.
-    fn ended_one(&self) -> bool {
+    /// Of several tasks: whether this worker may go on with the next one.
+    fn goes_on(&self) -> bool {
         true
     }
+    /// One of several tasks has ended. Called under their lock: must not block.
+    fn ended_one(&self) {}
 }
 
 /// A time that a task must not pass.
@@ -197,21 +199,6 @@ pub(crate) struct Visit {
     pub(crate) has_work: bool,
     /// Whether the call stays in the backlog, for others to find.
     pub(crate) stays: bool,
-}
-
-/// How many tasks there were.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) submitted: u64,
-    /// Those that were stopped while they waited.
-    pub(crate) skipped: u64,
-}
-
-impl std::ops::AddAssign for Tally {
-    fn add_assign(&mut self, more: Tally) {
-        self.submitted += more.submitted;
-        self.skipped += more.skipped;
-    }
 }
 
 /// A worker, and which of its calls it is.
@@ -365,33 +352,34 @@ pub(crate) trait Callable: AnyCell {
     }
     /// Whether it has a value that nobody has taken.
     fn holds_value(&self) -> bool;
-    /// Ends what waits of it, because it won't be run; how many tasks that were.
-    fn refuse(&self, error: TaskError) -> u64 {
+    /// Ends what waits of it, because it won't be run.
+    fn refuse(&self, error: TaskError) {
         self.stop(error);
-        1
     }
 
-    /// Whether it is several tasks, which stay in the backlog until a worker has come for each of them.
+    /// Whether it is several tasks, which are in the backlog as long as there is one that no worker has come for, and
+    /// count themselves.
     fn is_shared(&self) -> bool {
         false
     }
-    /// A worker has come to the backlog for it, if it is shared. Under the backlog's lock, as the following ones are.
+    /// It is put into the backlog, as the next after the push of this number; how many tasks are to be counted. Under
+    /// the backlog's lock, as the following ones are.
+    fn queues_behind(&self, _turn: u64) -> u64 {
+        1
+    }
+    /// A worker has come to the backlog for it, if it is shared; it then runs it or [gives it back](Self::comes_back).
     fn visit(&self) -> Visit {
         Visit { has_work: true, stays: false }
     }
-    /// It is taken out of the backlog.
+    /// It is taken out of the backlog to be refused.
     fn leave_backlog(&self) {}
     /// It is taken out of the backlog if nothing of it waits any more.
     fn leaves_if_over(&self) -> bool {
         !self.is_queued()
     }
-    /// The worker that has taken it out would put it back. `false`: it is there already.
+    /// The worker that has come for it puts it back. `false`: it is there already.
     fn comes_back(&self) -> bool {
         true
-    }
-    /// Of a shared one, the tasks that were not yet counted.
-    fn take_tally(&self) -> Tally {
-        Tally::default()
     }
 
     /// Makes the encoded form, if it is needed: to leave the process, or to run again.
@@ -1163,18 +1151,13 @@ impl Call {
         self.cell().is_queued()
     }
 
-    /// Whether it is still to be in the backlog. If not, it may be dropped, which ends nothing. `tally` gets what
-    /// hasn't been counted.
-    pub(crate) fn is_alive(&mut self, tally: &mut Tally) -> bool {
-        let cell = self.cell();
-        if !cell.leaves_if_over() {
-            return true;
+    /// Whether it is still to be in the backlog. If not, it may be dropped, which ends nothing.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        let leaves = self.cell().leaves_if_over();
+        if leaves {
+            self.cell = None;
         }
-        if cell.is_shared() {
-            *tally += cell.take_tally();
-        }
-        self.cell = None;
-        false
+        !leaves
     }
 
     /// Runs the task on this thread and completes its future. Returns the call when it is to run again

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::bundle::Ledger;
 use crate::error::{BuildError, SubmitError};
 use crate::executor::{Executor, Refused, Shutdown, Slot, Stats, submit_once};
 use crate::future::{TaskFuture, Terminated};
@@ -149,8 +150,8 @@ impl Executor for ThreadPool {
         Some(self.handle.pool.workers())
     }
 
-    fn takes_bundles(&self) -> bool {
-        self.handle.pool.takes_bundles()
+    fn bundles(&self) -> Option<Arc<Ledger>> {
+        self.handle.pool.bundles()
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

@@ -36,6 +36,7 @@ use super::MAX_EXTRA_WORKERS;
 use super::driver::Driver;
 use super::sleep::Sleep;
 use crate::backlog::{Lanes, Room, Sweeper};
+use crate::bundle::Ledger;
 use crate::clock::{self, Clock};
 use crate::context::{self, Place};
 use crate::cores::cores;
@@ -45,7 +46,7 @@ use crate::executor::{Phase, Refused, Shutdown, Slot, Stats, WorkerStats};
 use crate::future::Terminated;
 use crate::options::Priority;
 use crate::panic;
-use crate::state::{Call, Callable, Ended, Expiry, RunObserver, Tally, TaskId};
+use crate::state::{Call, Callable, Ended, Expiry, RunObserver, TaskId};
 
 /// For how long a worker looks for the next task before it lies down: about as long as a wake-up takes.
 const SPIN: Duration = Duration::from_micros(30);
@@ -95,8 +96,8 @@ pub(super) struct Pool {
     state: Mutex<State>,
     backlog: Backlog,
     sleep: Sleep,
-    /// Whether new work is accepted, for those who look without the lock of the state.
-    open: AtomicBool,
+    /// With whether new work is accepted, for those who look without the lock of the state.
+    ledger: Arc<Ledger>,
     /// Everything that runs is to be stopped.
     stopping: AtomicBool,
     /// There are more workers than there should be.
@@ -154,6 +155,7 @@ struct Backlog {
     waiting: Apart<AtomicUsize>,
     /// Whether the priority of a call in the tail isn't the normal one; written under the lock of the tail, and seldom.
     mixed: Apart<AtomicBool>,
+    ledger: Arc<Ledger>,
 }
 
 /// The bit that says so; the others are the number.
@@ -164,7 +166,7 @@ struct Tail {
     sweeper: Sweeper,
     /// Whether new calls are accepted.
     open: bool,
-    tally: Tally,
+    submitted: u64,
 }
 
 /// Something with cache lines of its own, which are not taken from its users by those of its neighbours.
@@ -173,13 +175,14 @@ struct Tail {
 struct Apart<T>(T);
 
 impl Backlog {
-    fn new() -> Self {
-        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, tally: Tally::default() };
+    fn new(ledger: Arc<Ledger>) -> Self {
+        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, submitted: 0 };
         Backlog {
             head: Apart((Mutex::new(Lanes::new()), AtomicUsize::new(0))),
             tail: Apart(Mutex::new(tail)),
             waiting: Apart::default(),
             mixed: Apart::default(),
+            ledger,
         }
     }
 
@@ -200,17 +203,17 @@ impl Backlog {
     fn push(&self, call: Call, is_new: bool) -> Result<(), Call> {
         let mixed = call.priority() != Priority::Normal;
         let mut tail = self.tail();
+        if is_new && !tail.open {
+            return Err(call);
+        }
+        let tasks = call.cell().queues_behind(self.ledger.next_turn());
         if is_new {
-            if !tail.open {
-                return Err(call);
-            }
-            let cell = call.cell();
-            tail.tally += if cell.is_shared() { cell.take_tally() } else { Tally { submitted: 1, skipped: 0 } };
+            tail.submitted += tasks;
         }
         tail.calls.push_back(call);
-        let Tail { calls, sweeper, tally, .. } = &mut *tail;
+        let Tail { calls, sweeper, .. } = &mut *tail;
         if sweeper.is_due(calls.len()) {
-            calls.retain_mut(|call| call.is_alive(tally));
+            calls.retain_mut(Call::is_alive);
         }
         if mixed {
             self.mixed.0.store(true, Ordering::Relaxed);
@@ -246,9 +249,11 @@ impl Backlog {
     }
 
     /// Takes a call back that was taken out: it keeps its turn. `given_back` is called before another thread can see that it is here.
-    fn push_front(&self, call: Call, given_back: impl FnOnce()) {
+    fn push_front(&self, cell: Arc<dyn Callable>, given_back: impl FnOnce()) {
         let mut head = self.head();
-        head.push_front(call);
+        if cell.comes_back() {
+            head.push_front(Call::new(cell));
+        }
         self.hint(&head);
         given_back();
     }
@@ -288,16 +293,17 @@ impl Backlog {
         self.waiting.0.load(Ordering::Relaxed) > 0 || self.head.0.1.load(Ordering::Relaxed) > 0
     }
 
-    /// How many tasks still wait, and how many there ever were; and what `look` sees while none is taken out.
-    fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, Tally, T) {
-        let mut head = self.head();
-        let mut tail = self.tail();
+    /// How many tasks still wait, and how many were ever accepted; and what `look` sees of those that were taken, while
+    /// no call is.
+    ///
+    /// Tasks in bundles go their way without these locks: from those that were accepted to those that wait, run, and have
+    /// ended. They are counted in the opposite order, so that none is counted twice.
+    fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, u64, T) {
+        let head = self.head();
+        let tail = self.tail();
+        let taken = look();
         let queued = head.live() + tail.calls.iter().map(|call| call.cell().queued()).sum::<usize>();
-        let Tail { calls, tally, .. } = &mut *tail;
-        calls.iter().for_each(|call| *tally += call.cell().take_tally());
-        let mut all = *tally;
-        all += head.tally();
-        (queued, all, look())
+        (queued, tail.submitted + self.ledger.submitted(), taken)
     }
 
     fn close(&self) {
@@ -317,6 +323,7 @@ impl Pool {
     pub(super) fn new(config: Config) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Pool>| {
             let id = PoolId::new();
+            let ledger = Arc::new(Ledger::new());
             Pool {
                 id,
                 this: this.clone(),
@@ -331,9 +338,9 @@ impl Pool {
                     blocked: 0,
                     submitted: 0,
                 }),
-                backlog: Backlog::new(),
+                backlog: Backlog::new(ledger.clone()),
                 sleep: Sleep::new(config.workers),
-                open: AtomicBool::new(true),
+                ledger,
                 stopping: AtomicBool::new(false),
                 too_many: AtomicBool::new(false),
                 clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),
@@ -354,9 +361,9 @@ impl Pool {
         self.config.workers
     }
 
-    /// Whether any number of tasks may wait, and new ones are accepted.
-    pub(super) fn takes_bundles(&self) -> bool {
-        self.config.backlog.is_none() && self.open.load(Ordering::Acquire)
+    /// For those who submit bundles, which they may where any number of tasks may wait.
+    pub(super) fn bundles(&self) -> Option<Arc<Ledger>> {
+        self.config.backlog.is_none().then(|| self.ledger.clone())
     }
 
     pub(super) fn submit(&self, call: Call, slot: Option<Slot>) -> Result<(), Refused> {
@@ -404,7 +411,7 @@ impl Pool {
 
     /// Whether the pool accepts work.
     fn check(&self) -> Result<(), SubmitError> {
-        if self.open.load(Ordering::Acquire) {
+        if self.ledger.open.load(Ordering::Acquire) {
             return Ok(());
         }
         self.state.lock().phase.check()
@@ -412,7 +419,7 @@ impl Pool {
 
     /// Accepts no new work any more. The phase has changed before, under the same lock.
     fn close(&self) {
-        self.open.store(false, Ordering::Release);
+        self.ledger.open.store(false, Ordering::Release);
         self.backlog.close();
     }
 
@@ -437,8 +444,8 @@ impl Pool {
         drop(state);
         self.room.close();
         for call in cancelled {
-            let ended = call.into_cell().refuse(TaskError::cancelled());
-            self.skipped.fetch_add(ended, Ordering::Relaxed);
+            self.skipped.fetch_add(u64::from(!call.cell().is_shared()), Ordering::Relaxed);
+            call.into_cell().refuse(TaskError::cancelled());
         }
         for cell in stopped {
             cell.stop(TaskError::cancelled());
@@ -457,23 +464,26 @@ impl Pool {
     pub(super) fn stats(&self) -> Stats {
         let state = self.state.lock();
         let look = || -> Vec<WorkerStats> {
-            let of = |worker: &Arc<Worker>| WorkerStats {
+            // All that have ended, and then all that run: a task goes the other way.
+            let ended: Vec<u64> =
+                state.workers.values().map(|worker| worker.completed.load(Ordering::Acquire)).collect();
+            let of = |(worker, completed): (&Arc<Worker>, u64)| WorkerStats {
                 index: worker.index,
                 name: worker.name.clone(),
                 pid: None,
-                busy: worker.does.load(Ordering::Relaxed) != FREE,
-                completed: worker.completed.load(Ordering::Relaxed),
+                busy: worker.does.load(Ordering::Acquire) != FREE,
+                completed,
             };
-            state.workers.values().map(of).collect()
+            state.workers.values().zip(ended).map(of).collect()
         };
-        let (queued, tally, workers) = self.backlog.counts(look);
+        let (queued, submitted, workers) = self.backlog.counts(look);
         Stats {
             queued: queued + state.async_lanes.live(),
             running: workers.iter().filter(|worker| worker.busy).count() + state.async_running.len(),
-            submitted: tally.submitted + state.submitted,
+            submitted: submitted + state.submitted,
             completed: self.completed.load(Ordering::Relaxed)
                 + workers.iter().map(|worker| worker.completed).sum::<u64>(),
-            skipped: tally.skipped + self.skipped.load(Ordering::Relaxed),
+            skipped: self.ledger.skipped() + self.skipped.load(Ordering::Relaxed),
             retried: self.retried.load(Ordering::Relaxed),
             workers_lost: 0,
             workers,
@@ -947,11 +957,7 @@ impl Desk<'_> {
                 drop(self.worker.place.put(None));
                 // Under the lock, so that those who count see the call in one place or the other.
                 let free = || self.worker.does.store(FREE, Ordering::Release);
-                if cell.comes_back() {
-                    self.pool.backlog.push_front(Call::new(cell), free);
-                } else {
-                    free();
-                }
+                self.pool.backlog.push_front(cell, free);
                 self.let_go(last);
                 return;
             }
@@ -967,10 +973,8 @@ impl Desk<'_> {
             self.about_to_publish();
         }
         match ended {
-            // Others had come before, or somebody who stopped what was left.
-            None if cell.is_shared() => self.pool.backlog.head().count(&*cell),
             None => {
-                self.pool.skipped.fetch_add(1, Ordering::Relaxed);
+                self.pool.skipped.fetch_add(u64::from(!cell.is_shared()), Ordering::Relaxed);
             }
             Some(Ended::Each) => {}
             Some(ended) => {
@@ -993,7 +997,7 @@ impl Desk<'_> {
 
     fn count(&self) {
         let completed = &self.worker.completed;
-        completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     /// Drops a task that has ended. If nobody has taken its value, the value goes here, and its `Drop` may take its time: somebody
@@ -1039,9 +1043,13 @@ impl RunObserver for Desk<'_> {
         true
     }
 
-    fn ended_one(&self) -> bool {
+    fn goes_on(&self) -> bool {
+        let pool = self.pool;
+        !pool.backlog.is_urgent() && !pool.too_many.load(Ordering::Relaxed) && !pool.stopping.load(Ordering::Relaxed)
+    }
+
+    fn ended_one(&self) {
         self.count();
-        !self.pool.backlog.is_urgent() && !self.pool.too_many.load(Ordering::Relaxed)
     }
 }
 
