@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, OnceLock, mpsc};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -26,12 +27,26 @@ const ROWS: &[Row<fn()>] = rows![
     each_element_has_a_context_of_its_own,
     a_context_outlives_its_element,
     one_worker_keeps_the_order_of_all_submits,
+    what_is_submitted_between_two_elements_is_not_overtaken,
+    an_element_may_wait_for_what_its_source_has_submitted,
+    two_maps_take_turns,
+    each_read_pulls_exactly_one_more,
+    an_element_may_wait_for_the_last_one_in_the_buffer,
+    all_that_is_ahead_runs_at_once_if_there_are_workers,
+    a_bounded_backlog_takes_elements_one_by_one,
     what_has_priority_goes_between_two_elements,
     each_element_is_counted,
+    no_element_is_ever_counted_twice,
     what_waits_is_cancelled_one_by_one,
     everything_is_cancelled_at_once,
     an_element_that_overstays_is_stopped_alone,
     a_shutdown_while_elements_are_pulled_refuses_the_rest,
+    a_shutdown_at_any_moment_ends_each_element_once,
+    a_blocking_waker_holds_up_no_element,
+    what_runs_is_told_before_arguments_go,
+    arguments_that_panic_as_they_go_harm_nobody,
+    a_source_that_panics_takes_nothing_along,
+    a_call_that_a_worker_gives_back_keeps_its_turn,
     the_timeout_of_the_map_stops_what_runs_and_drops_what_waits,
     a_dropped_map_still_runs_and_keeps_nothing,
     unread_outcomes_go_with_the_map,
@@ -288,6 +303,135 @@ fn one_worker_keeps_the_order_of_all_submits() {
     assert_eq!(*ORDER.lock().unwrap(), expected);
 }
 
+fn what_is_submitted_between_two_elements_is_not_overtaken() {
+    static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    script(|n| {
+        ORDER.lock().unwrap().push(n);
+        n
+    });
+    let pool = pool(1);
+    let stage = Stage::default();
+    let inner = stage.clone();
+    let held = pool.spawn(move || inner.wait_for(1));
+    let (other, singles) = (pool.clone(), Arc::new(Mutex::new(Vec::new())));
+    let inner = singles.clone();
+    let source = (0..200).map(move |n| {
+        if n % 40 == 10 {
+            inner.lock().unwrap().push(other.submit(play { n: 1_000 + n }));
+        }
+        play { n }
+    });
+    let map = pool.map(source).chunk_size(1).start();
+    stage.reach(1);
+    held.wait().unwrap();
+    assert_eq!(map.blocking().count(), 200);
+    assert!(singles.lock().unwrap().drain(..).all(|single| single.wait().is_ok()));
+    let expected = (0..200).flat_map(|n| [(n % 40 == 10).then_some(1_000 + n), Some(n)]).flatten();
+    assert_eq!(*ORDER.lock().unwrap(), expected.collect::<Vec<u64>>());
+}
+
+fn an_element_may_wait_for_what_its_source_has_submitted() {
+    const ELEMENTS: u64 = 300;
+    let (send, receive): (Vec<_>, Vec<_>) = (0..ELEMENTS).map(|_| mpsc::channel::<u64>()).unzip();
+    let receive: Vec<_> = receive.into_iter().map(Mutex::new).collect();
+    script(move |n| receive[n as usize].lock().unwrap().recv().unwrap());
+    let pool = pool(1);
+    let other = pool.clone();
+    let source = send.into_iter().zip(0..).map(move |(send, n)| {
+        // One of them, some of them or all of them, so that bundles of all lengths are cut off.
+        if n < 20 || n % 7 == 0 {
+            drop(other.spawn(move || send.send(n).unwrap()));
+        } else {
+            send.send(n).unwrap();
+        }
+        play { n }
+    });
+    assert!(pool.map(source).chunk_size(1).blocking().map(Result::unwrap).eq(0..ELEMENTS));
+}
+
+fn two_maps_take_turns() {
+    static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    script(|n| {
+        ORDER.lock().unwrap().push(n);
+        n
+    });
+    let pool = pool(1);
+    let stage = Stage::default();
+    let inner = stage.clone();
+    let held = pool.spawn(move || inner.wait_for(1));
+    // Each pull of the outer map pulls some of the inner one.
+    let mut even = alone(&pool, 0..1_000);
+    let inner = pool.clone();
+    let (send, receive) = mpsc::channel();
+    let source = (2_000..2_200).map(move |n| {
+        if n == 2_100 {
+            even = std::mem::replace(&mut even, alone(&inner, 0..0)).start();
+        } else if n == 2_150 {
+            send.send(std::mem::replace(&mut even, alone(&inner, 0..0))).unwrap();
+        }
+        play { n }
+    });
+    let odd = pool.map(source).chunk_size(1).start();
+    let even = receive.recv().unwrap();
+    stage.reach(1);
+    held.wait().unwrap();
+    assert_eq!((even.blocking().count(), odd.blocking().count()), (1_000, 200));
+    let expected: Vec<u64> = (2_000..2_100).chain(0..1_000).chain(2_100..2_200).collect();
+    assert_eq!(*ORDER.lock().unwrap(), expected);
+}
+
+fn each_read_pulls_exactly_one_more() {
+    static PULLED: AtomicUsize = AtomicUsize::new(0);
+    script(|n| n);
+    let pool = pool(2);
+    let source = (0..).map(|n| {
+        PULLED.fetch_add(1, Ordering::SeqCst);
+        play { n }
+    });
+    let map = pool.map(source).chunk_size(1).buffer(200).start();
+    assert_eq!(PULLED.load(Ordering::SeqCst), 200);
+    for (n, outcome) in map.blocking().take(1_000).enumerate() {
+        assert_eq!(outcome.unwrap(), n as u64);
+        assert_eq!(PULLED.load(Ordering::SeqCst), 201 + n);
+    }
+}
+
+fn an_element_may_wait_for_the_last_one_in_the_buffer() {
+    let stage = Stage::default();
+    script(move |n| {
+        // When this one is awaited, those before have been read, and so many more have been pulled.
+        if n % 150 == 10 {
+            stage.wait_for(n + 127);
+        } else if n % 150 == 137 {
+            stage.reach(n);
+        }
+        n
+    });
+    let pool = pool(2);
+    let map = pool.map((0..1_500).map(|n| play { n })).chunk_size(1).buffer(128);
+    assert!(map.blocking().map(Result::unwrap).eq(0..1_500));
+}
+
+fn all_that_is_ahead_runs_at_once_if_there_are_workers() {
+    let meeting = Barrier::new(128);
+    script(move |n| {
+        if n < 128 {
+            meeting.wait();
+        }
+        n
+    });
+    let pool = pool(140);
+    let map = pool.map((0..300).map(|n| play { n })).chunk_size(1).buffer(128);
+    assert!(map.blocking().map(Result::unwrap).eq(0..300));
+}
+
+fn a_bounded_backlog_takes_elements_one_by_one() {
+    script(|n| n);
+    let pool = ThreadPool::builder().workers(2).backlog(3).build().unwrap();
+    assert!(alone(&pool, 0..2_000).blocking().map(Result::unwrap).eq(0..2_000));
+    assert!(eventually(seconds(30), || numbers(&pool.stats()) == [2_000, 0, 0, 2_000, 0]), "{:?}", pool.stats());
+}
+
 fn what_has_priority_goes_between_two_elements() {
     static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
     let stage = Stage::default();
@@ -325,6 +469,30 @@ fn each_element_is_counted() {
     stage.reach(2);
     assert_eq!(map.blocking().count(), 200);
     assert!(eventually(seconds(30), || numbers(&pool.stats()) == [200, 0, 0, 200, 0]), "{:?}", pool.stats());
+}
+
+fn no_element_is_ever_counted_twice() {
+    script(|n| n);
+    let pool = pool(2);
+    let is_over = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            while is_over.load(Ordering::SeqCst) == 0 {
+                let stats = pool.stats();
+                let [submitted, queued, running, completed, skipped] = numbers(&stats);
+                assert!(queued + running + completed + skipped <= submitted, "{stats:?}");
+            }
+        });
+        for n in 0..40 {
+            if n % 2 == 0 {
+                assert_eq!(alone(&pool, 0..5_000).blocking().count(), 5_000);
+            } else {
+                drop(alone(&pool, 0..5_000).start());
+            }
+        }
+        is_over.store(1, Ordering::SeqCst);
+        looking.join().unwrap();
+    });
 }
 
 fn is_cancelled(outcome: &Result<u64, TaskError>) -> bool {
@@ -397,6 +565,200 @@ fn a_shutdown_while_elements_are_pulled_refuses_the_rest() {
     assert!(refused.len() == 180 && refused.iter().all(|outcome| matches!(outcome, Err(TaskError::Rejected(_)))));
     pool.shutdown(Shutdown::Drain).wait();
     assert_eq!(numbers(&pool.stats()), [20, 0, 0, 20, 0]);
+}
+
+fn a_shutdown_at_any_moment_ends_each_element_once() {
+    script(|n| n);
+    for round in 0..600_u64 {
+        let pool = pool(1 + round as usize % 3);
+        let mode = [Shutdown::Drain, Shutdown::CancelQueued, Shutdown::Now][round as usize / 3 % 3];
+        let (other, at) = (pool.clone(), Stage::default());
+        let inner = at.clone();
+        let ender = std::thread::spawn(move || {
+            inner.wait_for(round / 9);
+            other.shutdown(mode).wait();
+        });
+        let source = (0..2_000).map(|n| {
+            if n < 1_000 {
+                at.reach(n);
+            }
+            play { n }
+        });
+        let outcomes: Vec<_> = pool.map(source).chunk_size(1).buffer(128).blocking().collect();
+        ender.join().unwrap();
+        assert_eq!(outcomes.len(), 2_000);
+        let (mut done, mut cancelled, mut refused) = (0, 0, 0);
+        for (n, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Ok(value) => done += u64::from(value == n as u64),
+                Err(TaskError::Cancelled(_)) => cancelled += 1,
+                Err(TaskError::Rejected(_)) => refused += 1,
+                Err(error) => panic!("{n}: {error}"),
+            }
+        }
+        assert_eq!(done + cancelled + refused, 2_000, "{mode:?}");
+        assert!(mode != Shutdown::Drain || cancelled == 0);
+        let settled = || {
+            let [submitted, queued, running, completed, skipped] = numbers(&pool.stats());
+            // What runs when it is stopped counts as completed, but its outcome is that it was cancelled.
+            let is_right = if mode == Shutdown::Now {
+                completed >= done && completed + skipped == done + cancelled
+            } else {
+                (completed, skipped) == (done, cancelled)
+            };
+            is_right && (submitted, queued, running) == (completed + skipped, 0, 0)
+        };
+        assert!(eventually(seconds(30), settled), "{mode:?}: {done} {cancelled} {refused} {:?}", pool.stats());
+    }
+}
+
+/// A waker that lets the other worker go and waits for the second element.
+struct Blocking(Stage);
+
+impl Wake for Blocking {
+    fn wake(self: Arc<Self>) {
+        self.0.reach(3);
+        self.0.wait_for(4);
+    }
+}
+
+fn a_blocking_waker_holds_up_no_element() {
+    let stage = Stage::default();
+    let inner = stage.clone();
+    script(move |n| {
+        match n {
+            0 => {
+                inner.reach(1);
+                inner.wait_for(2);
+            }
+            1 => inner.reach(4),
+            _ => {}
+        }
+        n
+    });
+    let pool = pool(2);
+    let (inner, has_begun) = (stage.clone(), Stage::default());
+    let begins = has_begun.clone();
+    let held = pool.spawn(move || {
+        begins.reach(1);
+        inner.wait_for(3);
+    });
+    has_begun.wait_for(1);
+    let mut map = alone(&pool, 0..200).start();
+    stage.wait_for(1);
+    let waker = Waker::from(Arc::new(Blocking(stage.clone())));
+    assert!(map.poll_next_unpin(&mut std::task::Context::from_waker(&waker)).is_pending());
+    stage.reach(2);
+    held.wait().unwrap();
+    assert!(map.blocking().map(Result::unwrap).eq(0..200));
+}
+
+/// An argument that does something as it goes.
+struct Parting(u64);
+
+static PART: OnceLock<Script> = OnceLock::new();
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        (PART.get().expect("a script"))(self.0);
+    }
+}
+
+impl Serialize for Parting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Parting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        u64::deserialize(deserializer).map(Parting)
+    }
+}
+
+#[polypool::task]
+fn part(parting: Parting) -> u64 {
+    play(parting.0)
+}
+
+fn what_runs_is_told_before_arguments_go() {
+    let stage = Stage::default();
+    let (inner, told) = (stage.clone(), stage.clone());
+    script(move |n| {
+        wait_for_the_end();
+        inner.reach(1);
+        n
+    });
+    assert!(
+        PART.set(Box::new(move |n| {
+            if n > 0 {
+                told.wait_for(1);
+            }
+            n
+        }))
+        .is_ok()
+    );
+    let pool = pool(1);
+    let map = pool.map((0..200).map(|n| part { parting: Parting(n) })).chunk_size(1);
+    let outcomes: Vec<_> = map.timeout(millis(50)).blocking().collect();
+    assert!(matches!(&outcomes[..], [Err(TaskError::WaitElapsed(_))]), "{outcomes:?}");
+}
+
+fn arguments_that_panic_as_they_go_harm_nobody() {
+    let stage = script_with_a_door();
+    assert!(PART.set(Box::new(|n| if n % 3 == 1 { panic!("on purpose") } else { n })).is_ok());
+    let pool = pool(1);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let map = pool.map((0..200).map(|n| part { parting: Parting(n) })).chunk_size(1).start();
+    stage.wait_for(1);
+    let ended = pool.shutdown(Shutdown::CancelQueued);
+    stage.reach(2);
+    ended.wait();
+    let outcomes: Vec<_> = map.blocking().collect();
+    std::panic::set_hook(hook);
+    assert!(outcomes.len() == 200 && outcomes[1..].iter().all(is_cancelled), "{outcomes:?}");
+    assert_eq!(numbers(&pool.stats()), [200, 0, 0, 1, 199]);
+}
+
+fn a_source_that_panics_takes_nothing_along() {
+    static RAN: AtomicUsize = AtomicUsize::new(0);
+    script(|n| {
+        RAN.fetch_add(1, Ordering::SeqCst);
+        n
+    });
+    let pool = pool(2);
+    let source = (0..200).map(|n| {
+        assert!(n < 100, "on purpose");
+        play { n }
+    });
+    let map = pool.map(source).chunk_size(1);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| map.start())).is_err());
+    pool.shutdown(Shutdown::Drain).wait();
+    assert_eq!(RAN.load(Ordering::SeqCst), 100);
+    assert_eq!(numbers(&pool.stats()), [100, 0, 0, 100, 0]);
+}
+
+fn a_call_that_a_worker_gives_back_keeps_its_turn() {
+    static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    script(|n| {
+        ORDER.lock().unwrap().push(n);
+        n
+    });
+    let pool = pool(1);
+    for _ in 0..300 {
+        // A value that is left to its worker goes before the next call is run, which may be given back for that.
+        let single = pool.spawn(|| Counted::new(0));
+        let map = alone(&pool, 0..100).start();
+        while !single.is_done() {
+            std::hint::spin_loop();
+        }
+        drop(single);
+        assert!(map.blocking().map(Result::unwrap).eq(0..100));
+        assert!(std::mem::take(&mut *ORDER.lock().unwrap()).into_iter().eq(0..100));
+    }
+    assert!(eventually(seconds(30), || numbers(&pool.stats()) == [30_300, 0, 0, 30_300, 0]), "{:?}", pool.stats());
+    assert!(eventually(seconds(30), || LIVE.load(Ordering::SeqCst) == 0));
 }
 
 /// How many [`Counted`] there are.
