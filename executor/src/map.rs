@@ -75,6 +75,10 @@ const SHORT_BUNDLES: u32 = 4;
 /// Of the elements that are ahead, a bundle is at most this part.
 const PARTS_IN_BUNDLES: usize = 16;
 
+/// For how long elements are pulled into bundles while an outcome is there to be read: one at least, however long that
+/// takes, and not so many that the reader would notice.
+const BURST: Duration = Duration::from_micros(5);
+
 /// For how long a blocking reader waits for an outcome that isn't the next one.
 const DOZE: Duration = Duration::from_micros(200);
 
@@ -296,6 +300,62 @@ where
         Some(Bundles { ledger, size, open: None, likely, short: 0 })
     }
 
+    /// Pulls elements after an outcome was taken. Where they go into bundles, not before there is room for one, or no
+    /// other outcome is ready; and then for [`BURST`]. What room is left is filled [before anybody waits](Self::fill).
+    fn pull_next(&mut self) {
+        let Some(bundles) = &self.bundles else { return self.pull() };
+        if self.phase != Phase::Pulling {
+            self.low = 0;
+            return self.let_go();
+        }
+        let (_, buffer) = self.extent();
+        let size = bundles.size;
+        if self.ready.len() == 0 || self.ahead() + size <= buffer {
+            let mut end = None;
+            for pulled in 1_u32.. {
+                self.pull_one();
+                if self.bundles.is_none() || !self.has_room() {
+                    break;
+                }
+                if pulled % 8 == 1 {
+                    let now = Instant::now();
+                    // The first one was not measured: a slow one costs another one of its kind, at most.
+                    if now >= *end.get_or_insert(now + BURST) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.low = buffer.saturating_sub(size).saturating_sub(self.under_way);
+        if self.phase != Phase::Pulling {
+            self.low = 0;
+        }
+        self.let_go();
+    }
+
+    /// Pulls into bundles what there is room for, before somebody waits. `true`: something was pulled, so look again.
+    fn fill(&mut self) -> bool {
+        let has_room = self.has_room();
+        if has_room {
+            self.pull_one();
+            self.let_go();
+        }
+        has_room
+    }
+
+    /// Whether the next element may go into a bundle now.
+    fn has_room(&self) -> bool {
+        self.bundles.is_some() && self.phase == Phase::Pulling && self.ahead() < self.extent().1
+    }
+
+    /// Pulls an element into a bundle.
+    fn pull_one(&mut self) {
+        match self.tasks.next() {
+            Some(task) => self.bundle(task),
+            None => self.phase = Phase::Exhausted,
+        }
+    }
+
     /// Pulls elements and submits them, as far as the buffer and the backlog have room.
     fn pull(&mut self) {
         while self.phase == Phase::Pulling && self.waiting.is_none() {
@@ -305,10 +365,7 @@ where
                 break;
             }
             if self.bundles.is_some() {
-                match self.tasks.next() {
-                    Some(task) => self.bundle(task),
-                    None => self.phase = Phase::Exhausted,
-                }
+                self.pull_one();
                 continue;
             }
             let Some(executor) = &self.executor else { break };
@@ -490,6 +547,7 @@ where
                         return Poll::Ready(Some(outcome));
                     }
                 }
+                _ if !matches!(self.timeout, Timeout::Up) && self.fill() => {}
                 Poll::Ready(None) if self.waiting.is_none() => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
@@ -546,6 +604,7 @@ where
             && matches!(self.timeout, Timeout::None)
             && self.phase != Phase::Over
             && self.waiting.is_none()
+            && (self.ready.len() > 0 || !self.has_room())
     }
 
     /// An outcome that is there, without waiting and without telling anybody to wake us: what a blocking reader asks
@@ -561,7 +620,7 @@ where
                 }
             }
         };
-        self.pull();
+        self.pull_next();
         Some(outcome)
     }
 
@@ -610,7 +669,7 @@ where
         match this.poll_outcome(cx) {
             Poll::Ready(Some(outcome)) => {
                 if !time_is_up {
-                    this.pull();
+                    this.pull_next();
                 }
                 if let Some((_, reserve)) = &mut this.waiting {
                     // A place in the queue for room must not be held while nobody polls: others stand behind it.
