@@ -582,6 +582,10 @@ impl<T: Task> Callable for Bundle<T> {
         true
     }
 
+    fn is_awaited(&self) -> bool {
+        false
+    }
+
     fn visit(&self) -> Visit {
         let mut inner = self.inner.lock();
         let free = inner.free();
@@ -670,7 +674,7 @@ impl<T: Task> Callable for Bundle<T> {
         }
     }
 
-    fn send(&self, _: Arc<dyn WorkerLink>, _: Ticket) -> Option<Message> {
+    fn send(&self, _: Arc<dyn WorkerLink>, _: Ticket) -> Option<(Message, Option<OwnedSemaphorePermit>)> {
         None
     }
 

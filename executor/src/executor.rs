@@ -519,7 +519,7 @@ pub(crate) mod inside {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// The number of a pool, unique in this process.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub(crate) struct PoolId(u64);
 
     thread_local! {
@@ -535,6 +535,16 @@ pub(crate) mod inside {
         /// This thread works for the pool, from now on.
         pub(crate) fn enter(self) {
             WORKS_FOR.set(Some(self));
+        }
+
+        /// This thread has worked for the pool for a moment, and works for none from now on.
+        pub(crate) fn leave() {
+            WORKS_FOR.set(None);
+        }
+
+        /// Whether this thread works for any pool.
+        pub(crate) fn is_anywhere() -> bool {
+            WORKS_FOR.get().is_some()
         }
 
         /// Whether this thread works for the pool.

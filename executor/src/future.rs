@@ -37,6 +37,9 @@ pub struct TaskFuture<T> {
 /// How often a blocking wait looks before it asks to be woken: for about a microsecond.
 const LOOKS: u32 = 32;
 
+/// Whoever waits for less than this doesn't fetch the outcome, which may take a part of it.
+const FETCH_FROM: Duration = Duration::from_millis(1);
+
 impl<T: Send + 'static> TaskFuture<T> {
     pub(crate) fn new(cell: Arc<dyn Observed<T>>) -> Self {
         TaskFuture { cell, cancel_on_drop: false, taken: false }
@@ -78,6 +81,7 @@ impl<T: Send + 'static> TaskFuture<T> {
     /// # Errors
     /// Whatever the task ended with, if not with a value.
     pub fn wait(mut self) -> Outcome<T> {
+        self.fetch(None);
         // Often it is there already or will be in a moment, and then nobody has to be asked to wake this thread.
         for _ in 0..LOOKS {
             if self.cell.has_published() {
@@ -97,7 +101,16 @@ impl<T: Send + 'static> TaskFuture<T> {
     /// # Errors
     /// [`Elapsed`] when the time is up. The inner result is the outcome of the task.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Outcome<T>, Elapsed> {
-        futures_ext::FutureExt::wait_timeout(self, timeout)
+        let deadline = Instant::now().checked_add(timeout);
+        if timeout >= FETCH_FROM {
+            self.fetch(deadline);
+        }
+        match deadline {
+            Some(deadline) => {
+                futures_ext::block_on_deadline(Pin::new(self), deadline).map_err(|_| Elapsed::new(timeout))
+            }
+            None => Ok(futures_ext::block_on(self)),
+        }
     }
 
     /// Calls `callback` with the outcome when the task is done: callbacks run once each, in the order they were
@@ -177,6 +190,13 @@ impl<T> TaskFuture<T> {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state().is_done()
+    }
+
+    /// Before a blocking wait.
+    fn fetch(&self, until: Option<Instant>) {
+        if !self.cell.has_published() {
+            self.cell.fetch(until);
+        }
     }
 
     /// Whether the outcome can be had; may say no just after it came.

@@ -124,6 +124,9 @@ impl TaskState {
 /// Which call on which worker a cell is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
+    /// The worker's number, never used twice by one pool. Workers count their calls alike, and what one of them has
+    /// answered may be settled after the task has gone to another one.
+    pub(crate) worker: usize,
     /// The claim word.
     pub(crate) slot: usize,
     /// The number of the call, never used twice by one worker.
@@ -138,6 +141,8 @@ pub(crate) trait WorkerLink: Send + Sync {
     fn revoke(&self, ticket: Ticket) -> bool;
     /// Tells the supervisor that the task has been settled by somebody else: free its slot or stop its worker.
     fn abandoned(&self, ticket: Ticket);
+    /// Waits for the answer for a moment, on the thread that needs it, if nobody else does.
+    fn fetch(&self, ticket: Ticket, until: Option<Instant>);
 }
 
 /// How many tasks of this process were ended while they were queued; their empty cells may still lie in a backlog.
@@ -308,6 +313,8 @@ pub(crate) struct Cell<J: Job> {
     is_plain: bool,
     /// A hint for those who look again and again: written under the lock, when the outcome is published.
     published: AtomicBool,
+    /// A hint: somebody blocks for the outcome.
+    awaited: AtomicBool,
     inner: Mutex<Inner<J>>,
 }
 
@@ -327,6 +334,8 @@ pub(crate) trait Observed<T>: AnyCell {
     fn has_published(&self) -> bool;
     /// Waits until the outcome can be had, and leaves it where it is.
     fn poll_published(&self, cx: &mut TaskContext<'_>) -> Poll<()>;
+    /// Before a blocking wait: this thread does what it can to bring the outcome about.
+    fn fetch(&self, until: Option<Instant>);
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<T>>;
     fn on_done(&self, callback: Callback<T>);
 }
@@ -381,6 +390,8 @@ pub(crate) trait Callable: AnyCell {
     fn comes_back(&self) -> bool {
         true
     }
+    /// Whether somebody has begun to block for it; a hint.
+    fn is_awaited(&self) -> bool;
 
     /// Makes the encoded form, if it is needed: to leave the process, or to run again.
     fn encode(&self, always: bool, limit: u64) -> Result<(), CodecError>;
@@ -393,8 +404,9 @@ pub(crate) trait Callable: AnyCell {
         observer: Arc<dyn RunObserver + Send + Sync>,
     ) -> std::pin::Pin<Box<dyn Future<Output = Option<Ended>> + Send>>;
 
-    /// Queued to Sent; the encoded form, or `None` when it was settled before.
-    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Message>;
+    /// Queued to Sent; the encoded form, or `None` when it was settled before. The permit is given up when the caller
+    /// has no lock.
+    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<(Message, Option<OwnedSemaphorePermit>)>;
     /// Sent to Running, if it is still this ticket's.
     fn started(self: Arc<Self>, ticket: Ticket, observer: &dyn RunObserver) -> bool;
     /// Sent to Queued, if it is still this ticket's.
@@ -431,6 +443,7 @@ impl<J: Job> Cell<J> {
             id: TaskId::new(),
             is_plain,
             published: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
             inner: Mutex::new(Inner { stage: Stage::Queued(Held::Job(job)), waker: None, extras }),
         })
     }
@@ -443,6 +456,7 @@ impl<J: Job> Cell<J> {
                 inner.stage = Stage::Queued(Held::Job(job));
                 inner.waker = None;
                 *own.published.get_mut() = false;
+                *own.awaited.get_mut() = false;
                 own.id = TaskId::new();
                 return cell;
             }
@@ -779,6 +793,18 @@ impl<J: Job> Observed<J::Output> for Cell<J> {
         self.published.load(Ordering::Acquire)
     }
 
+    fn fetch(&self, until: Option<Instant>) {
+        self.awaited.store(true, Ordering::Relaxed);
+        let link = {
+            let inner = self.inner.lock();
+            // Callbacks are for the executor's threads.
+            inner.extras.as_deref().filter(|extras| extras.callbacks.is_empty()).and_then(|extras| extras.link.clone())
+        };
+        if let Some((link, ticket)) = link {
+            link.fetch(ticket, until);
+        }
+    }
+
     fn poll_outcome(&self, cx: &mut TaskContext<'_>) -> Poll<Outcome<J::Output>> {
         self.poll_stage(cx, |stage| match stage {
             Stage::Taken(_) => Some(Err(TaskError::OutcomeTaken)),
@@ -892,6 +918,10 @@ impl<J: Job> Callable for Cell<J> {
 
     fn is_queued(&self) -> bool {
         matches!(self.inner.lock().stage, Stage::Queued(_))
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
     }
 
     fn holds_value(&self) -> bool {
@@ -1015,7 +1045,7 @@ impl<J: Job> Callable for Cell<J> {
         })
     }
 
-    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<Message> {
+    fn send(&self, link: Arc<dyn WorkerLink>, ticket: Ticket) -> Option<(Message, Option<OwnedSemaphorePermit>)> {
         let mut inner = self.inner.lock();
         // Past its deadline, it is left to the clock, which is about to end it.
         if !matches!(inner.stage, Stage::Queued(_)) || Self::is_past_its_deadline(&inner) {
@@ -1029,8 +1059,7 @@ impl<J: Job> Callable for Cell<J> {
         let permit = extras.permit.take();
         inner.stage = Stage::Sent;
         drop(inner);
-        drop(permit);
-        Some(encoded)
+        Some((encoded, permit))
     }
 
     fn started(self: Arc<Self>, ticket: Ticket, observer: &dyn RunObserver) -> bool {

@@ -28,10 +28,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_ext::ProgressExt;
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use polypool::{TaskFuture, ThreadPool};
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::engine::{Control, Incoming, Parts, Room};
@@ -43,9 +44,12 @@ use crate::report::{Circumstances, Live, Summary, say};
 use crate::settings::Settings;
 
 /// What the fuzz targets need.
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::cli::fuzzing::config;
     pub use crate::input::fuzzing::{csv, jsonl, lines, template};
+    pub use crate::output::fuzzing::records;
 }
 
 /// How many rows wait between the thread that reads them and the engine.
@@ -53,6 +57,9 @@ const BETWEEN: usize = 256;
 
 /// After this time at the latest whoever reads the records sees them. A write for each would take as long as all else.
 const SOON: Duration = Duration::from_millis(20);
+
+/// After so many records in a row, all else is looked after.
+const AT_ONCE: u32 = 64;
 
 /// How many threads keep bodies at most.
 const KEEPERS: usize = 4;
@@ -118,9 +125,10 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let mut flush = pin!(sleep(SOON));
     let mut summary = Summary::new();
     let mut interrupted = false;
+    let mut in_a_row = 0;
     loop {
         control.horizon.store(writer.horizon(), Ordering::Relaxed);
-        let next = match records.next().now_or_never() {
+        let next = match at_once(&mut records, &mut in_a_row).await {
             Some(next) => next,
             None => {
                 tokio::select! {
@@ -181,6 +189,20 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     read?;
     let failed = summary.failed_share() > settings.report.fail_above;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What comes next, if that is there already: looking after all else takes as long as a record does. Not after many in a
+/// row, for there may be records without end that need no signal, no connection and no timer; then the task gives way to
+/// the runtime, which sees to these.
+async fn at_once<S: Stream + Unpin>(records: &mut S, in_a_row: &mut u32) -> Option<Option<S::Item>> {
+    let next = if *in_a_row < AT_ONCE {
+        records.next().now_or_never()
+    } else {
+        yield_now().await;
+        None
+    };
+    *in_a_row = if next.is_some() { *in_a_row + 1 } else { 0 };
+    next
 }
 
 /// A file beside the one that is to be written, which has its name only when it is whole.
@@ -267,4 +289,23 @@ impl Signals {
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_gives_way_though_there_is_always_a_record() {
+        let (mut records, mut in_a_row) = (stream::repeat(()), 0);
+        for _ in 0..3 {
+            for _ in 0..AT_ONCE {
+                assert_eq!(at_once(&mut records, &mut in_a_row).now_or_never(), Some(Some(Some(()))));
+            }
+            assert_eq!(at_once(&mut records, &mut in_a_row).now_or_never(), None, "it gives way");
+            assert_eq!(futures_ext::block_on(at_once(&mut records, &mut in_a_row)), None, "all else comes first");
+        }
+        let mut records = stream::pending::<()>();
+        assert_eq!(at_once(&mut records, &mut in_a_row).now_or_never(), Some(None), "all else may be awaited");
+    }
 }

@@ -223,6 +223,28 @@ fn the_first_interruption_lets_what_runs_finish() {
 }
 
 #[test]
+fn an_interruption_is_seen_however_much_there_is_to_do() {
+    let door = Arc::new(Door::default());
+    let inside = door.clone();
+    let server = Server::start(move |_, stream| {
+        inside.pass(|_| 0);
+        ok(stream, b"done")?;
+        Ok(Then::Keep)
+    });
+    let mut command = common::program();
+    command.args(["--concurrency", "256", "--per-host", "256", &server.url("/{1..10000000}")]);
+    let interrupter = move |pid| {
+        door.wait_for(1_000);
+        signal(pid, "-INT");
+    };
+    let run = common::run_while(&mut command, interrupter, |_| {});
+    assert_eq!(run.code, Some(130), "{}", run.stderr);
+    // What had started was finished, and nothing else was.
+    assert!(run.records().iter().all(|record| record["status"] == 200));
+    assert_eq!(run.records().len(), server.asked().len());
+}
+
+#[test]
 fn the_second_interruption_ends_at_once() {
     let door = Arc::new(Door::default());
     let inside = door.clone();

@@ -2,26 +2,31 @@
 //!
 //! `pools` itself answers how executors compare on one workload; this program answers whether the process pool keeps
 //! what it promises, so each row is measured the way the promise is worded, some against a limit of the machine instead
-//! of a peer. All contenders of a row take turns, round by round; what is printed are medians.
+//! of a peer. All contenders of a row take turns, round by round; what is printed are medians. Contenders whose names
+//! begin with `bound` do only what can't be avoided, or say what a task costs whom.
 //!
 //! `cargo bench -p pools --bench processes [-- ROW …]` runs the rows whose names begin with one of the words. Python's
 //! pools take part where `python3` is there.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use polypool::shared::SharedMemory;
-use polypool::{Executor as _, ExecutorExt as _, ProcessPool, Shutdown, StartMethod, TaskError, ThreadPool};
+use polypool::shared::{Semaphore, SharedMemory};
+use polypool::{Executor as _, ExecutorExt as _, Fd, ProcessPool, Shutdown, StartMethod, TaskError, ThreadPool};
+use polypool_ipc::RingSocket;
 use rustix::thread::futex;
 use serde_bytes::ByteBuf;
 
 const WORKERS: usize = 2;
 const LARGE: usize = 64 << 20;
+/// The head of a frame and a short payload.
+const FRAME: usize = 40;
 
 #[polypool::task]
 fn no_op(n: u64) -> u64 {
@@ -49,6 +54,36 @@ fn echo_bytes(data: Bytes) -> Bytes {
 #[polypool::task]
 fn last_byte(memory: SharedMemory) -> u8 {
     memory.read(memory.len() - 1).unwrap_or_default()
+}
+
+/// Sends back what comes through bare rings, in a process of its own.
+#[polypool::task]
+fn ring_echo(memory: Fd, room: Fd, socket: Fd) {
+    let inner = |fd: Fd| fd.into_inner().expect("a descriptor");
+    let socket = UnixStream::from(inner(socket));
+    let (mut reader, mut writer) = RingSocket::join(vec![inner(memory), inner(room)]).expect("rings").split();
+    let mut bytes = [0; FRAME];
+    while let Ok(count @ 1..) = reader.read(&socket, &mut bytes, None) {
+        if writer.write(&socket, &[&bytes[..count]], None).is_err() {
+            return;
+        }
+    }
+}
+
+/// As [`PingPong`], with another process on the other side.
+#[polypool::task]
+fn semaphore_echo(there: Semaphore, back: Semaphore) {
+    loop {
+        there.acquire().forget();
+        if back.release(1).is_err() {
+            return;
+        }
+    }
+}
+
+#[polypool::task]
+fn spin_many(rounds: u64, times: u64) {
+    (0..times).for_each(|_| spin(rounds));
 }
 
 #[polypool::task]
@@ -82,6 +117,9 @@ fn main() -> Result<()> {
         ("death", death),
         ("replacement", replacement),
         ("cpu-10us", cpu_10us),
+        ("costs-one-by-one", costs_one_by_one),
+        ("costs-map-chunks", costs_map_chunks),
+        ("costs-10us", costs_10us),
         ("memory", memory),
     ];
     for (name, row) in rows {
@@ -280,9 +318,40 @@ fn trip_busy() -> Result<Row> {
         contender("polypool", move || trips(20_000, || Ok(pool.submit(no_op { n: 1 }).wait()?), None)),
         contender("procspawn", move || trips(300, || Ok(procspawn::spawn!(in peer, (1_u64 => n) || n).join()?), None)),
     ];
+    let mut bare = ring_trip()?;
+    contenders.push(contender("bound: bare rings", move || trips(20_000, &mut bare, None)));
     let plan = "\"workload\": \"no-op\", \"window\": 1000000000";
     contenders.extend(pythons(plan, "round-trips 300 1".to_owned(), middle_us));
     Ok(Row { unit: "p50, us", more_is_better: false, rounds: 5, goal: "<= 3 us", contenders })
+}
+
+/// A round trip through bare rings, to another process and back.
+fn ring_trip() -> Result<impl FnMut() -> Result<()>> {
+    let pool = ProcessPool::builder().workers(1).build()?;
+    let (here, there) = UnixStream::pair()?;
+    let (ours, [memory, room]) = RingSocket::create(256 << 10)?;
+    // It ends with the pool, which ends with the program.
+    drop(pool.submit(ring_echo { memory: memory.into(), room: room.into(), socket: Fd::new(there.into()) }));
+    let (mut reader, mut writer) = ours.split();
+    Ok(move || {
+        let _ = &pool;
+        writer.write(&here, &[&[7; FRAME]], None)?;
+        ensure!(reader.read(&here, &mut [0; FRAME], None)? > 0);
+        Ok(())
+    })
+}
+
+/// A round trip from one semaphore to the other and back, between processes.
+fn semaphore_trip() -> Result<impl FnMut() -> Result<()>> {
+    let pool = ProcessPool::builder().workers(1).build()?;
+    let (there, back) = (Semaphore::new(0)?, Semaphore::new(0)?);
+    drop(pool.submit(semaphore_echo { there: there.clone(), back: back.clone() }));
+    Ok(move || {
+        let _ = &pool;
+        there.release(1)?;
+        back.acquire().forget();
+        Ok(())
+    })
 }
 
 /// Two threads that wake each other, with words that processes could share.
@@ -319,6 +388,7 @@ fn trip_slept() -> Result<Row> {
     let pool = spawned()?;
     let ping = PingPong::start();
     let mut turn = 0;
+    let (mut rings, mut semaphores) = (ring_trip()?, semaphore_trip()?);
     let contenders = vec![
         contender("polypool", move || trips(100, || Ok(pool.submit(no_op { n: 1 }).wait()?), PAUSE)),
         contender("bare futex ping-pong", move || {
@@ -333,6 +403,8 @@ fn trip_slept() -> Result<Row> {
                 PAUSE,
             )
         }),
+        contender("bound: bare rings", move || trips(100, &mut rings, PAUSE)),
+        contender("bound: bare semaphores", move || trips(100, &mut semaphores, PAUSE)),
     ];
     Ok(Row { unit: "p50, us", more_is_better: false, rounds: 5, goal: "<= 1.3 x a futex ping-pong", contenders })
 }
@@ -478,12 +550,19 @@ fn replacement() -> Result<Row> {
 fn cpu_10us() -> Result<Row> {
     const TASKS: u64 = 20_000;
     let rounds = calibrate() * 10;
-    let pool = spawned()?;
+    let (pool, bare) = (spawned()?, spawned()?);
     let threads = ThreadPool::builder().workers(WORKERS).build()?;
     let contenders = vec![
         contender("ProcessPool", move || {
             let start = Instant::now();
             let tasks: Vec<_> = (0..TASKS).map(|_| pool.submit(spin { rounds })).collect();
+            tasks.into_iter().try_for_each(|task| task.wait())?;
+            Ok(TASKS as f64 / start.elapsed().as_secs_f64())
+        }),
+        contender("bound: nothing but the work", move || {
+            let start = Instant::now();
+            let tasks: Vec<_> =
+                (0..WORKERS).map(|_| bare.submit(spin_many { rounds, times: TASKS / WORKERS as u64 })).collect();
             tasks.into_iter().try_for_each(|task| task.wait())?;
             Ok(TASKS as f64 / start.elapsed().as_secs_f64())
         }),
@@ -495,6 +574,83 @@ fn cpu_10us() -> Result<Row> {
         }),
     ];
     Ok(Row { unit: "tasks/s", more_is_better: true, rounds: 9, goal: ">= 0.9 x the thread pool", contenders })
+}
+
+/// Who spends how much processor time on a task, in nanoseconds. Where all cores are busy, the sum is what bounds the
+/// pool: so many tasks are done in a second as the cores have seconds for that sum.
+fn costs(pool: ProcessPool, work: impl Fn(&ProcessPool) -> Result<u64> + Clone + 'static) -> Row {
+    let part = |name, which: fn(&Costs) -> f64| {
+        let (pool, work) = (pool.clone(), work.clone());
+        contender(name, move || {
+            let before = Costs::so_far(&pool)?;
+            let tasks = work(&pool)? as f64;
+            let after = Costs::so_far(&pool)?;
+            Ok((which(&after) - which(&before)) / tasks)
+        })
+    };
+    let contenders = vec![
+        part("all", |costs| costs.caller + costs.supervisor + costs.workers),
+        part("caller", |costs| costs.caller),
+        part("supervisor", |costs| costs.supervisor),
+        part("workers", |costs| costs.workers),
+    ];
+    Row { unit: "ns of a core a task", more_is_better: false, rounds: 5, goal: "less", contenders }
+}
+
+/// Processor time, in nanoseconds.
+#[derive(Default)]
+struct Costs {
+    caller: f64,
+    supervisor: f64,
+    workers: f64,
+}
+
+impl Costs {
+    fn so_far(pool: &ProcessPool) -> Result<Self> {
+        let spent = |path: String| -> Result<f64> {
+            let line = std::fs::read_to_string(path)?;
+            Ok(line.split(' ').next().unwrap_or_default().parse()?)
+        };
+        let mut costs = Costs { caller: spent("/proc/thread-self/schedstat".to_owned())?, ..Costs::default() };
+        for thread in std::fs::read_dir("/proc/self/task")? {
+            let path = thread?.path();
+            if std::fs::read_to_string(path.join("comm"))?.starts_with("polypool-super") {
+                costs.supervisor += spent(path.join("schedstat").display().to_string())?;
+            }
+        }
+        for pid in pool.stats().workers.iter().filter_map(|worker| worker.pid) {
+            costs.workers += spent(format!("/proc/{pid}/schedstat"))?;
+        }
+        Ok(costs)
+    }
+}
+
+fn costs_one_by_one() -> Result<Row> {
+    const TASKS: u64 = 100_000;
+    Ok(costs(spawned()?, |pool| {
+        let tasks: Vec<_> = (0..TASKS).map(|n| pool.submit(no_op { n })).collect();
+        tasks.into_iter().try_for_each(|task| task.wait().map(drop))?;
+        Ok(TASKS)
+    }))
+}
+
+fn costs_map_chunks() -> Result<Row> {
+    const ITEMS: u64 = 2_000_000;
+    Ok(costs(spawned()?, |pool| {
+        let results = pool.map((0..ITEMS).map(|n| no_op { n })).chunk_size(1_024).buffer(32 * 1_024).blocking();
+        ensure!(results.sum::<Result<u64, TaskError>>()? == ITEMS * (ITEMS - 1) / 2);
+        Ok(ITEMS)
+    }))
+}
+
+fn costs_10us() -> Result<Row> {
+    const TASKS: u64 = 20_000;
+    let rounds = calibrate() * 10;
+    Ok(costs(spawned()?, move |pool| {
+        let tasks: Vec<_> = (0..TASKS).map(|_| pool.submit(spin { rounds })).collect();
+        tasks.into_iter().try_for_each(|task| task.wait())?;
+        Ok(TASKS)
+    }))
 }
 
 /// How many rounds of `spin` take a microsecond.

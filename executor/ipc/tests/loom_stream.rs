@@ -69,6 +69,30 @@ impl Ring {
         self.wake_reader(rung);
     }
 
+    /// Sends where there is room, and waits a little before it rings, as `RingWriter::put` does.
+    fn send_and_hesitate(&self, value: u32, rung: &protocol::Rung) {
+        let head = self.head.load(Ordering::Relaxed);
+        self.data[(head % 2) as usize].store(value, Ordering::Relaxed);
+        protocol::publish(&self.head, head + 1);
+        if let Some(sleep) = protocol::sleeper(&self.reader_sleep)
+            && rung.is_new(sleep)
+            && !protocol::is_over(&self.reader_sleep, sleep)
+        {
+            self.at_reader.ring();
+        }
+    }
+
+    /// Says that it sleeps, gets up to look, and only then sleeps in earnest: as a caller does that takes the place of
+    /// one who rests.
+    fn look_and_recv(&self, rung: &protocol::Rung) -> u32 {
+        let tail = self.tail.load(Ordering::Relaxed);
+        let sleep = protocol::lie_down(&self.reader_sleep);
+        if self.head.load(Ordering::Acquire) == tail {
+            protocol::get_up(&self.reader_sleep, sleep);
+        }
+        self.recv(rung)
+    }
+
     fn wake_reader(&self, rung: &protocol::Rung) {
         if let Some(sleep) = protocol::sleeper(&self.reader_sleep)
             && rung.is_new(sleep)
@@ -105,66 +129,79 @@ fn model(check: impl Fn() + Send + Sync + 'static) {
     model.check(check);
 }
 
-#[test]
-fn a_reader_that_lies_down_is_woken_for_each_item() {
-    model(|| {
+/// Runs two threads, each of which has rung for nobody yet.
+fn writer_and_reader(write: fn(&Ring, &protocol::Rung), read: fn(&Ring, &protocol::Rung)) {
+    model(move || {
         let ring = Arc::new(Ring::default());
         let writer = thread::spawn({
             let ring = ring.clone();
-            move || {
-                let rung = protocol::Rung::default();
-                ring.send(7, 2, &rung);
-                ring.send(8, 2, &rung);
-            }
+            move || write(&ring, &protocol::Rung::default())
         });
-        let rung = protocol::Rung::default();
-        assert_eq!(ring.recv(&rung), 7);
-        assert_eq!(ring.recv(&rung), 8);
+        read(&ring, &protocol::Rung::default());
         writer.join().unwrap();
     });
+}
+
+#[test]
+fn a_reader_that_lies_down_is_woken_for_each_item() {
+    writer_and_reader(
+        |ring, rung| {
+            ring.send(7, 2, rung);
+            ring.send(8, 2, rung);
+        },
+        |ring, rung| {
+            assert_eq!(ring.recv(rung), 7);
+            assert_eq!(ring.recv(rung), 8);
+        },
+    );
 }
 
 #[test]
 fn a_writer_that_lies_down_is_woken_when_there_is_room() {
-    model(|| {
-        let ring = Arc::new(Ring::default());
-        let writer = thread::spawn({
-            let ring = ring.clone();
-            move || {
-                let rung = protocol::Rung::default();
-                for value in 1..=3 {
-                    ring.send(value, 1, &rung);
-                }
+    writer_and_reader(
+        |ring, rung| {
+            for value in 1..=3 {
+                ring.send(value, 1, rung);
             }
-        });
-        let rung = protocol::Rung::default();
-        for value in 1..=3 {
-            assert_eq!(ring.recv(&rung), value);
-        }
-        writer.join().unwrap();
-    });
+        },
+        |ring, rung| {
+            for value in 1..=3 {
+                assert_eq!(ring.recv(rung), value);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_writer_that_hesitates_wakes_those_who_lie_down_again() {
+    writer_and_reader(
+        |ring, rung| {
+            ring.send_and_hesitate(7, rung);
+            ring.send_and_hesitate(8, rung);
+        },
+        |ring, rung| {
+            assert_eq!(ring.look_and_recv(rung), 7);
+            assert_eq!(ring.look_and_recv(rung), 8);
+        },
+    );
 }
 
 #[test]
 fn frames_that_are_fed_are_found_after_one_bell() {
-    model(|| {
-        let ring = Arc::new(Ring::default());
-        let writer = thread::spawn({
-            let ring = ring.clone();
-            move || {
-                for value in 1..=2_u32 {
-                    let head = ring.head.load(Ordering::Relaxed);
-                    ring.data[(head % 2) as usize].store(value, Ordering::Relaxed);
-                    protocol::publish(&ring.head, head + 1);
-                }
-                ring.wake_reader(&protocol::Rung::default());
+    writer_and_reader(
+        |ring, rung| {
+            for value in 1..=2_u32 {
+                let head = ring.head.load(Ordering::Relaxed);
+                ring.data[(head % 2) as usize].store(value, Ordering::Relaxed);
+                protocol::publish(&ring.head, head + 1);
             }
-        });
-        let rung = protocol::Rung::default();
-        assert_eq!(ring.recv(&rung), 1);
-        assert_eq!(ring.recv(&rung), 2);
-        writer.join().unwrap();
-    });
+            ring.wake_reader(rung);
+        },
+        |ring, rung| {
+            assert_eq!(ring.recv(rung), 1);
+            assert_eq!(ring.recv(rung), 2);
+        },
+    );
 }
 
 #[test]

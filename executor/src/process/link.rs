@@ -12,17 +12,19 @@
 //! once.
 
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use polypool_ipc::{ClaimState, Claims, Luggage, LuggageError, Sending};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::direct;
 use super::pool::{Abandoned, Pool, WorkerInfo};
 use super::start::{Greeted, Handle, Sockets, Started};
+use super::supervisor;
 use super::transport::Line;
 use super::wire::{self, Header, Kind};
 use crate::codec::{Block, Encoded, Message};
@@ -38,6 +40,9 @@ const AHEAD: Duration = Duration::from_millis(2);
 
 /// An answer that is to come within this time is looked for before anybody sleeps.
 const SOON: Duration = Duration::from_micros(50);
+
+/// For an answer that takes longer than this, wake-ups included, no caller looks.
+const SHORTLY: Duration = Duration::from_micros(200);
 
 /// How much work must lie ahead of a worker before its answers may wait for a moment.
 const WELL_FED: Duration = Duration::from_micros(300);
@@ -89,6 +94,10 @@ impl WorkerLink for Shared {
         }
         self.pool.notify.notify_one();
     }
+
+    fn fetch(&self, ticket: Ticket, until: Option<Instant>) {
+        self.pool.fetch(self.index, ticket, until);
+    }
 }
 
 /// What is to be written.
@@ -104,6 +113,9 @@ enum Out {
 pub(super) struct Flight {
     pub(super) cell: Arc<dyn Callable>,
     pub(super) ticket: Ticket,
+    /// The worker has said so. Its cell is running from then on, and can't be given to another worker, whatever the
+    /// claim word says.
+    pub(super) has_begun: bool,
 }
 
 /// The calls a worker has, by the slot of their claim word.
@@ -139,6 +151,10 @@ impl Flights {
         self.by_slot.get(ticket.slot)?.as_ref().filter(|flight| flight.ticket == ticket)
     }
 
+    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Flight> {
+        self.by_slot.get_mut(ticket.slot)?.as_mut().filter(|flight| flight.ticket == ticket)
+    }
+
     fn remove(&mut self, ticket: Ticket) -> Option<Flight> {
         self.get(ticket)?;
         self.len -= 1;
@@ -165,20 +181,37 @@ struct LastTask {
 
 /// What came of sending a call.
 pub(super) enum Sent {
-    Yes,
-    /// It had its outcome before, and nothing was sent.
-    WasSettled,
+    /// What it held of the backlog's room is to be dropped when nothing is locked: somebody may wait for it.
+    Yes(Option<OwnedSemaphorePermit>),
+    /// It had its outcome before, and nothing was sent. Nothing may be locked where it's dropped, as above.
+    WasSettled(Arc<dyn Callable>),
     /// It has handles, and the worker has something else to do first.
     NotNow(Call),
     /// The worker does not know the task.
     Unknown(Call, CodecError),
 }
 
+/// What a caller sees that looks for the answer to its call.
+pub(super) enum Glimpse {
+    /// Nothing yet.
+    Nothing,
+    /// The answer and nothing else.
+    Value(Message),
+    /// Something that is the supervisor's affair.
+    Other,
+}
+
+/// The part of a worker that stays on the supervisor's thread.
+pub(super) struct Body {
+    pub(super) process: Handle,
+    pub(super) stderr: OwnedFd,
+}
+
+/// The part of a worker that whoever holds the crew's lock can work with, be it the supervisor or a caller.
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) info: Arc<WorkerInfo>,
     pub(super) stage: Stage,
-    pub(super) process: Rc<Handle>,
     pub(super) line: Line,
     sockets: Sockets,
     shared: Arc<Shared>,
@@ -196,6 +229,8 @@ pub(super) struct Worker {
     /// Since when the calls that it answers next have kept it busy.
     busy_since: Instant,
     pub(super) read: BytesMut,
+    /// What stands in `read` was read by a caller, and not looked into. Nobody rings for it.
+    is_left: bool,
     /// A frame whose block is being read.
     pending: Option<wire::Pending>,
     out: VecDeque<Out>,
@@ -206,25 +241,19 @@ pub(super) struct Worker {
     /// The luggage that is to be written next has to wait a moment, and all after it with it.
     luggage_waits: bool,
     /// Tells the task that owns the socket that there is something to write, or that the stage has changed.
-    pub(super) poke: Rc<Notify>,
+    pub(super) poke: Arc<Notify>,
     /// Whether it has answered a call of a task.
     pub(super) has_worked: bool,
 }
 
 impl Worker {
-    pub(super) fn new(
-        index: usize,
-        name: String,
-        started: Started,
-        pool: &Arc<Pool>,
-    ) -> std::io::Result<(Self, std::os::fd::OwnedFd)> {
+    pub(super) fn new(index: usize, name: String, started: Started, pool: &Arc<Pool>) -> std::io::Result<(Self, Body)> {
         let Greeted { claims, sockets, ring } = started.greeted;
         let info = WorkerInfo { name, pid: started.pid, busy: AtomicBool::new(false), completed: AtomicU64::new(0) };
         let worker = Worker {
             index,
             info: Arc::new(info),
             stage: Stage::Starting,
-            process: Rc::new(started.process),
             line: Line::new(started.channel, ring)?,
             sockets,
             shared: Arc::new(Shared { claims, index, pool: pool.clone() }),
@@ -237,15 +266,16 @@ impl Worker {
             each: None,
             busy_since: Instant::now(),
             read: BytesMut::new(),
+            is_left: false,
             pending: None,
             out: VecDeque::new(),
             spare: BytesMut::new(),
             is_deaf: false,
             luggage_waits: false,
-            poke: Rc::new(Notify::new()),
+            poke: Arc::new(Notify::new()),
             has_worked: false,
         };
-        Ok((worker, started.stderr))
+        Ok((worker, Body { process: started.process, stderr: started.stderr }))
     }
 
     // ---- Calls -----------------------------------------------------------------------------------------------------
@@ -284,14 +314,14 @@ impl Worker {
         let Some(slot) = self.flights.free.pop_front() else {
             unreachable!("the window is not larger than the number of claim words")
         };
-        let ticket = Ticket { slot, sequence: self.next_sequence };
+        let ticket = Ticket { worker: self.index, slot, sequence: self.next_sequence };
         self.next_sequence += 1;
         self.shared.claims.send(slot, ticket.sequence);
         let cell = call.into_cell();
-        let Some(payload) = cell.send(self.shared.clone(), ticket) else {
+        let Some((payload, permit)) = cell.send(self.shared.clone(), ticket) else {
             // The worker hears nothing of it, so the slot can be used again.
             self.flights.free.push_back(slot);
-            return Sent::WasSettled;
+            return Sent::WasSettled(cell);
         };
         if self.flights.is_empty() {
             self.busy_since = Instant::now();
@@ -316,12 +346,12 @@ impl Worker {
             id: wire.id.0,
             ..Header::new(Kind::Call)
         };
-        self.flights.insert(Flight { cell, ticket });
+        self.flights.insert(Flight { cell, ticket, has_begun: false });
         if let Some(name) = wire.own_name {
             self.put(Header { kind: Kind::Name, ..header }, Encoded::copy_of(name.as_bytes()).into());
         }
         self.put(header, payload);
-        Sent::Yes
+        Sent::Yes(permit)
     }
 
     /// Sends the call of the initialiser.
@@ -337,9 +367,14 @@ impl Worker {
         self.poke.notify_one();
     }
 
+    /// The ticket of the call that a frame is about.
+    pub(super) fn ticket(&self, header: &Header) -> Ticket {
+        Ticket { worker: self.index, slot: header.slot as usize, sequence: header.sequence }
+    }
+
     /// The call that a frame is about, if the worker has it.
-    pub(super) fn flight(&self, header: &Header) -> Option<&Flight> {
-        self.flights.get(Ticket { slot: header.slot as usize, sequence: header.sequence })
+    pub(super) fn flight(&mut self, header: &Header) -> Option<&mut Flight> {
+        self.flights.get_mut(self.ticket(header))
     }
 
     /// The call has been answered.
@@ -426,7 +461,8 @@ impl Worker {
         if most == 0 {
             return Vec::new();
         }
-        let mut tickets: Vec<Ticket> = self.flights.all().map(|flight| flight.ticket).collect();
+        let mut tickets: Vec<Ticket> =
+            self.flights.all().filter(|flight| !flight.has_begun).map(|flight| flight.ticket).collect();
         tickets.sort_by_key(|ticket| ticket.sequence);
         let mut taken = Vec::new();
         for ticket in tickets.into_iter().rev() {
@@ -479,10 +515,12 @@ impl Worker {
         }
     }
 
+    /// Kills it at once, if this is the supervisor's thread; otherwise the task that looks after it does.
     pub(super) fn kill(&mut self, why: Option<String>) {
         if !matches!(self.stage, Stage::Dying(_)) {
             self.stage = Stage::Dying(why);
-            self.process.kill();
+            supervisor::kill_here(self.shared.pool.id, self.index);
+            self.poke.notify_one();
         }
     }
 
@@ -543,14 +581,61 @@ impl Worker {
         wire::take_whole(&mut self.read, &mut self.pending, limit)
     }
 
+    /// Looks for the answer to this call, which must be all that it has. Anything but a small value, and that alone, is
+    /// left to the supervisor. `bytes` is room to read into, and empty before and after.
+    pub(super) fn glimpse(&mut self, ticket: Ticket, bytes: &mut Vec<u8>) -> Glimpse {
+        let read = self.line.glimpse(bytes);
+        if matches!(read, Ok(0)) {
+            // An end shows when the supervisor looks.
+            return Glimpse::Nothing;
+        }
+        let answer = wire::single(bytes)
+            .filter(|(header, _)| header.kind == Kind::Value && self.ticket(header) == ticket)
+            .filter(|(_, payload)| read.is_ok() && payload.len() <= direct::SMALL)
+            .map(|(_, payload)| Encoded::copy_of(payload));
+        let seen = match answer {
+            Some(value) => Glimpse::Value(value.into()),
+            None => {
+                self.read.extend_from_slice(bytes);
+                self.is_left = true;
+                Glimpse::Other
+            }
+        };
+        bytes.clear();
+        seen
+    }
+
+    /// Whether a caller has left something, which is asked for once.
+    pub(super) fn take_left(&mut self) -> bool {
+        std::mem::take(&mut self.is_left)
+    }
+
+    /// Rests. `false`: there is something to read, for which nobody rings.
+    pub(super) fn rest(&mut self) -> bool {
+        !self.is_left && self.line.rest()
+    }
+
     /// Whether an answer is to come within microseconds, so that it is worth to look for it.
     pub(super) fn is_due(&self) -> bool {
         !self.flights.is_empty() && self.line.has_ring() && self.each.is_some_and(|each| each < SOON)
     }
 
+    /// Whether this call is all that it has, and the answer may come at any moment.
+    pub(super) fn is_about_to_answer(&self, ticket: Ticket) -> bool {
+        self.stage == Stage::Ready
+            && !self.is_deaf
+            && self.in_flight() == 1
+            && self.read.is_empty()
+            && self.pending.is_none()
+            && self.out.is_empty()
+            && self.has(ticket)
+            && self.line.has_ring()
+            && self.each.is_some_and(|each| each < SHORTLY)
+    }
+
     /// Whether there is something to read from it, as far as can be seen without asking the system.
     pub(super) fn has_something(&self) -> bool {
-        !self.is_deaf && self.line.has_something()
+        !self.is_deaf && (self.is_left || self.line.has_something())
     }
 
     /// Whether it has so much ahead of it that its answers can wait for a moment.

@@ -1,6 +1,8 @@
 //! The process pool: its handle and its builder. How it works is in `supervisor.rs`, and in `worker.rs` for the other
 //! side of the border.
 
+#[cfg(unix)]
+mod direct;
 mod entry;
 #[cfg(target_os = "linux")]
 mod forkserver;

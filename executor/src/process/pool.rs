@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use futures_ext::CancellationToken;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::direct::Crew;
 use super::{Config, supervisor};
 use crate::backlog::{Lanes, Room};
 use crate::clock::{self, Clock};
@@ -25,7 +26,7 @@ const STACK: usize = 16 * 1024 * 1024;
 
 pub(super) struct Pool {
     pub(super) id: PoolId,
-    this: Weak<Pool>,
+    pub(super) this: Weak<Pool>,
     pub(super) config: Config,
     room: Room,
     pub(super) state: Mutex<State>,
@@ -37,6 +38,10 @@ pub(super) struct Pool {
     pub(super) has_news: AtomicBool,
     /// How many calls have been submitted, for a supervisor that looks without the lock.
     pub(super) arrived: AtomicU64,
+    /// Whether the supervisor rests: a hint, for callers who can do without it then.
+    pub(super) rests: AtomicBool,
+    /// The way to all that the supervisor knows, from its start on.
+    pub(super) crew: OnceLock<Crew>,
     /// Wakes the supervisor.
     pub(super) notify: Notify,
     pub(super) clock: Clock,
@@ -44,6 +49,8 @@ pub(super) struct Pool {
     pub(super) completed: AtomicU64,
     pub(super) skipped: AtomicU64,
     pub(super) retried: AtomicU64,
+    /// How many answers callers have read themselves; for tests, which find it in the `Debug` of a pool.
+    pub(super) fetched: AtomicU64,
     pub(super) workers_lost: AtomicU64,
 }
 
@@ -56,6 +63,8 @@ pub(super) struct State {
     pub(super) submitted: u64,
     /// Whether the supervisor looks once more at `submitted` before it rests, or has been woken to do so.
     pub(super) awake: bool,
+    /// How many callers settle an answer that they have read.
+    pub(super) fetching: usize,
 }
 
 /// A worker, as `stats()` shows it.
@@ -87,17 +96,21 @@ impl Pool {
                     workers: BTreeMap::new(),
                     submitted: 0,
                     awake: false,
+                    fetching: 0,
                 }),
                 is_closed: AtomicBool::new(false),
                 inbox: Mutex::new(Vec::new()),
                 has_news: AtomicBool::new(false),
                 arrived: AtomicU64::new(0),
+                rests: AtomicBool::new(false),
+                crew: OnceLock::new(),
                 notify: Notify::new(),
                 clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),
                 ended: CancellationToken::new(),
                 completed: AtomicU64::new(0),
                 skipped: AtomicU64::new(0),
                 retried: AtomicU64::new(0),
+                fetched: AtomicU64::new(0),
                 workers_lost: AtomicU64::new(0),
                 config,
             }
@@ -124,6 +137,10 @@ impl Pool {
         if let Some(deadline) = cell.deadline() {
             self.limit(cell, Expiry::Deadline(deadline));
         }
+        let call = match self.submit_directly(call) {
+            Ok(()) => return Ok(()),
+            Err(call) => call,
+        };
         let mut state = self.state.lock();
         if let Err(error) = state.phase.check() {
             return Err(Refused { call, error });
@@ -139,11 +156,18 @@ impl Pool {
         self.arrived.store(state.submitted, Ordering::Relaxed);
         state.lanes.push(call);
         let wake = !std::mem::replace(&mut state.awake, true);
+        self.rests.store(false, Ordering::Relaxed);
         drop(state);
         if wake {
             self.notify.notify_one();
         }
         Ok(())
+    }
+
+    /// Whether nothing can come into the backlog any more, and nothing is left in it or on its way back to it.
+    pub(super) fn has_run_out(&self) -> bool {
+        let state = self.state.lock();
+        !state.phase.is_open() && state.lanes.is_empty() && !self.clock.is_ending() && state.fetching == 0
     }
 
     fn start_supervisor(&self) -> std::io::Result<()> {
@@ -305,6 +329,7 @@ impl std::fmt::Debug for Pool {
             .field("phase", &state.phase)
             .field("alive", &state.workers.len())
             .field("queued", &state.lanes.len())
+            .field("fetched", &self.fetched.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }
 }

@@ -158,7 +158,7 @@ pub(super) fn greet(config: &Config, name: &str, channel: &UnixStream) -> io::Re
 /// Sends the rings, or that there are none.
 fn offer(config: &Config, channel: &UnixStream) -> io::Result<Option<Ring>> {
     if config.ring_size > 0
-        && let Ok((ring, luggage)) = Ring::make(config.ring_size)
+        && let Ok((ring, luggage)) = Ring::make(config.ring_size, channel)
         // If the system carries no more descriptors, the byte has not gone either.
         && polypool_ipc::send_with_fds(channel, &[transport::RINGS], &luggage.each_ref().map(AsFd::as_fd)).is_ok()
     {

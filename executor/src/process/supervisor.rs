@@ -1,9 +1,12 @@
 //! The supervisor: one thread of the parent that starts the workers, gives them calls, reads their replies and replaces
 //! the dead.
 //!
-//! Everything here runs on a current-thread runtime; the state is a `RefCell` that is borrowed for one [`turn`] at a
-//! time and never across an await. User code (decoding, callbacks, drops of values) runs after the turn, when nothing
-//! is borrowed: what a turn decides is listed as [`Settlement`]s and performed then.
+//! Everything here runs on a current-thread runtime; the state is behind a lock that is held for one [`turn`] at a
+//! time and never across an await. User code (decoding, callbacks, drops of values) runs after the turn, when the lock
+//! is free: what a turn decides is listed as [`Settlement`]s and performed then. (Only what an initialiser says is
+//! decoded under the lock, once a worker and on this thread, for which no caller waits.) While the supervisor rests, a
+//! caller may take the lock and do the little that a single call needs (`direct.rs`); processes and timers are out of
+//! its reach, and what has to be done to them is left to the supervisor.
 //!
 //! A turn:
 //!
@@ -25,26 +28,29 @@
 //! is running, the worker is killed. So a late kill never hits another task.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_ext::{BlockingObserver, set_blocking_observer};
+use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use polypool_ipc::ClaimState;
-use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::StartMethod;
+use super::direct;
 use super::link::{Sent, Stage, Worker};
 use super::pool::Pool;
 use super::start::{self, Started};
-use super::transport::{self, ALLOWANCE, Looks};
+use super::transport::{self, ALLOWANCE, Looks, Socket};
 use super::wire::{self, Header, Kind, Ready};
 use crate::buffers;
 use crate::codec::{self, Message};
@@ -89,19 +95,25 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
     let ended = pool.ended.clone();
     let buffers = buffers::Use::begin();
     LocalSet::new().block_on(&runtime, async {
-        let supervisor: Cast = Rc::new(RefCell::new(Supervisor::new(pool.clone())));
+        let supervisor: Cast = Supervisor::new(pool.clone());
+        let _ = pool.crew.set(direct::Crew::new(&supervisor));
         loop {
-            pool.notify.notified().await;
+            if pool.notify.notified().now_or_never().is_some() {
+                // As it may be each time, while calls and answers come: ends, timers and sockets have their turn first.
+                yield_now().await;
+            } else {
+                pool.notify.notified().await;
+            }
             match bustle(&supervisor) {
                 Bustle::Rests => {}
-                Bustle::Goes => {
-                    pool.notify.notify_one();
-                    yield_now().await;
-                }
+                Bustle::Goes => pool.notify.notify_one(),
                 Bustle::Over => break,
             }
         }
     });
+    PROCESSES.with_borrow_mut(HashMap::clear);
+    #[cfg(target_os = "linux")]
+    FORK_SERVER.set(None);
     // Without waiting for a thread that can't get rid of a worker's words.
     runtime.shutdown_background();
     drop(buffers);
@@ -109,12 +121,58 @@ pub(super) fn run(runtime: Runtime, pool: Arc<Pool>) {
 }
 
 /// Makes this thread one of the pool's own, which call callbacks: it must not wait for the pool.
-pub(super) fn enter(id: PoolId) {
+/// Gives back who was asked about blocking before.
+pub(super) fn enter(id: PoolId) -> Option<Rc<dyn BlockingObserver>> {
     id.enter();
-    set_blocking_observer(Some(Rc::new(NoBlocking)));
+    set_blocking_observer(Some(Rc::new(NoBlocking)))
 }
 
-type Cast = Rc<RefCell<Supervisor>>;
+pub(super) type Cast = Arc<Mutex<Supervisor>>;
+
+#[cfg(target_os = "linux")]
+thread_local! {
+    /// That of the supervisor whose thread this is: no caller has a use for it.
+    static FORK_SERVER: RefCell<Option<Rc<super::forkserver::ForkServer>>> = const { RefCell::new(None) };
+}
+
+thread_local! {
+    /// The processes of the workers of the supervisor whose thread this is, so that it can kill and signal them at
+    /// once, before it does anything that takes time. On other threads there are none.
+    static PROCESSES: RefCell<HashMap<(PoolId, usize), Rc<start::Handle>>> = RefCell::new(HashMap::new());
+}
+
+/// Kills a worker's process, if this is the thread of its supervisor.
+pub(super) fn kill_here(id: PoolId, index: usize) {
+    PROCESSES.with_borrow(|processes| {
+        if let Some(process) = processes.get(&(id, index)) {
+            process.kill();
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+fn fork_server() -> Option<Rc<super::forkserver::ForkServer>> {
+    FORK_SERVER.with_borrow(Clone::clone)
+}
+
+/// Exists while a thread that is nobody's settles something: it's then as much the pool's as those that [`enter`].
+pub(super) struct Inside {
+    observer: Option<Rc<dyn BlockingObserver>>,
+}
+
+impl Inside {
+    /// The thread must not work for a pool.
+    pub(super) fn enter(id: PoolId) -> Self {
+        Inside { observer: enter(id) }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        PoolId::leave();
+        set_blocking_observer(self.observer.take());
+    }
+}
 
 /// Whoever blocks here blocks the whole pool, most likely on itself; it fails loudly instead.
 struct NoBlocking;
@@ -130,24 +188,27 @@ impl BlockingObserver for NoBlocking {
     fn resumed(&self) {}
 }
 
-struct Supervisor {
-    pool: Arc<Pool>,
-    workers: BTreeMap<usize, Worker>,
+/// All that the supervisor knows, but for what belongs to its thread.
+pub(super) struct Supervisor {
+    pub(super) pool: Arc<Pool>,
+    pub(super) workers: BTreeMap<usize, Worker>,
     next_index: usize,
     /// Workers whose process is being made.
     being_started: usize,
-    failed_starts: u32,
-    settlements: Vec<Settlement>,
+    pub(super) failed_starts: u32,
+    pub(super) settlements: Vec<Settlement>,
+    /// Whether the supervisor is settling what it has taken out of these.
+    pub(super) settles: bool,
     /// Calls between the backlog and a worker; empty but for that moment.
     taken: VecDeque<Call>,
     /// How many calls had been submitted when it last looked.
-    seen: u64,
+    pub(super) seen: u64,
     looks: Looks,
     #[cfg(target_os = "linux")]
-    fork_server: Option<Rc<super::forkserver::ForkServer>>,
-    #[cfg(target_os = "linux")]
     spare: Spare,
-    this: std::rc::Weak<RefCell<Supervisor>>,
+    /// Those of callers.
+    pub(super) fetches: Looks,
+    this: Weak<Mutex<Supervisor>>,
     /// The strongest shutdown that has been carried out.
     carried_out: Option<Shutdown>,
     /// A signal that somebody asked for is on its way to the process.
@@ -166,14 +227,18 @@ struct Spare {
     is_due: bool,
 }
 
-/// What is to be done when nothing is borrowed, because it runs user code.
-enum Settlement {
+/// What is to be done when nothing is locked, because it runs user code.
+pub(super) enum Settlement {
     Reply(Arc<dyn Callable>, Ticket, Reply),
     Started(Arc<dyn Callable>, Ticket),
     Progress(Arc<dyn Callable>, Ticket, u32, Progress),
     Lost(Arc<dyn Callable>, Ticket, TaskError),
     Cancel(Arc<dyn Callable>),
     TakeBack(Arc<dyn Callable>, Ticket),
+    /// A call that was to be sent had its outcome before.
+    Skipped(Arc<dyn Callable>),
+    /// There is room in the backlog, for which somebody may wait.
+    Room(OwnedSemaphorePermit),
     /// The worker executable does not know the task.
     Unknown(Call, CodecError),
     PutBack(Vec<Call>),
@@ -182,41 +247,61 @@ enum Settlement {
 
 /// Does one thing to the supervisor, and everything that follows from it. `true`: the pool has ended.
 fn turn(supervisor: &Cast, what: impl FnOnce(&mut Supervisor)) -> bool {
+    turn_and_rest(supervisor, what, false) == Turn::Over
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Done,
+    /// The supervisor rests: see [`Supervisor::gives_way`].
+    Rests,
+    /// The pool has ended.
+    Over,
+}
+
+/// As [`turn`]; if it `may_rest`, it gives way to callers that want to go on by themselves.
+fn turn_and_rest(supervisor: &Cast, what: impl FnOnce(&mut Supervisor), may_rest: bool) -> Turn {
     let mut what = Some(what);
     let mut settlements = Vec::new();
     loop {
-        let pool = {
-            let mut borrowed = supervisor.borrow_mut();
-            if borrowed.this.strong_count() == 0 {
-                borrowed.this = Rc::downgrade(supervisor);
-            }
+        let (pool, rests) = {
+            let mut crew = supervisor.lock();
+            crew.settles = false;
+            crew.pass_signals();
             if let Some(what) = what.take() {
-                what(&mut borrowed);
+                what(&mut crew);
             }
-            borrowed.pass_signals();
-            borrowed.carry_out_shutdown();
-            borrowed.dispatch();
-            if borrowed.settlements.is_empty() {
-                if settlements.capacity() > borrowed.settlements.capacity() {
+            crew.carry_out_shutdown();
+            crew.dispatch();
+            if crew.settlements.is_empty() {
+                if settlements.capacity() > crew.settlements.capacity() {
                     // Its memory serves the next turn.
-                    borrowed.settlements = settlements;
+                    crew.settlements = settlements;
                 }
-                return borrowed.is_over();
+                return if crew.is_over() { Turn::Over } else { Turn::Done };
             }
-            std::mem::swap(&mut borrowed.settlements, &mut settlements);
-            borrowed.pool.clone()
+            let rests = may_rest && crew.gives_way();
+            std::mem::swap(&mut crew.settlements, &mut settlements);
+            // Who rests has nothing but answers to settle, and no worker has a call.
+            crew.settles = !rests;
+            (crew.pool.clone(), rests)
         };
-        settle(&pool, &mut settlements);
+        let has_put_back = settle(&pool, &mut settlements);
+        if rests {
+            if !has_put_back {
+                return Turn::Rests;
+            }
+            supervisor.lock().get_up();
+        }
     }
 }
 
 /// What came of sending a call.
-fn note(pool: &Pool, settlements: &mut Vec<Settlement>, sent: Sent) {
+pub(super) fn note(settlements: &mut Vec<Settlement>, sent: Sent) {
     match sent {
-        Sent::Yes => {}
-        Sent::WasSettled => {
-            pool.skipped.fetch_add(1, Ordering::Relaxed);
-        }
+        Sent::Yes(permit) => settlements.extend(permit.map(Settlement::Room)),
+        Sent::WasSettled(cell) => settlements.push(Settlement::Skipped(cell)),
         Sent::NotNow(call) => settlements.push(Settlement::PutBack(vec![call])),
         Sent::Unknown(call, error) => settlements.push(Settlement::Unknown(call, error)),
     }
@@ -237,12 +322,14 @@ enum Bustle {
 /// so what can be seen in memory is looked for there: new calls, and what stands in the rings.
 fn bustle(supervisor: &Cast) -> Bustle {
     let begun = Instant::now();
-    supervisor.borrow().pool.state.lock().awake = true;
+    supervisor.lock().get_up();
     let mut what: fn(&mut Supervisor) = Supervisor::hear;
     let mut has_napped = false;
     loop {
-        if turn(supervisor, what) {
-            return Bustle::Over;
+        match turn_and_rest(supervisor, what, true) {
+            Turn::Done => {}
+            Turn::Rests => return Bustle::Rests,
+            Turn::Over => return Bustle::Over,
         }
         what = Supervisor::gather;
         if begun.elapsed() >= BUSTLE {
@@ -250,21 +337,21 @@ fn bustle(supervisor: &Cast) -> Bustle {
         }
         let mut looks = 0;
         loop {
-            let mut borrowed = supervisor.borrow_mut();
-            if borrowed.has_come() {
-                borrowed.looks.found();
+            let mut crew = supervisor.lock();
+            if crew.has_come() {
+                crew.looks.found();
                 has_napped = false;
                 break;
             }
             // Not again if nothing has come meanwhile: the tasks have become longer.
-            if !has_napped && borrowed.can_nap() {
+            if !has_napped && crew.can_nap() {
                 has_napped = true;
-                drop(borrowed);
+                drop(crew);
                 std::thread::sleep(NAP);
                 continue;
             }
-            if borrowed.may_look() && borrowed.looks.again() {
-                drop(borrowed);
+            if crew.may_look() && crew.looks.again() {
+                drop(crew);
                 looks += 1;
                 if looks < CLOSELY {
                     std::hint::spin_loop();
@@ -273,7 +360,7 @@ fn bustle(supervisor: &Cast) -> Bustle {
                 }
                 continue;
             }
-            if borrowed.rest() {
+            if crew.rest() {
                 return Bustle::Rests;
             }
             break;
@@ -281,7 +368,8 @@ fn bustle(supervisor: &Cast) -> Bustle {
     }
 }
 
-fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) {
+/// Performs what was decided. Runs user code, so no lock is held. `true`: calls have gone back into the backlog.
+pub(super) fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) -> bool {
     let mut back = Vec::new();
     for settlement in settlements.drain(..) {
         let (cell, ended) = match settlement {
@@ -318,6 +406,15 @@ fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) {
                 }
                 continue;
             }
+            Settlement::Skipped(cell) => {
+                pool.skipped.fetch_add(1, Ordering::Relaxed);
+                let _ = panic::catch(move || drop(cell));
+                continue;
+            }
+            Settlement::Room(permit) => {
+                let _ = panic::catch(move || drop(permit));
+                continue;
+            }
             Settlement::Unknown(call, error) => {
                 call.into_cell().stop(error.into());
                 continue;
@@ -339,49 +436,49 @@ fn settle(pool: &Arc<Pool>, settlements: &mut Vec<Settlement>) {
             let _ = panic::catch(move || drop(cell));
         }
     }
-    if !back.is_empty() {
-        pool.put_back(back);
+    if back.is_empty() {
+        return false;
     }
+    pool.put_back(back);
+    true
 }
 
 impl Supervisor {
-    fn new(pool: Arc<Pool>) -> Self {
-        Supervisor {
-            pool,
-            workers: BTreeMap::new(),
-            next_index: 0,
-            being_started: 0,
-            failed_starts: 0,
-            settlements: Vec::new(),
-            taken: VecDeque::new(),
-            seen: 0,
-            looks: Looks::default(),
-            #[cfg(target_os = "linux")]
-            fork_server: None,
-            #[cfg(target_os = "linux")]
-            spare: Spare::default(),
-            this: std::rc::Weak::new(),
-            carried_out: None,
-            was_signalled: false,
-        }
+    fn new(pool: Arc<Pool>) -> Cast {
+        Arc::new_cyclic(|this| {
+            Mutex::new(Supervisor {
+                pool,
+                workers: BTreeMap::new(),
+                next_index: 0,
+                being_started: 0,
+                failed_starts: 0,
+                settlements: Vec::new(),
+                settles: false,
+                taken: VecDeque::new(),
+                seen: 0,
+                looks: Looks::new(transport::LOOK, transport::SKIP),
+                fetches: Looks::new(direct::LOOK, direct::SKIP),
+                #[cfg(target_os = "linux")]
+                spare: Spare::default(),
+                this: this.clone(),
+                carried_out: None,
+                was_signalled: false,
+            })
+        })
     }
 
     /// Whether everything is done and nothing is left.
     fn is_over(&self) -> bool {
-        let state = self.pool.state.lock();
-        let over = !state.phase.is_open()
-            && state.lanes.is_empty()
+        let over = self.pool.has_run_out()
             && self.workers.is_empty()
             && self.being_started == 0
-            && self.settlements.is_empty()
-            && !self.pool.clock.is_ending();
-        drop(state);
+            && self.settlements.is_empty();
         #[cfg(target_os = "linux")]
         if over && self.spare.is_coming {
             return false;
         }
         #[cfg(target_os = "linux")]
-        if over && let Some(server) = &self.fork_server {
+        if over && let Some(server) = fork_server() {
             // Over when that has been reaped as well.
             server.end();
             return server.is_gone();
@@ -447,7 +544,10 @@ impl Supervisor {
         let Some(watch) = &self.pool.config.watch else { return };
         for signal in watch.take_signals() {
             self.was_signalled = true;
-            self.workers.values().for_each(|worker| worker.process.signal(signal));
+            PROCESSES.with_borrow(|processes| {
+                let own = self.workers.keys().filter_map(|index| processes.get(&(self.pool.id, *index)));
+                own.for_each(|process| process.signal(signal));
+            });
         }
     }
 
@@ -466,7 +566,7 @@ impl Supervisor {
             }
             Some(Shutdown::Now) => {
                 #[cfg(target_os = "linux")]
-                if let Some(server) = &self.fork_server {
+                if let Some(server) = fork_server() {
                     server.give_up();
                 }
                 for worker in self.workers.values_mut() {
@@ -526,7 +626,7 @@ impl Supervisor {
                         calls.push_front(call);
                         break;
                     }
-                    sent => note(&self.pool, &mut self.settlements, sent),
+                    sent => note(&mut self.settlements, sent),
                 }
             }
             let not_now = !calls.is_empty();
@@ -586,7 +686,7 @@ impl Supervisor {
             let room = worker.room();
             let mut calls = calls.into_iter();
             let sent: Vec<Sent> = calls.by_ref().take(room).map(|call| worker.send(call)).collect();
-            sent.into_iter().for_each(|sent| note(&self.pool, &mut self.settlements, sent));
+            sent.into_iter().for_each(|sent| note(&mut self.settlements, sent));
             let rest: Vec<Call> = calls.collect();
             if !rest.is_empty() {
                 self.settlements.push(Settlement::PutBack(rest));
@@ -597,11 +697,8 @@ impl Supervisor {
 
     /// Ends the workers when there is nothing more to come.
     fn let_go(&mut self) {
-        let state = self.pool.state.lock();
-        let over = !state.phase.is_open() && state.lanes.is_empty() && !self.pool.clock.is_ending();
-        drop(state);
         // What is about to be put back must find its workers.
-        if !over || self.settlements.iter().any(|next| !matches!(next, Settlement::Cancel(_))) {
+        if !self.pool.has_run_out() || self.settlements.iter().any(|next| !matches!(next, Settlement::Cancel(_))) {
             return;
         }
         self.pass_signals();
@@ -674,7 +771,7 @@ impl Supervisor {
         if !self.spare.is_due {
             return;
         }
-        let Some(server) = self.fork_server.clone().filter(|server| !server.is_gone()) else { return };
+        let Some(server) = fork_server().filter(|server| !server.is_gone()) else { return };
         let is_needed = self.pool.config.watch.is_none() && self.workers.values().any(|worker| worker.has_worked);
         let is_free = self.spare.process.is_none() && !self.spare.is_coming && self.being_started == 0;
         if !is_needed || !is_free || !self.pool.state.lock().phase.is_open() {
@@ -703,11 +800,11 @@ impl Supervisor {
     #[cfg(target_os = "linux")]
     fn fork(&mut self, index: usize, name: String) {
         use super::forkserver::ForkServer;
-        let server = match self.fork_server.clone().filter(|server| !server.is_gone()) {
+        let server = match fork_server().filter(|server| !server.is_gone()) {
             Some(server) => server,
             None => match ForkServer::start(&self.pool) {
                 Ok(server) => {
-                    self.fork_server = Some(server.clone());
+                    FORK_SERVER.set(Some(server.clone()));
                     server
                 }
                 Err(error) => return self.started(index, name, Err(error)),
@@ -731,7 +828,7 @@ impl Supervisor {
 
     fn started(&mut self, index: usize, name: String, started: std::io::Result<Started>) {
         let made = started.and_then(|started| Worker::new(index, name, started, &self.pool));
-        let (worker, stderr) = match made {
+        let (worker, body) = match made {
             Ok(made) => made,
             Err(error) => return self.start_failed(&error.to_string()),
         };
@@ -741,7 +838,9 @@ impl Supervisor {
         }
         let Some(this) = self.this.upgrade() else { return };
         self.workers.insert(index, worker);
-        spawn_local(attend(this, index, stderr));
+        let process = Rc::new(body.process);
+        PROCESSES.with_borrow_mut(|processes| processes.insert((self.pool.id, index), process.clone()));
+        spawn_local(attend(this, index, process, body.stderr));
     }
 
     fn start_failed(&mut self, why: &str) {
@@ -766,12 +865,17 @@ impl Supervisor {
     // ---- What workers say ------------------------------------------------------------------------------------------
 
     /// Reads what a worker has sent. `false`: there will be nothing more.
-    fn readable(&mut self, index: usize) -> bool {
+    pub(super) fn readable(&mut self, index: usize) -> bool {
         let limit = self.pool.config.max_message_size;
         let (mut answers, mut total, mut allowance) = (0, 0, ALLOWANCE);
         let open = loop {
             let Some(worker) = self.workers.get_mut(&index) else { return false };
-            match worker.receive(&mut allowance) {
+            // What a caller has left goes first. It may be nothing, where reading has failed and fails again.
+            let read = match worker.take_left() {
+                true => Ok(worker.read.len().max(1)),
+                false => worker.receive(&mut allowance),
+            };
+            match read {
                 Ok(0) => break false,
                 Ok(count) => total += count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break true,
@@ -854,7 +958,7 @@ impl Supervisor {
                 Ok(false)
             }
             Kind::Value | Kind::Panicked | Kind::Codec => {
-                let ticket = Ticket { slot: header.slot as usize, sequence: header.sequence };
+                let ticket = worker.ticket(&header);
                 let is_expected = header.sequence == wire::INITIALIZER || worker.has(ticket);
                 let reply = match header.kind {
                     // The handles in an answer that nobody waits for are not even received.
@@ -887,6 +991,7 @@ impl Supervisor {
             }
             Kind::Started | Kind::Progress => {
                 let Some(flight) = worker.flight(&header) else { return Ok(false) };
+                flight.has_begun = true;
                 let (cell, ticket) = (flight.cell.clone(), flight.ticket);
                 self.settlements.push(if header.kind == Kind::Started {
                     Settlement::Started(cell, ticket)
@@ -941,9 +1046,12 @@ impl Supervisor {
 
     /// Whether something has happened, as far as can be seen without asking the system.
     fn has_come(&self) -> bool {
-        self.pool.arrived.load(Ordering::Relaxed) != self.seen
-            || self.workers.values().any(|worker| worker.has_something())
-            || self.pool.has_news.load(Ordering::Relaxed)
+        self.has_news() || self.workers.values().any(|worker| worker.has_something())
+    }
+
+    /// Whether callers have done something.
+    pub(super) fn has_news(&self) -> bool {
+        self.pool.arrived.load(Ordering::Relaxed) != self.seen || self.pool.has_news.load(Ordering::Relaxed)
     }
 
     /// Whether every worker has so much to do that nobody is kept waiting if answers are left lying for a moment. They
@@ -957,22 +1065,42 @@ impl Supervisor {
         self.has_core() && self.workers.values().all(|worker| worker.in_flight() == 0 || worker.is_due())
     }
 
+    /// The supervisor doesn't rest any more: nobody has to wake it.
+    fn get_up(&self) {
+        let mut state = self.pool.state.lock();
+        state.awake = true;
+        self.pool.rests.store(false, Ordering::Relaxed);
+    }
+
     /// Before the supervisor waits for the system. `false`: something has come, for which nobody will wake it.
     fn rest(&mut self) -> bool {
         #[cfg(target_os = "linux")]
         self.keep_spare();
-        let rests = self.workers.values_mut().filter(|worker| !worker.is_deaf()).all(|worker| worker.line.rest());
+        let rests = self.workers.values_mut().filter(|worker| !worker.is_deaf()).all(Worker::rest);
         let mut state = self.pool.state.lock();
         // Whoever submits does so under this lock, and looks at `awake` there.
         if !rests || state.submitted != self.seen {
             return false;
         }
         state.awake = false;
+        self.pool.rests.store(true, Ordering::Relaxed);
         true
     }
 
+    /// Rests before the last answer is published, if whoever blocks for it is likely to have the next call at once: it
+    /// then finds the supervisor resting, and does without it (`direct.rs`). Otherwise it would find it awake each
+    /// time, and three threads would look for something on however many cores there are, for as long as this goes on.
+    fn gives_way(&mut self) -> bool {
+        matches!(self.settlements.last(), Some(Settlement::Reply(cell, ..)) if cell.is_awaited())
+            && self.workers.values().all(|worker| worker.in_flight() == 0)
+            && self.settlements.iter().all(|next| matches!(next, Settlement::Reply(..)))
+            && self.has_core()
+            && self.pool.state.lock().phase.is_open()
+            && self.rest()
+    }
+
     /// Whether there is a core on which this thread is in nobody's way.
-    fn has_core(&self) -> bool {
+    pub(super) fn has_core(&self) -> bool {
         let cores = transport::cores();
         self.workers.len() < cores || self.workers.values().filter(|worker| worker.in_flight() > 0).count() < cores
     }
@@ -1006,7 +1134,9 @@ impl Supervisor {
         let mut had_begun = false;
         for flight in worker.take_all() {
             // Or its canceller has done so, whose word has not been read yet.
-            if worker.revoke(flight.ticket) || worker.claim_state(flight.ticket) == ClaimState::Revoked {
+            let is_unclaimed = worker.revoke(flight.ticket) || worker.claim_state(flight.ticket) == ClaimState::Revoked;
+            // What it has said goes before what it has claimed, should it have lied.
+            if is_unclaimed && !flight.has_begun {
                 self.settlements.push(Settlement::TakeBack(flight.cell, flight.ticket));
                 continue;
             }
@@ -1045,7 +1175,7 @@ impl Supervisor {
 }
 
 /// Looks after a stop whose grace is over. `true`: look again later.
-fn still_running(this: &std::rc::Weak<RefCell<Supervisor>>, index: usize, ticket: Ticket, last: bool) -> bool {
+fn still_running(this: &Weak<Mutex<Supervisor>>, index: usize, ticket: Ticket, last: bool) -> bool {
     let Some(supervisor) = this.upgrade() else { return false };
     let mut again = false;
     turn(&supervisor, |supervisor| {
@@ -1063,25 +1193,27 @@ fn still_running(this: &std::rc::Weak<RefCell<Supervisor>>, index: usize, ticket
 }
 
 /// Looks after one worker: its socket, its stderr, its start and its end.
-async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
-    let Some((stream, process, poke)) = supervisor
-        .borrow()
-        .workers
-        .get(&index)
-        .map(|worker| (worker.line.stream(), worker.process.clone(), worker.poke.clone()))
-    else {
-        return;
-    };
+async fn attend(supervisor: Cast, index: usize, process: Rc<start::Handle>, stderr: OwnedFd) {
+    let parts = supervisor.lock().workers.get(&index).map(|worker| (worker.line.socket(), worker.poke.clone()));
+    let Some((mut socket, poke)) = parts else { return };
     let tail = Rc::new(RefCell::new(Vec::new()));
     let listening = spawn_local(listen(stderr, tail.clone()));
-    let handshake_timeout = supervisor.borrow().pool.config.handshake_timeout;
+    let pool = supervisor.lock().pool.clone();
+    let handshake_timeout = pool.config.handshake_timeout;
     let ready_by = Instant::now() + handshake_timeout;
-    let mut retire_by = None;
+    let (mut retire_by, mut was_killed) = (None, false);
     let exit = loop {
-        let (wants_write, luggage_waits, stage, is_deaf) = match supervisor.borrow().workers.get(&index) {
-            Some(worker) => (worker.wants_write(), worker.luggage_waits(), worker.stage.clone(), worker.is_deaf()),
+        let (wants_write, luggage_waits, stage, is_deaf) = match supervisor.lock().workers.get_mut(&index) {
+            Some(worker) => {
+                socket = worker.line.socket();
+                (worker.wants_write(), worker.luggage_waits(), worker.stage.clone(), worker.is_deaf())
+            }
             None => (false, false, Stage::Dying(None), false),
         };
+        // It may have been a caller who found that out, and can't kill.
+        if matches!(stage, Stage::Dying(_)) && !std::mem::replace(&mut was_killed, true) {
+            process.kill();
+        }
         if is_deaf {
             break end(&process).await;
         }
@@ -1093,17 +1225,22 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
         tokio::select! {
             // Where there is no pidfd, the exit is asked for when the channel has ended, and not before.
             exit = process.wait(), if cfg!(target_os = "linux") => break exit,
-            result = something(&supervisor, index, &stream) => {
-                let mut open = result.is_ok();
-                turn(&supervisor, |supervisor| open = open && supervisor.readable(index));
-                if !open {
-                    break end(&process).await;
-                }
+            result = something(&supervisor, index, &socket) => {
+                let is_open = result.is_ok();
+                let read = |supervisor: &mut Supervisor| {
+                    if !(is_open && supervisor.readable(index))
+                        && let Some(worker) = supervisor.workers.get_mut(&index)
+                    {
+                        worker.hang_up();
+                    }
+                };
                 // Whether more comes is seen by the one who looks for all workers. Looking for it here as well would
                 // keep the runtime from its timers, and from the ends of workers, once for each worker.
-                supervisor.borrow().pool.notify.notify_one();
+                if turn_and_rest(&supervisor, read, true) != Turn::Rests {
+                    pool.notify.notify_one();
+                }
             }
-            () = room(&supervisor, index, &stream), if wants_write && !luggage_waits => {
+            () = room(&supervisor, index, &socket), if wants_write && !luggage_waits => {
                 turn(&supervisor, |supervisor| {
                     if let Some(worker) = supervisor.workers.get_mut(&index) {
                         worker.flush();
@@ -1134,12 +1271,13 @@ async fn attend(supervisor: Cast, index: usize, stderr: OwnedFd) {
             }
         }
     };
+    PROCESSES.with_borrow_mut(|processes| processes.remove(&(pool.id, index)));
     // A grandchild may hold stderr open for ever; its words are not waited for.
     let _ = timeout(Duration::from_millis(100), listening).await;
     let words = String::from_utf8_lossy(&tail.borrow()).into_owned();
     let over = turn(&supervisor, |supervisor| supervisor.ended(index, exit, words));
     if over {
-        supervisor.borrow().pool.notify.notify_one();
+        pool.notify.notify_one();
     }
 }
 
@@ -1157,10 +1295,10 @@ async fn end(process: &start::Handle) -> WorkerExit {
 ///
 /// # Cancellation safety
 /// Can be dropped and called again: a rest that has begun goes on.
-async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std::io::Result<()> {
-    let rests = supervisor.borrow_mut().workers.get_mut(&index).is_none_or(|worker| worker.line.rest());
+async fn something(supervisor: &Cast, index: usize, socket: &Socket) -> std::io::Result<()> {
+    let rests = supervisor.lock().workers.get_mut(&index).is_none_or(Worker::rest);
     if rests {
-        stream.readable().await
+        socket.readable().await
     } else {
         // The others go first, also if one worker writes as fast as its answers are read.
         yield_now().await;
@@ -1172,8 +1310,8 @@ async fn something(supervisor: &Cast, index: usize, stream: &UnixStream) -> std:
 ///
 /// # Cancellation safety
 /// As [`something`].
-async fn room(supervisor: &Cast, index: usize, stream: &UnixStream) {
-    let (bell, rests) = match supervisor.borrow_mut().workers.get_mut(&index) {
+async fn room(supervisor: &Cast, index: usize, socket: &Socket) {
+    let (bell, rests) = match supervisor.lock().workers.get_mut(&index) {
         Some(worker) => (worker.line.room(), worker.line.rest_for_room()),
         None => return,
     };
@@ -1182,7 +1320,7 @@ async fn room(supervisor: &Cast, index: usize, stream: &UnixStream) {
         Some(bell) if rests => drop(bell.readable().await),
         // The others go first, also while a worker reads as fast as it is written to.
         Some(_) => yield_now().await,
-        None => drop(stream.writable().await),
+        None => drop(socket.writable().await),
     }
 }
 

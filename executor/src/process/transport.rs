@@ -32,18 +32,21 @@
 //! next rest has another mark, as a worker that was held up may have rung for something that was read before. For room
 //! to write it is the same with the marks the other way round and a bell of its own.
 //!
+//! While it rests, a caller may take its place for a moment (`direct.rs`): it takes the mark away, looks, and marks the
+//! ring again.
+//!
 //! What a lying worker can do to a ring: claim positions, which are checked against the ring's length; write any bytes,
 //! which are frames as much as those in a socket are; ring without reason, which costs a look; never ring, which is
 //! silence.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut as _, BytesMut};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) use super::no_ring::{RingReader, RingSocket, RingWriter};
@@ -56,10 +59,10 @@ pub(super) const RINGS: u8 = 1;
 pub(super) const NO_RINGS: u8 = 0;
 
 /// For how long the supervisor looks before it rests: about as long as it takes to be woken.
-const LOOK: Duration = Duration::from_micros(40);
+pub(super) const LOOK: Duration = Duration::from_micros(40);
 
 /// Looks that were in vain cost credit, and without credit the next rests begin at once: so many.
-const SKIP: u32 = 64;
+pub(super) const SKIP: u32 = 64;
 
 /// How much is read at once, if so much is there.
 const PIECE: usize = 4 * 1024 * 1024;
@@ -72,17 +75,50 @@ pub(super) fn foresight(have: usize, there: usize, missing: usize) -> usize {
 
 /// The supervisor's end of a worker's channel.
 pub(super) struct Line {
-    stream: Rc<UnixStream>,
+    way: Way,
     /// Made, and not yet joined by the worker.
     offered: Option<Ring>,
-    ring: Option<Ring>,
+}
+
+enum Way {
+    Socket(Arc<UnixStream>),
+    Rings(Box<Ring>),
+}
+
+/// The socket, to be waited for.
+#[derive(Clone)]
+pub(super) enum Socket {
+    Frames(Arc<UnixStream>),
+    Bells(Arc<pipe::Receiver>),
+}
+
+impl Socket {
+    /// Waits until there is something to be read from it.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Socket::Frames(stream) => stream.readable().await,
+            Socket::Bells(bells) => bells.readable().await,
+        }
+    }
+
+    /// Waits until frames can be written to it.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Socket::Frames(stream) => stream.writable().await,
+            Socket::Bells(_) => Ok(()),
+        }
+    }
 }
 
 /// The supervisor's end of rings, with all that it takes to wait for them.
 pub(super) struct Ring {
     reader: RingReader,
     writer: RingWriter,
-    room: Rc<UnixStream>,
+    /// The worker's socket, registered for nothing but reading: each bell that the worker takes out of its end makes
+    /// room in ours, which would wake the supervisor for nothing. It's not a pipe, but this is the one form in which
+    /// tokio takes a descriptor like that without `unsafe`.
+    bells: Arc<pipe::Receiver>,
+    room: Arc<UnixStream>,
     /// Whether a rest has begun since the bells were last heard.
     rests: bool,
     waits_for_room: bool,
@@ -97,22 +133,32 @@ impl Ring {
     /// # Errors
     /// What the system says when it has no memory or no descriptors. That must show before the worker is offered
     /// anything: once it has joined the rings, nothing else would do.
-    pub(super) fn make(size: usize) -> io::Result<(Ring, [OwnedFd; 2])> {
+    pub(super) fn make(size: usize, channel: &std::os::unix::net::UnixStream) -> io::Result<(Ring, [OwnedFd; 2])> {
+        let bells = Arc::new(pipe::Receiver::from_owned_fd_unchecked(channel.try_clone()?.into())?);
         let (socket, luggage) = RingSocket::create(size)?;
         let (reader, writer) = socket.split();
         // The other end of this bell is a descriptor of its own, so the worker doesn't notice that ours doesn't block.
         let bell = writer.bell()?;
         bell.set_nonblocking(true)?;
-        let room = Rc::new(UnixStream::from_std(bell)?);
-        let ring = Ring { reader, writer, room, rests: false, waits_for_room: false, has_ended: false };
+        let room = Arc::new(UnixStream::from_std(bell)?);
+        let ring = Ring { reader, writer, bells, room, rests: false, waits_for_room: false, has_ended: false };
         Ok((ring, luggage))
+    }
+
+    /// Ends a rest, if one has begun.
+    fn get_up(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.rests) {
+            let bells = &self.bells;
+            self.has_ended |= hear(|to| bells.try_read(to))?;
+        }
+        Ok(())
     }
 }
 
 impl Line {
     /// Must be called on the supervisor's runtime.
     pub(super) fn new(stream: std::os::unix::net::UnixStream, offered: Option<Ring>) -> io::Result<Self> {
-        Ok(Line { stream: Rc::new(UnixStream::from_std(stream)?), offered, ring: None })
+        Ok(Line { way: Way::Socket(Arc::new(UnixStream::from_std(stream)?)), offered })
     }
 
     /// The worker has said whether it has joined the rings.
@@ -120,24 +166,39 @@ impl Line {
     /// # Errors
     /// Says what is wrong with that.
     pub(super) fn agree(&mut self, joined: bool) -> Result<(), String> {
-        let offered = self.offered.take();
-        if !joined {
-            return Ok(());
+        match self.offered.take() {
+            _ if !joined => {}
+            Some(ring) => self.way = Way::Rings(Box::new(ring)),
+            None => return Err("it has joined a ring that it was not given".to_owned()),
         }
-        if offered.is_none() {
-            return Err("it has joined a ring that it was not given".to_owned());
-        }
-        self.ring = offered;
         Ok(())
     }
 
-    pub(super) fn stream(&self) -> Rc<UnixStream> {
-        self.stream.clone()
+    fn ring(&self) -> Option<&Ring> {
+        match &self.way {
+            Way::Socket(_) => None,
+            Way::Rings(ring) => Some(ring),
+        }
+    }
+
+    fn ring_mut(&mut self) -> Option<&mut Ring> {
+        match &mut self.way {
+            Way::Socket(_) => None,
+            Way::Rings(ring) => Some(ring),
+        }
+    }
+
+    /// What shows that there may be something to read; another one after the worker has joined the rings.
+    pub(super) fn socket(&self) -> Socket {
+        match &self.way {
+            Way::Socket(stream) => Socket::Frames(stream.clone()),
+            Way::Rings(ring) => Socket::Bells(ring.bells.clone()),
+        }
     }
 
     /// What rings when there is room in the ring, if there is one.
-    pub(super) fn room(&self) -> Option<Rc<UnixStream>> {
-        self.ring.as_ref().map(|ring| ring.room.clone())
+    pub(super) fn room(&self) -> Option<Arc<UnixStream>> {
+        self.ring().map(|ring| ring.room.clone())
     }
 
     /// Reads something of a frame that lacks `missing` bytes. 0 is the end of the stream.
@@ -146,14 +207,15 @@ impl Line {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock); [`InvalidData`](io::ErrorKind::InvalidData) for a worker that lies;
     /// what the system says.
     pub(super) fn read(&mut self, to: &mut BytesMut, missing: usize) -> io::Result<usize> {
-        let Some(ring) = &mut self.ring else {
-            to.reserve(to.len().clamp(64 * 1024, PIECE));
-            return self.stream.try_read_buf(to);
+        let ring = match &mut self.way {
+            Way::Rings(ring) => ring,
+            Way::Socket(stream) => {
+                to.reserve(to.len().clamp(64 * 1024, PIECE));
+                return stream.try_read_buf(to);
+            }
         };
-        if std::mem::take(&mut ring.rests) {
-            // Before the ring is looked at: what was written before the end is then seen.
-            ring.has_ended |= hear(&self.stream)?;
-        }
+        // Before the ring is looked at: what was written before the end is then seen.
+        ring.get_up()?;
         to.reserve(foresight(to.len(), ring.reader.buffered()?, missing));
         match ring.reader.try_read(to)? {
             0 if ring.has_ended => Ok(0),
@@ -168,10 +230,11 @@ impl Line {
     /// # Errors
     /// As [`read`](Line::read).
     pub(super) fn read_block(&mut self, to: &mut Vec<u8>, left: usize, allowance: &mut Duration) -> io::Result<usize> {
-        let Some(ring) = &mut self.ring else { return self.stream.try_read_buf(&mut to.limit(left)) };
-        if std::mem::take(&mut ring.rests) {
-            ring.has_ended |= hear(&self.stream)?;
-        }
+        let ring = match &mut self.way {
+            Way::Rings(ring) => ring,
+            Way::Socket(stream) => return stream.try_read_buf(&mut to.limit(left)),
+        };
+        ring.get_up()?;
         match linger(allowance, || ring.reader.try_read_into(to, left))? {
             0 if ring.has_ended => Ok(0),
             0 => Err(io::ErrorKind::WouldBlock.into()),
@@ -184,7 +247,7 @@ impl Line {
     /// # Errors
     /// As [`read`](Line::read).
     pub(super) fn write_large(&mut self, bytes: &[u8], allowance: &mut Duration) -> io::Result<usize> {
-        if self.ring.is_none() {
+        if !self.has_ring() {
             return self.write(bytes);
         }
         let count = linger(allowance, || match self.write(bytes) {
@@ -199,38 +262,51 @@ impl Line {
     /// # Errors
     /// As [`read`](Line::read).
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(ring) = &mut self.ring else { return self.stream.try_write(bytes) };
-        if std::mem::take(&mut ring.waits_for_room) && hear(&ring.room)? {
+        let ring = match &mut self.way {
+            Way::Rings(ring) => ring,
+            Way::Socket(stream) => return stream.try_write(bytes),
+        };
+        if std::mem::take(&mut ring.waits_for_room) && hear(|bells| ring.room.try_read(bells))? {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        match ring.writer.try_write(&*self.stream, bytes)? {
+        match ring.writer.try_write(&*ring.bells, bytes)? {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             count => Ok(count),
         }
     }
 
+    /// Reads what is there, as far as it fits; without a look at the system. 0: nothing, or the end.
+    ///
+    /// # Errors
+    /// As [`read`](Line::read).
+    pub(super) fn glimpse(&mut self, to: &mut Vec<u8>) -> io::Result<usize> {
+        let Some(ring) = self.ring_mut() else { return Ok(0) };
+        ring.get_up()?;
+        ring.reader.try_read_into(to, usize::MAX)
+    }
+
     pub(super) fn has_ring(&self) -> bool {
-        self.ring.is_some()
+        self.ring().is_some()
     }
 
     /// Whether there is something to read, as far as can be seen without asking the system. Through a socket, nothing
     /// can.
     pub(super) fn has_something(&self) -> bool {
         // A position that can't be is something to read as well: the error.
-        self.ring.as_ref().is_some_and(|ring| ring.reader.has_buffered())
+        self.ring().is_some_and(|ring| ring.reader.has_buffered())
     }
 
     /// Rests, so that the worker rings at the socket when it writes. `false`: there is something to read, for which
     /// nobody rings.
     pub(super) fn rest(&mut self) -> bool {
-        let Some(ring) = &mut self.ring else { return true };
+        let Some(ring) = self.ring_mut() else { return true };
         ring.rests = true;
         ring.reader.rest()
     }
 
     /// Before a wait for room: whether there is none, so that the worker will ring.
     pub(super) fn rest_for_room(&mut self) -> bool {
-        let Some(ring) = &mut self.ring else { return true };
+        let Some(ring) = self.ring_mut() else { return true };
         ring.waits_for_room = true;
         ring.writer.rest()
     }
@@ -266,11 +342,11 @@ fn linger(allowance: &mut Duration, mut attempt: impl FnMut() -> io::Result<usiz
 }
 
 /// Takes bells out of a socket. Whether it has ended.
-fn hear(socket: &UnixStream) -> io::Result<bool> {
+fn hear(mut try_read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<bool> {
     let mut bells = [0; 256];
     // Nobody rings as often, unless to annoy; the rest is heard the next time.
     for _ in 0..4 {
-        match socket.try_read(&mut bells) {
+        match try_read(&mut bells) {
             Ok(0) => return Ok(true),
             Ok(_) => {}
             Err(error) => match error.kind() {
@@ -286,8 +362,10 @@ fn hear(socket: &UnixStream) -> io::Result<bool> {
 }
 
 /// Whether looking pays.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Looks {
+    longest: Duration,
+    most_skips: u32,
     since: Option<Instant>,
     credit: u32,
     skip: u32,
@@ -296,10 +374,29 @@ pub(super) struct Looks {
 impl Looks {
     const MOST_CREDIT: u32 = 16;
 
+    /// Each at most that `longest`, and `most_skips` left out after some in vain.
+    pub(super) fn new(longest: Duration, most_skips: u32) -> Self {
+        Looks { longest, most_skips, since: None, credit: 0, skip: 0 }
+    }
+
     /// Something has come.
     pub(super) fn found(&mut self) {
         if self.since.take().is_some() {
             self.credit = (self.credit + 1).min(Self::MOST_CREDIT);
+        }
+    }
+
+    /// There is something else to do.
+    pub(super) fn give_up(&mut self) {
+        self.since = None;
+    }
+
+    /// It was in vain.
+    pub(super) fn vain(&mut self) {
+        self.since = None;
+        self.credit = self.credit.saturating_sub(4);
+        if self.credit == 0 {
+            self.skip = self.most_skips;
         }
     }
 
@@ -315,13 +412,9 @@ impl Looks {
                 self.since = Some(now);
                 true
             }
-            Some(since) if now.duration_since(since) < LOOK => true,
+            Some(since) if now.duration_since(since) < self.longest => true,
             Some(_) => {
-                self.since = None;
-                self.credit = self.credit.saturating_sub(4);
-                if self.credit == 0 {
-                    self.skip = SKIP;
-                }
+                self.vain();
                 false
             }
         }

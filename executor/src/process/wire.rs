@@ -321,6 +321,13 @@ pub(super) fn take(read: &mut BytesMut, limit: u64) -> Result<Option<(Header, En
     Ok(Some((header, payload)))
 }
 
+/// The frame that these bytes are, and its payload: a whole one and nothing behind it, without luggage and block.
+pub(super) fn single(read: &[u8]) -> Option<(Header, &[u8])> {
+    let (head, payload) = read.split_at_checked(HEADER)?;
+    let header = Header::parse(head).ok()?;
+    (header.flags & (LUGGAGE | BLOCK) == 0 && header.length as usize == payload.len()).then_some((header, payload))
+}
+
 /// The first frame to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hello {

@@ -154,7 +154,11 @@ impl Worker {
             .map_err(|wrong| invalid(format!("the greeting carries {} descriptors, not 3", wrong.len())))?;
         let slots = usize::try_from(hello.slots).map_err(invalid)?;
         let claims = Claims::open(claims, slots)?;
-        let (reader, writer) = rings(&channel)?.map(RingSocket::split).unzip();
+        let (reader, mut writer) = rings(&channel)?.map(RingSocket::split).unzip();
+        if let Some(writer) = &mut writer {
+            // Whoever waits for the answer may be about to read it.
+            RingWriter::hesitate(writer);
+        }
         polypool_ipc::set_process_name(&hello.name);
         super::entry::set_own_name(&hello.name);
 

@@ -129,14 +129,30 @@ impl Worker {
     }
 
     fn work(&mut self, mode: &str) {
+        let mut calls = 0;
         loop {
             if mode == "deaf" {
                 linger();
             }
             let Some(Call { slot, sequence, payload }) = self.receive() else { return };
             // An honest start, so that it is this worker's doing what becomes of the call.
-            let _ = self.claims.start(slot as usize, sequence);
+            if mode != "started, exit" {
+                let _ = self.claims.start(slot as usize, sequence);
+            }
+            calls += 1;
             match mode {
+                "answers, then endless" | "answers, then drops" if calls <= 20 => self.answer(slot, sequence, &payload),
+                "answers, then endless" => loop {
+                    self.send(21, 0, 0, &[]);
+                },
+                "answers, then drops" => {
+                    // The answer, byte by byte, and as many of them as it may have.
+                    header(1 << 20, VALUE, slot, sequence).iter().for_each(|byte| self.raw(&[*byte]));
+                    loop {
+                        std::thread::sleep(std::time::Duration::from_micros(20));
+                        self.raw(&[0]);
+                    }
+                }
                 "truncated" => {
                     self.raw(&header(100, VALUE, slot, sequence));
                     self.raw(&GARBAGE[..10]);
@@ -161,6 +177,10 @@ impl Worker {
                     std::process::exit(7);
                 }
                 "claims, silence" => self.spoil_claims(),
+                "started, exit" => {
+                    self.send(STARTED, slot, sequence, &[]);
+                    std::process::exit(7);
+                }
                 "handles unasked" => {
                     if sequence == 1 {
                         self.send_handles(&[253; 3]);

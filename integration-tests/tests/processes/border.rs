@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use integration_tests::tasks::{double, pass};
 use integration_tests::{Board, Gate, Row, Traces, eventually, seconds};
 use polypool::{CodecError, ExecutorExt, Outcome, Progress, Shutdown, StartMethod, TaskError, TaskOptions, context};
@@ -31,6 +32,7 @@ pub(crate) const ROWS: &[Row<fn()>] = both![
     byte_buffers_travel_as_one_block,
     large_buffers_find_their_places,
     large_buffers_survive_the_death_of_their_worker,
+    shared_buffers_cross_and_stay_the_callers,
     context_in_a_worker,
     await_of_the_cancellation_ends_with_the_task,
     progress_crosses_the_border,
@@ -374,6 +376,26 @@ fn large_buffers_find_their_places(method: StartMethod) {
         }
         ends_clean(&pool, Shutdown::Drain);
     }
+}
+
+/// Gives back the second half of a buffer that is shared on the user's side of the border.
+#[polypool::task]
+fn second_half(bytes: Bytes) -> Bytes {
+    bytes.slice(bytes.len() / 2..)
+}
+
+fn shared_buffers_cross_and_stay_the_callers(method: StartMethod) {
+    const SIZE: usize = 3 << 20;
+    let pool = pool(method, 1);
+    let whole: Bytes = (0..SIZE).map(|n| (n % 251) as u8).collect();
+    // Whole and shared, a part of it, one of its own, one that is encoded, none.
+    let parts = [whole.clone(), whole.slice(7..SIZE / 2), whole.to_vec().into(), whole.slice(..10), Bytes::new()];
+    for bytes in parts {
+        let back = soon(pool.submit(second_half { bytes: bytes.clone() })).unwrap();
+        assert!(back == bytes[bytes.len() / 2..], "{} bytes of {}", back.len(), bytes.len());
+    }
+    assert!(whole.is_unique(), "nobody holds it any more");
+    assert!(whole.iter().enumerate().all(|(n, byte)| *byte == (n % 251) as u8));
 }
 
 /// Dies of its first try, and gives the buffer back in the next one.

@@ -31,6 +31,7 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_claims_with_an_answer,
     hostile_claims_without_an_answer,
     hostile_claims_and_a_cancel,
+    hostile_start_without_a_claim,
     hostile_silence_ends_with_the_timeout,
     hostile_deafness_ends_with_the_deadline,
     hostile_half_of_a_large_frame,
@@ -54,6 +55,7 @@ pub(crate) const ONCE: &[Row<fn()>] = rows![
     hostile_end_of_the_socket,
     hostile_end_of_the_socket_behind_an_answer,
     hostile_frames_without_end,
+    hostile_words_while_a_caller_looks_for_its_answer,
     hostile_ring_that_it_was_not_given,
     hostile_always_breaks_the_pool_and_says_why,
     hostile_fork_server_breaks_the_pool_and_says_why,
@@ -133,6 +135,13 @@ fn says_how(pool: &ProcessPool, words: &str) {
     assert_eq!(pool.stats().workers_lost, 1);
 }
 
+/// The worker ends, and its task is lost.
+fn ends(mode: &str) {
+    first(mode, |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
+    });
+}
+
 /// Nobody notices the hostile worker, because it had no call yet or had not begun with it.
 fn goes_unnoticed(mode: &str) {
     first(mode, |pool| {
@@ -142,9 +151,7 @@ fn goes_unnoticed(mode: &str) {
 }
 
 fn hostile_frame_that_ends_too_early() {
-    first("truncated", |pool| {
-        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
-    });
+    ends("truncated");
 }
 
 fn hostile_frame_of_4_gib() {
@@ -246,6 +253,13 @@ fn hostile_claims_and_a_cancel() {
     });
 }
 
+/// By its word it runs the call, by the claim it doesn't. The call must end all the same, and may not run twice.
+fn hostile_start_without_a_claim() {
+    first("started, exit", |pool| {
+        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(7));
+    });
+}
+
 fn hostile_silence_ends_with_the_timeout() {
     first("silence", |pool| {
         let task = pool.submit_with(double { n: 1 }, TaskOptions::new().timeout(millis(300)));
@@ -264,15 +278,11 @@ fn hostile_deafness_ends_with_the_deadline() {
 }
 
 fn hostile_half_of_a_large_frame() {
-    first("half", |pool| {
-        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
-    });
+    ends("half");
 }
 
 fn hostile_half_of_a_block() {
-    first("half a block", |pool| {
-        assert_eq!(lost(soon(pool.submit(double { n: 1 }))).exit, WorkerExit::Code(0));
-    });
+    ends("half a block");
 }
 
 fn hostile_block_that_is_longer_than_its_frame() {
@@ -390,6 +400,22 @@ fn hostile_end_of_the_socket() {
 
 fn hostile_end_of_the_socket_behind_an_answer() {
     goes_unnoticed("hangs up behind its answer");
+}
+
+/// A caller whose calls were answered quickly looks for the next answer itself, but never for longer than it wants to
+/// wait, whatever comes instead.
+fn hostile_words_while_a_caller_looks_for_its_answer() {
+    for mode in ["answers, then endless", "answers, then drops"] {
+        first(mode, |pool| {
+            for n in 0..20 {
+                assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+            }
+            let mut task = pool.submit(double { n: 1 });
+            assert!(task.wait_timeout(millis(30)).is_err(), "there is no answer");
+            assert!(task.cancel());
+            assert!(eventually(seconds(30), || pool.stats().workers_lost == 1), "it is killed");
+        });
+    }
 }
 
 fn hostile_frames_without_end() {

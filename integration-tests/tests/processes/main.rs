@@ -8,6 +8,7 @@ mod child;
 mod command;
 mod common;
 mod crash;
+mod direct;
 mod handles;
 mod hardening;
 mod hostile;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         .tests(prefetch::ROWS)
         .tests(callbacks::ROWS)
         .tests(orphans::ROWS)
+        .tests(direct::ROWS)
         .tests(transport::ROWS)
         .tests(transport::ONCE)
         .tests(hostile::ONCE)

@@ -1,10 +1,11 @@
 //! What frames go through: rings in shared memory where there are any, otherwise the socket; the same tasks either way.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use integration_tests::tasks::double;
-use integration_tests::{Board, Gate, Row, eventually, rows, seconds};
-use polypool::{Executor, ExecutorExt, Fd, ProcessPool, Shutdown, StartMethod};
+use integration_tests::tasks::{double, panic_at_first};
+use integration_tests::{Board, Gate, Row, eventually, millis, rows, seconds};
+use polypool::{Executor, ExecutorExt, Fd, ProcessPool, Shutdown, StartMethod, TaskOptions};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::common::{builder, descriptors_and_threads, ends_clean, goes_on, pids, signal, soon};
@@ -16,6 +17,8 @@ pub(crate) const ROWS: &[Row<fn()>] = crate::both![
     want_of_descriptors_leaves_the_socket,
     large_messages_fill_both_directions_at_once,
     calls_are_seen_however_they_meet_the_rest_of_the_supervisor,
+    callers_that_wait_send_and_fetch_by_themselves,
+    callers_of_every_kind_get_in_each_others_way,
     workers_without_rings_that_have_enough_to_do,
     rings_go_with_their_workers,
     rings_go_with_workers_that_are_killed,
@@ -163,6 +166,106 @@ fn calls_are_seen_however_they_meet_the_rest_of_the_supervisor(method: StartMeth
         }
     });
     assert_eq!(pool.stats().workers_lost, 0);
+    ends_clean(&pool, Shutdown::Drain);
+}
+
+/// A caller that blocks for one call after the other has them sent and their answers read on its own thread. Whatever
+/// needs the supervisor, as to try again, to replace a worker or to end the pool, must still come to it.
+fn callers_that_wait_send_and_fetch_by_themselves(method: StartMethod) {
+    let board = Board::new();
+    let pool = builder(method, 1).build().unwrap();
+    for n in 0..200 {
+        assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+    }
+    for n in 0..50 {
+        let failing = panic_at_first { failures: 2, traces: board.traces() };
+        assert_eq!(soon(pool.submit_with(failing, TaskOptions::new().retries(2))).unwrap(), 2, "the last run");
+        assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n, "the same worker");
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.workers_lost, stats.retried), (0, 100));
+    assert_eq!((stats.submitted, stats.completed, stats.skipped), (300, 400, 0));
+    ends_clean(&pool, Shutdown::Drain);
+
+    let pool = builder(method, 1).max_tasks_per_worker(7).build().unwrap();
+    for n in 0..70 {
+        assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n);
+    }
+    ends_clean(&pool, Shutdown::Drain);
+
+    // The pool ends while an answer is fetched, and not before.
+    for n in 0..10 {
+        let pool = builder(method, 1).build().unwrap();
+        (0..20).for_each(|n| assert_eq!(soon(pool.submit(double { n })).unwrap(), 2 * n));
+        let task = pool.submit(double { n });
+        let mut end = pool.shutdown(Shutdown::Drain);
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(soon(task).unwrap(), 2 * n));
+            end.wait_timeout(seconds(5)).expect("it ends");
+        });
+    }
+}
+
+/// Several callers block at once, and others cancel, go away, await or have results that callers don't decode, while
+/// workers die. Whoever looks for an answer has the supervisor's place meanwhile: each of these has to get by.
+fn callers_of_every_kind_get_in_each_others_way(method: StartMethod) {
+    let pool = builder(method, 2).build().unwrap();
+    let retried = TaskOptions::new().retries(1_000);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    for n in 0..300 {
+                        assert_eq!(soon(pool.submit_with(double { n }, retried.clone())).unwrap(), 2 * n);
+                    }
+                })
+            })
+            .chain([
+                scope.spawn(|| {
+                    for n in 0..300 {
+                        let task = pool.submit(double { n });
+                        task.cancel();
+                        assert!(task.is_done());
+                    }
+                }),
+                scope.spawn(|| {
+                    for n in 0..100 {
+                        // Waits for long enough to look for the answer itself, and then leaves.
+                        let _ =
+                            pool.submit_with(count { to: 10_000 * (n % 30) }, retried.clone()).wait_timeout(millis(1));
+                    }
+                }),
+                scope.spawn(|| {
+                    for n in 0..300 {
+                        let task = pool.submit_with(double { n }, retried.clone());
+                        assert_eq!(futures_ext::block_on(task).unwrap(), 2 * n);
+                    }
+                }),
+                scope.spawn(|| {
+                    for n in 0..300 {
+                        let bytes = vec![n as u8; 30 << (n % 10)];
+                        let task = pool.submit_with(reverse { bytes: bytes.clone() }, retried.clone());
+                        assert_eq!(soon(task).unwrap(), bytes);
+                    }
+                }),
+            ])
+            .collect();
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                // Not before its first task: a pool whose workers never get there is broken.
+                let old = pool.stats().workers.into_iter().find(|worker| worker.completed > 10);
+                if let Some(pid) = old.and_then(|worker| worker.pid) {
+                    signal(pid, Signal::KILL);
+                }
+                std::thread::sleep(millis(20));
+            }
+        });
+        let ends: Vec<_> = callers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        over.store(true, Ordering::SeqCst);
+        assert!(ends.iter().all(Result::is_ok), "no caller is left waiting");
+    });
+    goes_on(&pool);
     ends_clean(&pool, Shutdown::Drain);
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,7 @@ const EXCLUSIVE: [(&str, &str); 8] = [
 const NOT_HERE: [&str; 5] = ["help", "version", "config", "completions", "man"];
 
 /// By the long name of the flag.
-type Layer = HashMap<String, Vec<OsString>>;
+pub(super) type Layer = HashMap<String, Vec<OsString>>;
 
 /// The command with variables and file as its defaults. `given` is the command line alone.
 pub(super) fn layered(command: Command, given: &ArgMatches, around: &Surroundings<'_>) -> Result<Command, String> {
@@ -92,6 +93,10 @@ fn variables(command: &Command, around: &Surroundings<'_>) -> Result<Layer, Stri
 fn read(command: &Command, path: &Path) -> Result<Layer, String> {
     let file = path.display();
     let text = fs::read_to_string(path).map_err(|error| format!("--config can't read {file}: {error}"))?;
+    parse(command, &text, file)
+}
+
+pub(super) fn parse(command: &Command, text: &str, file: impl Display) -> Result<Layer, String> {
     // Not the whole error: it shows the line, which may have a password.
     let table = text.parse::<toml::Table>().map_err(|error| {
         let line =

@@ -7,6 +7,8 @@
 mod args;
 mod combine;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod manual;
 mod values;
 

@@ -11,11 +11,12 @@ mod retry;
 mod room;
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use std::{mem, thread};
+use std::{future, mem, thread};
 
 use futures_ext::{CancellationToken, FutureExt as _, Tagged};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -39,8 +40,14 @@ use crate::settings::Settings;
 /// How many pages may wait for extraction before nothing new is started.
 const PAGES: usize = 64;
 
-/// For how long another row is waited for after the deadline.
+/// So many records that wait are handed out before more rows are looked at: some rows need no request, and nothing else
+/// may wait for as long as those come.
+const AT_ONCE: usize = 64;
+
+/// For how long another row is waited for after the deadline, and in how many pieces: if all threads stand still for a
+/// while, that is one piece.
 const PATIENCE: Duration = Duration::from_millis(250);
+const LOOKS: u32 = 10;
 
 /// How often [`Control`] learns which hosts are the busiest.
 const LOOK: Duration = Duration::from_millis(500);
@@ -62,7 +69,9 @@ pub(crate) struct Control {
 }
 
 /// The rows as they are read, each with its share of the memory for what waits.
-pub(crate) type Incoming = mpsc::Receiver<(Row, Share)>;
+pub(crate) type Incoming = mpsc::Receiver<Shared>;
+
+type Shared = (Row, Share);
 
 /// What a run works with.
 pub(crate) struct Parts {
@@ -92,8 +101,8 @@ struct Engine {
     rows: Incoming,
     /// Whether `rows` has ended.
     read: bool,
-    /// Whether rows are being taken in. It stops when there are enough and goes on when half of them are gone, so that
-    /// the thread that reads is not woken for every single one.
+    /// Whether rows are taken in. It stops when there are enough and goes on when half of them are gone, so that the
+    /// thread that reads is not woken for every single one.
     filling: bool,
     lanes: Lanes,
     limit: Limit,
@@ -104,8 +113,12 @@ struct Engine {
     deadline: Option<Instant>,
     /// Set by an interruption: until when what runs may go on.
     until: Option<Instant>,
-    /// Set when the deadline has passed: for how long another row is waited for.
+    /// The number of the row that came last. They come in order.
+    last: u64,
+    /// Set when the deadline has passed and no row is there: until when the next one is waited for, and how many such
+    /// times that makes.
     patience: Option<Instant>,
+    looks: u32,
 }
 
 /// In a box, for it is large. A panic costs the row's attempt, and not the run.
@@ -140,7 +153,9 @@ impl Engine {
             finished: VecDeque::new(),
             deadline,
             until: None,
+            last: 0,
             patience: None,
+            looks: 0,
             settings,
         }
     }
@@ -149,6 +164,10 @@ impl Engine {
         loop {
             if let Some(record) = self.finished.pop_front() {
                 return Some(record);
+            }
+            // Here, and not only where it is waited for: there may always be something else that has come.
+            if self.until.is_none() && self.control.stop.is_cancelled() {
+                self.stop();
             }
             let now = Instant::now();
             if self.until.is_some_and(|until| until <= now) {
@@ -169,16 +188,15 @@ impl Engine {
                 self.looked = now;
                 *self.control.busiest.lock() = self.lanes.busiest(3);
             }
+            self.fill();
             let wake = self.start(now);
             let wake = self.keeping.start(now, !self.running.is_empty()).into_iter().chain(wake).min();
             let idle = self.running.is_empty() && self.keeping.is_empty() && self.extracting.is_empty();
             if idle && self.finished.is_empty() && (self.until.is_some() || (self.read && self.lanes.waiting() == 0)) {
                 return None;
             }
-            if !self.finished.is_empty() {
-                continue;
-            }
-            let (wants_rows, goes_on) = (self.wants_rows(), self.until.is_none());
+            let (awaits_rows, goes_on) = (self.awaits_rows(), self.until.is_none());
+            let has_records = !self.finished.is_empty();
             let control = self.control.clone();
             tokio::select! {
                 biased;
@@ -192,9 +210,11 @@ impl Engine {
                 }
                 Some(kept) = self.keeping.next() => kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept)),
                 Some(record) = self.extracting.next() => self.finished.push_back(record),
-                row = self.rows.recv(), if wants_rows => self.take(row),
+                row = self.rows.recv(), if awaits_rows => self.take(row),
                 () = control.stop.cancelled(), if goes_on => self.stop(),
                 () = sleep_until(wake) => {}
+                // What runs was looked at; nothing is waited for.
+                () = future::ready(()), if has_records => {}
             }
         }
     }
@@ -205,31 +225,62 @@ impl Engine {
     }
 
     fn wants_rows(&mut self) -> bool {
-        let (waiting, enough) = (self.lanes.waiting(), self.settings.limits.lookahead);
-        self.filling = if self.filling { waiting < enough } else { waiting <= enough / 2 };
-        // What needs no request, such as a bad row, waits as well.
-        self.filling && self.finished.len() < enough && !self.read && self.until.is_none()
+        let enough = self.settings.limits.lookahead;
+        self.filling = if self.filling { self.lanes.waiting() < enough } else { self.has_few() };
+        // Rows that need no request have their records at once, so that nothing later holds them up.
+        let may_come = self.last < self.control.horizon.load(Ordering::Relaxed);
+        self.filling && may_come && self.finished.len() < AT_ONCE && !self.read && self.until.is_none()
     }
 
-    /// Takes a row in, and those that are there already.
-    fn take(&mut self, row: Option<(Row, Share)>) {
+    fn has_few(&self) -> bool {
+        self.lanes.waiting() <= self.settings.limits.lookahead / 2
+    }
+
+    /// Whether a row that comes is worth being woken for. If nothing more can run, it is taken in when something ends.
+    fn awaits_rows(&mut self) -> bool {
+        self.wants_rows() && (self.has_few() || self.running.len() < self.limit.get())
+    }
+
+    /// Takes in the rows that are there.
+    fn fill(&mut self) {
+        while self.wants_rows() {
+            match self.rows.try_recv() {
+                Ok(row) => self.take(Some(row)),
+                Err(mpsc::error::TryRecvError::Disconnected) => self.take(None),
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    if self.is_over() {
+                        self.lose_patience();
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The deadline has passed, and no row is there. Those that come get their records, however long that takes; input
+    /// that nothing comes from would hold up the end for ever.
+    fn lose_patience(&mut self) {
+        let now = Instant::now();
+        if self.patience.is_some_and(|until| until > now) {
+            return;
+        }
+        if self.looks < LOOKS {
+            self.looks += 1;
+            self.patience = Some(now + PATIENCE / LOOKS);
+        } else {
+            self.control.gave_up.store(true, Ordering::Relaxed);
+            self.rows.close(); // Those that came meanwhile are still taken.
+        }
+    }
+
+    fn take(&mut self, row: Option<Shared>) {
         let Some((row, share)) = row else {
             self.read = true;
             return;
         };
-        self.patience = None;
+        (self.patience, self.looks) = (None, 0);
+        self.last = row.number;
         self.sort(row, share);
-        while self.wants_rows() {
-            match self.rows.try_recv() {
-                Ok((row, share)) => self.sort(row, share),
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    // There are enough for now: waiting for each that comes would be a wake-up for each.
-                    self.filling = self.lanes.waiting() < self.settings.limits.lookahead / 4 * 3;
-                    break;
-                }
-                Err(mpsc::error::TryRecvError::Disconnected) => self.read = true,
-            }
-        }
     }
 
     fn sort(&mut self, row: Row, share: Share) {
@@ -257,12 +308,6 @@ impl Engine {
 
     /// The deadline has passed: what waits and what runs get their records.
     fn give_up(&mut self, now: Instant) {
-        // Rows that are there get their records; input that nothing comes from would hold up the end for ever.
-        if *self.patience.get_or_insert(now + PATIENCE) <= now {
-            self.control.gave_up.store(true, Ordering::Relaxed);
-            self.rows.close();
-            self.read = true;
-        }
         let record = |job: &Job| record_of(job, Record::default(), now, Some(too_late()));
         for running in mem::take(&mut self.running) {
             let Some(job) = running.tag() else { continue };
@@ -275,8 +320,8 @@ impl Engine {
     /// Starts what may start; says when there may be more.
     fn start(&mut self, now: Instant) -> Option<Instant> {
         let deadline = self.deadline.filter(|&deadline| deadline > now);
-        // Once it has run out, no row is waited for.
-        let patience = self.patience.filter(|_| !self.read);
+        // One that has run out is looked after when rows are wanted again.
+        let patience = self.patience.filter(|&patience| patience > now);
         let others = [self.until, deadline, patience].into_iter().flatten().min();
         self.lanes.set_horizon(self.control.horizon.load(Ordering::Relaxed));
         while self.until.is_none() && self.running.len() < self.limit.get() && self.has_room() {
@@ -351,8 +396,7 @@ impl Engine {
     fn kept(&mut self, whole: Whole, kept: Result<(Record, Option<Page>), String>) {
         let (record, page) = kept.unwrap_or_else(|why| {
             let mut record = record_of(&whole.job, whole.attempt, whole.ended, None);
-            let message = format!("the body could not be kept: {why}");
-            record.error.get_or_insert(Failure { kind: Kind::Internal, message });
+            not_kept(&mut record, Kind::Internal, &why);
             (record, None)
         });
         match (&self.extractor, page) {
@@ -375,10 +419,8 @@ fn keep(whole: &mut Whole, body: Body) -> (Record, Option<Page>) {
             record.warc = kept.warc;
             kept.page.filter(|_| record.error.is_none())
         }
-        // What is wrong with the body of an error is of no interest.
         Err(error) => {
-            let message = format!("the body could not be kept: {error}");
-            record.error.get_or_insert(Failure { kind: Kind::Output, message });
+            not_kept(&mut record, Kind::Output, &error);
             None
         }
     };
@@ -386,6 +428,11 @@ fn keep(whole: &mut Whole, body: Body) -> (Record, Option<Page>) {
         record.encode();
     }
     (record, page)
+}
+
+/// What is wrong with the body of an error is of no interest.
+fn not_kept(record: &mut Record, kind: Kind, why: &dyn Display) {
+    record.error.get_or_insert_with(|| Failure { kind, message: format!("the body could not be kept: {why}") });
 }
 
 async fn extract(extractor: Arc<Extractor>, page: Page, mut record: Record) -> Record {
@@ -435,22 +482,25 @@ async fn sleep_until(instant: Option<Instant>) {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
+    use std::pin::pin;
     use std::sync::mpsc::channel;
+    use std::task::{Context, Wake, Waker};
     use std::thread;
 
     use super::*;
     use crate::cli;
     use crate::input::Rows;
+    use crate::request::BadRow;
 
-    /// An engine for these arguments, which are its rows.
-    fn engine(line: &[&str], pool: ThreadPool) -> Engine {
+    /// An engine for these arguments, and its rows.
+    fn idle_engine(line: &[&str], pool: ThreadPool) -> (Engine, mpsc::Sender<Shared>, Vec<Shared>) {
         let settings = Arc::new(cli::settings(line));
         let (room, (sender, rows)) = (Room::new(usize::MAX), mpsc::channel(100));
-        for row in Rows::open(&settings.input).expect("rows") {
-            let row = row.expect("a row");
+        let shared = |row: Row| {
             let share = room.share(row.size());
-            sender.try_send((row, share)).expect("few rows");
-        }
+            (row, share)
+        };
+        let all = Rows::open(&settings.input).expect("rows").map(|row| shared(row.expect("a row"))).collect();
         let extractor = settings.extract.as_ref().map(|extract| Extractor::new(extract).expect("a pool"));
         let parts = Parts {
             pool,
@@ -461,7 +511,22 @@ mod tests {
             control: Arc::new(Control { horizon: u64::MAX.into(), ..Control::default() }),
             start: Instant::now(),
         };
-        Engine::new(settings, parts)
+        (Engine::new(settings, parts), sender, all)
+    }
+
+    /// An engine for these arguments, which has its rows.
+    fn engine(line: &[&str], pool: ThreadPool) -> Engine {
+        let (engine, sender, rows) = idle_engine(line, pool);
+        rows.into_iter().for_each(|row| sender.try_send(row).expect("few rows"));
+        engine
+    }
+
+    /// Runs on a pool what may hang.
+    fn watched<T: Send + 'static>(pool: &ThreadPool, run: impl Future<Output = T> + Send + 'static) -> T {
+        pool.spawn_async(async move { tokio::time::timeout(Duration::from_secs(60), run).await })
+            .wait()
+            .expect("no panic")
+            .expect("no hang")
     }
 
     /// The record of a row whose body is whole, but not yet kept, when the grace ends.
@@ -492,10 +557,7 @@ mod tests {
             assert_eq!(engine.next().await, None);
             record
         };
-        pool.spawn_async(async move { tokio::time::timeout(Duration::from_secs(60), run).await })
-            .wait()
-            .expect("no panic")
-            .expect("no hang")
+        watched(&pool, run)
     }
 
     #[test]
@@ -509,5 +571,190 @@ mod tests {
         let record = record_after_the_grace(&["--extract-regex", "o."]);
         assert_eq!((record.status, record.error, record.bytes), (Some(200), None, 4));
         assert_eq!(record.extracted, Some(vec!["od".to_owned()]));
+    }
+
+    /// A row that needs no request: its record is there at once.
+    fn bad(number: u64) -> Shared {
+        let bad = BadRow { url: String::new(), message: "no URL".to_owned() };
+        (Row { number, id: None, content: Err(bad) }, Share::default())
+    }
+
+    /// Lets rows in as there is room for them.
+    fn feed(sender: &mpsc::Sender<Shared>, rows: &mut impl Iterator<Item = Shared>) {
+        (0..sender.capacity()).zip(rows).for_each(|(_, row)| drop(sender.try_send(row)));
+    }
+
+    #[test]
+    fn a_stop_is_seen_though_there_is_always_a_row_that_needs_no_request() {
+        const BEFORE: usize = 1_000;
+        for late in [false, true] {
+            let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+            let line: &[&str] = if late { &["--deadline", "1ns", "http://h/{1..9999}"] } else { &["http://h/"] };
+            let (mut engine, sender, rows) = idle_engine(line, pool.clone());
+            let rows = if late { rows } else { (1..=9_999).map(bad).collect() };
+            let count = watched(&pool, async move {
+                let (mut rows, mut count) = (rows.into_iter(), 0);
+                loop {
+                    feed(&sender, &mut rows);
+                    if count == BEFORE {
+                        engine.control.stop.cancel();
+                    }
+                    match engine.next().await {
+                        Some(_) => count += 1,
+                        None => return count,
+                    }
+                }
+            });
+            assert!((BEFORE..BEFORE + 2 * AT_ONCE).contains(&count), "{count}");
+        }
+    }
+
+    #[test]
+    fn requests_go_on_and_time_out_though_there_is_always_a_row_that_needs_none() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let url = format!("http://{}/{{answered,silent}}", listener.local_addr().expect("an address"));
+        thread::spawn(move || {
+            let mut silent = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 1024];
+                let count = stream.read(&mut request).unwrap_or(0);
+                if request[..count].starts_with(b"GET /answered ") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                } else {
+                    silent.push(stream);
+                }
+            }
+        });
+        let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+        let line = ["--first-byte-timeout", "300ms", "--retry", "0", "--noproxy", "*", &url];
+        let (mut engine, sender, rows) = idle_engine(&line, pool.clone());
+        let mut records = watched(&pool, async move {
+            let (mut rows, mut records) = (rows.into_iter().chain((3..).map(bad)), Vec::new());
+            while records.len() < 2 {
+                feed(&sender, &mut rows);
+                records.extend(engine.next().await.filter(|record| record.row <= 2));
+                tokio::task::yield_now().await; // as the session does
+            }
+            records
+        });
+        records.sort_by_key(|record| record.row);
+        assert_eq!((records[0].status, &records[0].error), (Some(200), &None));
+        assert_eq!(records[1].error.as_ref().map(|error| error.kind), Some(Kind::FirstByteTimeout));
+    }
+
+    #[test]
+    fn no_row_is_taken_beyond_the_horizon() {
+        let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+        let (mut engine, sender, _) = idle_engine(&["http://h/"], pool.clone());
+        let counts = watched(&pool, async move {
+            feed(&sender, &mut (1..=90).map(bad));
+            drop(sender);
+            [1, 10, 75, u64::MAX].map(|horizon| {
+                engine.control.horizon.store(horizon, Ordering::Relaxed);
+                std::iter::from_fn(|| engine.next().now_or_never().flatten()).count()
+            })
+        });
+        assert_eq!(counts, [1, 9, 65, 15]);
+    }
+
+    #[test]
+    fn after_the_deadline_no_row_that_is_there_is_lost_however_slowly_records_are_taken() {
+        let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+        let (mut engine, sender, rows) = idle_engine(&["--deadline", "1ns", "http://h/{1..95}"], pool.clone());
+        let (count, gave_up) = watched(&pool, async move {
+            let mut rows = rows.into_iter();
+            feed(&sender, &mut rows.by_ref().take(90));
+            let mut count = usize::from(engine.next().await.is_some());
+            thread::sleep(2 * PATIENCE); // Standard output is slow.
+            while let Some(Some(_)) = engine.next().now_or_never() {
+                count += 1;
+            }
+            thread::sleep(2 * PATIENCE); // All is slow.
+            feed(&sender, &mut rows);
+            while engine.next().await.is_some() {
+                count += 1;
+            }
+            drop(sender); // Only now: nobody waits for what may never come.
+            (count, engine.control.gave_up.load(Ordering::Relaxed))
+        });
+        assert_eq!((count, gave_up), (95, true));
+    }
+
+    #[test]
+    fn it_is_woken_for_rows_that_are_of_use_alone() {
+        #[derive(Default)]
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let url = format!("http://{}/{{1..12}}", listener.local_addr().expect("an address"));
+        // One starts. Half a look-ahead is enough if nothing more can run, and a whole one is in any case.
+        for (concurrency, expected) in [("1", 1 + 4 + 1), ("64", 1 + 8)] {
+            let line = ["--lookahead", "8", "--per-host", "1", "--concurrency", concurrency, "--noproxy", "*", &url];
+            let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+            let (mut engine, sender, rows) = idle_engine(&line, pool.clone());
+            let count = watched(&pool, async move {
+                let woken = Arc::new(Woken::default());
+                let waker = Waker::from(woken.clone());
+                let (mut cx, mut next) = (Context::from_waker(&waker), pin!(engine.next()));
+                assert!(next.as_mut().poll(&mut cx).is_pending());
+                // The runtime does nothing else meanwhile.
+                let is_of_use = |row| {
+                    woken.0.store(false, Ordering::Relaxed);
+                    sender.try_send(row).expect("there is room");
+                    let is_of_use = woken.0.load(Ordering::Relaxed);
+                    assert!(!is_of_use || next.as_mut().poll(&mut cx).is_pending());
+                    is_of_use
+                };
+                rows.into_iter().map(is_of_use).filter(|&is_of_use| is_of_use).count()
+            });
+            assert_eq!(count, expected);
+        }
+        drop(listener);
+    }
+
+    #[test]
+    fn rows_that_come_one_by_one_fill_the_look_ahead() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let url = format!("http://{}/{{1..12}}", listener.local_addr().expect("an address"));
+        for concurrency in ["1", "64"] {
+            let line = ["--lookahead", "8", "--per-host", "1", "--concurrency", concurrency, "--noproxy", "*", &url];
+            let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+            let (mut engine, sender, rows) = idle_engine(&line, pool.clone());
+            let waiting = watched(&pool, async move {
+                for row in rows {
+                    sender.try_send(row).expect("there is room");
+                    // Nobody answers; what happens now and then is a look at the rows.
+                    let _ = tokio::time::timeout(Duration::from_millis(1), engine.next()).await;
+                }
+                (engine.lanes.waiting(), engine.running.len())
+            });
+            assert_eq!(waiting, (8, 1));
+        }
+        drop(listener);
+    }
+
+    #[test]
+    fn after_the_deadline_it_sleeps_while_a_page_is_extracted_from() {
+        let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+        let (mut engine, sender, _) = idle_engine(&["--deadline", "1ms", "--noproxy", "*", "http://h/"], pool.clone());
+        let polls = watched(&pool, async move {
+            let (open, gate) = tokio::sync::oneshot::channel();
+            engine.extracting.push(gate.map(|_| Record::default()).boxed());
+            let (mut polls, mut next) = (0, Box::pin(engine.next()));
+            let polled = future::poll_fn(|cx| {
+                polls += 1;
+                next.as_mut().poll(cx)
+            });
+            assert!(tokio::time::timeout(PATIENCE * 2, polled).await.is_err(), "a page is awaited");
+            open.send(()).expect("it waits");
+            assert!(next.await.is_some());
+            drop(sender);
+            polls
+        });
+        assert!(polls < 20, "{polls}");
     }
 }

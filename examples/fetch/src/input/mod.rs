@@ -10,6 +10,7 @@
 //! the order in which rows are fetched, are the engine's.
 
 mod csv;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub(crate) mod header;
 mod jsonl;

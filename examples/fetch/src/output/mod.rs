@@ -5,6 +5,8 @@
 //! record never names what isn't there: a run that is killed in between does that row again, over the same file.
 
 mod body;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hash;
 mod names;
 mod partial;
@@ -23,25 +25,8 @@ pub(crate) use crate::extract::Page;
 
 #[cfg(test)]
 mod testing {
-    use std::path::Path;
-
+    pub(super) use super::fuzzing::settings;
     use super::record::Record;
-    use crate::settings::{Names, OutputSettings};
-
-    /// Records in a directory, and nothing else.
-    pub(super) fn settings(directory: &Path) -> OutputSettings {
-        OutputSettings {
-            records: Some(directory.join("records")),
-            resume: false,
-            retry_failed: false,
-            ordered: false,
-            directory: None,
-            names: Names::Path,
-            inline: None,
-            warc: None,
-            keep_errors: false,
-        }
-    }
 
     /// Of a row that was done long ago.
     pub(super) fn record(row: u64) -> Record {

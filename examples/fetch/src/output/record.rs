@@ -55,13 +55,21 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Does in advance what takes time when it is written. It must not be changed after that.
+    /// Does in advance what takes time when it is written. It must not be changed after that, and its body is in there
+    /// alone.
     pub(crate) fn encode(&mut self) {
         // Where it stands in an archive is known only when it is written.
         if self.warc.is_none() {
-            let mut json = Vec::with_capacity(512);
+            let enough = 512 + self.body.as_ref().map_or(0, String::len);
+            let mut json = Vec::with_capacity(enough);
             // What can't be encoded is found again by the writer.
-            self.encoded = serde_json::to_writer(&mut json, self).is_ok().then_some(json);
+            if serde_json::to_writer(&mut json, self).is_ok() {
+                // It has grown to twice what it takes, where much was to be escaped.
+                if json.capacity() > enough {
+                    json.shrink_to_fit();
+                }
+                (self.encoded, self.body) = (Some(json), None);
+            }
         }
     }
 }
@@ -119,4 +127,29 @@ pub(crate) enum Kind {
     Deadline,
     /// The task itself ended without a record.
     Internal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Place;
+
+    #[test]
+    fn what_waits_encoded_has_its_body_once() {
+        let mut record = Record { body: Some("x".repeat(10_000)), ..Record::default() };
+        let line = serde_json::to_vec(&record).unwrap();
+        record.encode();
+        assert!(record.encoded == Some(line) && record.body.is_none());
+
+        // Each takes six bytes.
+        let mut record = Record { body: Some("\u{1}".repeat(10_000)), ..Record::default() };
+        record.encode();
+        let line = record.encoded.unwrap();
+        assert!(record.body.is_none() && line.len() > 60_000 && line.capacity() < line.len() + 512);
+
+        // Not yet: its place in the archive is not known.
+        let mut record = Record { body: Some("x".into()), warc: Some(Place::At(0, 1)), ..Record::default() };
+        record.encode();
+        assert_eq!((record.encoded, record.body.as_deref()), (None, Some("x")));
+    }
 }

@@ -32,7 +32,7 @@ use crate::settings::OutputSettings;
 const WRITTEN_BACK: Duration = Duration::from_secs(60);
 
 /// More rows than anybody has; without a limit, a wrong number would take all memory.
-const MOST_ROWS: u64 = 1 << 32;
+pub(super) const MOST_ROWS: u64 = 1 << 32;
 
 /// The rows that an earlier run has done.
 #[derive(Debug, Default)]
@@ -105,7 +105,7 @@ impl Done {
     }
 
     fn add(&mut self, row: u64, url: &str) {
-        let index = usize::try_from(row - 1).unwrap_or(usize::MAX); // it is at most `MOST_ROWS`
+        let index = usize::try_from(row - 1).unwrap_or(usize::MAX); // it is at most `most_rows`
         if index >= self.rows.len() {
             self.rows.resize(index + 1, 0);
         }
@@ -131,12 +131,14 @@ pub(super) fn lock(file: &File, path: &Path, flag: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Reads the records in `file`, which is at `path` and locked, and leaves out those that don't count.
+/// Reads the records in `file`, which is at `path` and locked, and leaves out those that don't count. No row may have a
+/// number above `most_rows`.
 pub(super) fn take_up(
     settings: &OutputSettings,
     file: &File,
     path: &Path,
     archive: Option<&Archive>,
+    most_rows: u64,
 ) -> anyhow::Result<Earlier> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -176,7 +178,7 @@ pub(super) fn take_up(
                 )
             }
         };
-        if seen.row == 0 || seen.row > MOST_ROWS {
+        if seen.row == 0 || seen.row > most_rows {
             bail!("line {number} of {} has a row number that no run has given: {}", path.display(), seen.row);
         }
         if settings.ordered {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use super::record::Record;
-use super::resume::{self, Done};
+use super::resume::{self, Done, MOST_ROWS};
 use super::warc::Archive;
 use crate::settings::OutputSettings;
 
@@ -98,7 +98,7 @@ impl Writer {
                 Some(path) => Some(Archive::open(path)?),
                 None => None,
             };
-            let earlier = resume::take_up(settings, &file, path, archive.as_ref())?;
+            let earlier = resume::take_up(settings, &file, path, archive.as_ref(), MOST_ROWS)?;
             if let Some(archive) = &mut archive {
                 archive.start_at(earlier.archive_end)?;
             }
@@ -283,7 +283,8 @@ fn weight(record: &Record) -> usize {
     let extracted: usize = record.extracted.iter().flatten().map(|text| text.len() + size_of::<String>()).sum();
     let response = record.warc.as_ref().map_or(0, |place| place.weight());
     let encoded = record.encoded.as_ref().map_or(0, Vec::capacity);
-    size_of::<Record>() + record.url.len() + texts + extracted + response + encoded
+    let message = record.error.as_ref().map_or(0, |error| error.message.len());
+    size_of::<Record>() + record.id.len() + record.url.len() + message + texts + extracted + response + encoded
 }
 
 /// One that nothing is in yet.

@@ -62,6 +62,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"pp-sock1");
 const LEAST_CAPACITY: usize = 1 << 12;
 const MOST_CAPACITY: usize = 1 << 26;
 
+/// How often a writer that hesitates looks: for about a microsecond.
+const HESITATION: u32 = 32;
+
 /// Where the first ring begins: with a page.
 const DATA: usize = 4_096;
 /// Where the words of the first direction stand.
@@ -189,6 +192,7 @@ impl RingSocket {
                 rests: None,
                 rung: protocol::Rung::default(),
                 spin: Spin::default(),
+                hesitates: false,
             },
             reader: RingReader {
                 way: way(1 - side),
@@ -484,9 +488,16 @@ pub struct RingWriter {
     rests: Option<u32>,
     rung: protocol::Rung,
     spin: Spin,
+    hesitates: bool,
 }
 
 impl RingWriter {
+    /// Has it wait for about a microsecond before it rings for a reader that [rests](RingReader::rest): for one that has
+    /// said so in case that nobody comes to read, and comes all the same. A bell costs both sides more than that.
+    pub fn hesitate(&mut self) {
+        self.hesitates = sys::cpus() > 1;
+    }
+
     /// Sends all of `parts`, one after the other. Waits for room until `until`, or for ever.
     ///
     /// `socket` is the connected socket. A peer that has gone is noticed when it slept, or when the ring is full;
@@ -583,6 +594,7 @@ impl RingWriter {
         protocol::publish(&words.head, at);
         if let Some(sleep) = protocol::sleeper(&words.reader_sleep)
             && self.rung.is_new(sleep)
+            && !(self.hesitates && self.gets_up(sleep))
             && let Err(error) = ring(socket)
         {
             // The peer may have read all of it just before it closed. Then it counts as sent; our reader learns of the
@@ -591,6 +603,15 @@ impl RingWriter {
             return if parts.left == 0 && read { Ok(None) } else { Err(error) };
         }
         Ok(None)
+    }
+
+    /// Whether the peer ends its sleep by itself in a moment.
+    fn gets_up(&self, sleep: u32) -> bool {
+        let word = &self.way.words().reader_sleep;
+        (0..HESITATION).any(|_| {
+            std::hint::spin_loop();
+            protocol::is_over(word, sleep)
+        })
     }
 
     /// Waits until the peer has read that far.

@@ -19,6 +19,11 @@
 //! **The mover never clears the sleeper's word.** It would have to do so either before it rings, and then a mover that
 //! is killed in between has taken the wake-up along; or after, and then it may wipe out the next sleep of a sleeper
 //! that has woken meanwhile. Instead it remembers for which number it has rung, and does so once for each.
+//!
+//! **A mover may hesitate** after it has seen an odd word: as soon as the word is another one, nobody needs to be rung
+//! for.
+//! The sleeper has got up, and will not sleep again without a look at the position after another fence, which comes
+//! after the mover's (or else the mover would not have seen the older number behind its own).
 
 use super::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -35,6 +40,13 @@ pub(super) fn sleeper(sleep: &AtomicU32) -> Option<u32> {
     // Acquire: what the sleeper says about its sleep, as for how much it waits, is written before the word.
     let word = sleep.load(Ordering::Acquire);
     (word & 1 != 0).then_some(word)
+}
+
+/// Whether the sleep with that number, which was seen by [`sleeper`], is over without a bell.
+#[inline]
+#[allow(dead_code, reason = "not every mover hesitates")]
+pub(super) fn is_over(sleep: &AtomicU32, word: u32) -> bool {
+    sleep.load(Ordering::Relaxed) != word
 }
 
 /// Begins a sleep. The caller looks at the other side's position once more after this, before it really sleeps, and
