@@ -76,7 +76,7 @@ const SHORT_BUNDLES: u32 = 4;
 const PARTS_IN_BUNDLES: usize = 16;
 
 /// For how long elements are pulled into bundles while an outcome is there to be read: one at least, however long that
-/// takes, and not so many that the reader would notice.
+/// takes, and so few that the reader doesn't notice.
 const BURST: Duration = Duration::from_micros(5);
 
 /// For how long a blocking reader waits for an outcome that isn't the next one.
@@ -311,18 +311,13 @@ where
         let (_, buffer) = self.extent();
         let size = bundles.size;
         if self.ready.len() == 0 || self.ahead() + size <= buffer {
-            let mut end = None;
+            let end = Instant::now() + BURST;
             for pulled in 1_u32.. {
                 self.pull_one();
-                if self.bundles.is_none() || !self.has_room() {
+                // Looked at after the first one, so that a slow source is asked for one only, and then seldom.
+                let is_time = pulled % 8 == 1 && Instant::now() >= end;
+                if is_time || self.bundles.is_none() || !self.has_room() {
                     break;
-                }
-                if pulled % 8 == 1 {
-                    let now = Instant::now();
-                    // The first one was not measured: a slow one costs another one of its kind, at most.
-                    if now >= *end.get_or_insert(now + BURST) {
-                        break;
-                    }
                 }
             }
         }

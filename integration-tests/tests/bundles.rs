@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, OnceLock, mpsc};
-use std::task::{Wake, Waker};
-use std::time::Duration;
+use std::task::{Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use integration_tests::waiting::runtime;
@@ -30,7 +30,8 @@ const ROWS: &[Row<fn()>] = rows![
     what_is_submitted_between_two_elements_is_not_overtaken,
     an_element_may_wait_for_what_its_source_has_submitted,
     two_maps_take_turns,
-    each_read_pulls_exactly_one_more,
+    the_buffer_is_nearly_full_while_outcomes_are_there_and_full_while_none_is,
+    a_ready_outcome_waits_for_one_slow_element_of_the_source_at_most,
     an_element_may_wait_for_the_last_one_in_the_buffer,
     all_that_is_ahead_runs_at_once_if_there_are_workers,
     a_bounded_backlog_takes_elements_one_by_one,
@@ -380,20 +381,67 @@ fn two_maps_take_turns() {
     assert_eq!(*ORDER.lock().unwrap(), expected);
 }
 
-fn each_read_pulls_exactly_one_more() {
+fn the_buffer_is_nearly_full_while_outcomes_are_there_and_full_while_none_is() {
     static PULLED: AtomicUsize = AtomicUsize::new(0);
-    script(|n| n);
+    const BUFFER: usize = 200;
+    // The last of what is ahead is held back at times: the reader then waits with a full buffer.
+    let held = Arc::new(AtomicUsize::new(0));
+    let seen = held.clone();
+    script(move |n| {
+        if n % 500 == 499 {
+            let full = n as usize + BUFFER;
+            while PULLED.load(Ordering::SeqCst) < full {
+                std::thread::yield_now();
+            }
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
+        n
+    });
     let pool = pool(2);
     let source = (0..).map(|n| {
         PULLED.fetch_add(1, Ordering::SeqCst);
         play { n }
     });
-    let map = pool.map(source).chunk_size(1).buffer(200).start();
-    assert_eq!(PULLED.load(Ordering::SeqCst), 200);
-    for (n, outcome) in map.blocking().take(1_000).enumerate() {
+    let map = pool.map(source).chunk_size(1).buffer(BUFFER).start();
+    assert_eq!(PULLED.load(Ordering::SeqCst), BUFFER);
+    for (n, outcome) in map.blocking().take(2_000).enumerate() {
         assert_eq!(outcome.unwrap(), n as u64);
-        assert_eq!(PULLED.load(Ordering::SeqCst), 201 + n);
+        let (pulled, most) = (PULLED.load(Ordering::SeqCst), n + 1 + BUFFER);
+        // There is room for less than a bundle, which is a sixteenth of it.
+        assert!(pulled <= most && pulled + BUFFER / 16 > most, "{pulled} pulled after {n} were read");
     }
+    assert_eq!(held.load(Ordering::SeqCst), 4);
+}
+
+fn a_ready_outcome_waits_for_one_slow_element_of_the_source_at_most() {
+    static PULLED: AtomicUsize = AtomicUsize::new(0);
+    const BUFFER: usize = 160;
+    script(|n| n);
+    let pool = pool(2);
+    let source = (0..2_000).map(|n| {
+        if PULLED.fetch_add(1, Ordering::SeqCst) >= BUFFER {
+            // Slower than any burst.
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_micros(20) {
+                std::hint::spin_loop();
+            }
+        }
+        play { n }
+    });
+    let mut map = pool.map(source).chunk_size(1).buffer(BUFFER).start();
+    // All that is ahead has run.
+    while pool.stats().completed < BUFFER as u64 {
+        std::thread::yield_now();
+    }
+    let mut before = PULLED.load(Ordering::SeqCst);
+    for n in 0..BUFFER as u64 {
+        let next = map.poll_next_unpin(&mut std::task::Context::from_waker(Waker::noop()));
+        assert!(matches!(next, Poll::Ready(Some(Ok(value))) if value == n), "{next:?}");
+        let pulled = PULLED.load(Ordering::SeqCst);
+        assert!(pulled <= before + 1, "{} pulled for element {n}", pulled - before);
+        before = pulled;
+    }
+    assert!(before > BUFFER);
 }
 
 fn an_element_may_wait_for_the_last_one_in_the_buffer() {
