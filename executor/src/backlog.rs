@@ -21,11 +21,13 @@ pub(crate) struct Lanes {
     sweeper: Sweeper,
     /// Whether a call was put back that nobody has come for since.
     has_returned: bool,
+    /// How many cancelled calls were forgotten.
+    swept: u64,
 }
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new(), has_returned: false }
+        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new(), has_returned: false, swept: 0 }
     }
 
     /// How many calls are held, those included that were cancelled since.
@@ -40,6 +42,11 @@ impl Lanes {
     /// How many tasks still wait.
     pub(crate) fn live(&self) -> usize {
         self.lanes.iter().flatten().map(|call| call.cell().queued()).sum()
+    }
+
+    /// How many tasks were cancelled here and forgotten, so that no worker has met them.
+    pub(crate) fn swept(&self) -> u64 {
+        self.swept
     }
 
     /// Whether something is to go before what those have that run several tasks.
@@ -116,11 +123,23 @@ impl Lanes {
     fn sweep(&mut self) {
         if self.sweeper.is_due(self.len) {
             for lane in &mut self.lanes {
-                lane.retain_mut(Call::is_alive);
+                self.swept += forget_ended(lane);
             }
             self.len = self.lanes.iter().map(VecDeque::len).sum();
         }
     }
+}
+
+/// Forgets the calls that wait no more. How many of those were tasks that count as skipped.
+pub(crate) fn forget_ended(calls: &mut VecDeque<Call>) -> u64 {
+    let mut skipped = 0;
+    calls.retain_mut(|call| {
+        let counts_itself = call.cell().is_shared();
+        let is_alive = call.is_alive();
+        skipped += u64::from(!is_alive && !counts_itself);
+        is_alive
+    });
+    skipped
 }
 
 /// Says when to forget cancelled calls: when they may be half of a queue, so that a stuck worker does not let them pile up.

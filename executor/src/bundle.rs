@@ -181,6 +181,11 @@ impl<T: Task> Inner<T> {
         }
     }
 
+    /// Whether nothing waits, also not for those who have come for it.
+    fn has_ended(&self) -> bool {
+        self.next >= self.slots.len()
+    }
+
     fn is_running(&self, index: usize) -> bool {
         matches!(self.slots.get(index), Some(Slot::Running))
     }
@@ -353,7 +358,7 @@ impl<T: Task> Bundle<T> {
         let mut inner = self.inner.lock();
         if !inner.has_reader || !inner.is_running(index) {
             drop(inner);
-            return self.forget(index, outcome, goes_on, observer);
+            return self.forget(index, outcome, observer);
         }
         inner.slots[index] = Slot::Done(outcome);
         let waker = inner.due(self.unsettled.load(Ordering::Relaxed) - 1);
@@ -375,13 +380,7 @@ impl<T: Task> Bundle<T> {
 
     /// The same where nobody will read the outcome, which goes outside the lock. No other task waits for that.
     #[cold]
-    fn forget(
-        &self,
-        index: usize,
-        outcome: Outcome<T::Output>,
-        goes_on: bool,
-        observer: &dyn RunObserver,
-    ) -> Option<(usize, T)> {
+    fn forget(&self, index: usize, outcome: Outcome<T::Output>, observer: &dyn RunObserver) -> Option<(usize, T)> {
         let mut inner = self.inner.lock();
         let was_running = inner.is_running(index);
         if was_running {
@@ -391,6 +390,8 @@ impl<T: Task> Bundle<T> {
         drop(inner);
         stop.as_ref().map(state::tell);
         let _ = panic::catch(move || drop(outcome));
+        // That may have taken its time.
+        let goes_on = observer.goes_on();
         let mut inner = self.inner.lock();
         let next = if goes_on { inner.begin() } else { None };
         if next.is_none() {
@@ -433,7 +434,8 @@ impl<T: Task> Bundle<T> {
         }
         inner.next = until;
         let waited = (until - next) as u64;
-        self.ledger.skipped.fetch_add(waited, Ordering::Release);
+        // A worker that has come for one of them counts as running until it finds out, and counts that one itself.
+        self.ledger.skipped.fetch_add(waited.saturating_sub(inner.claims as u64), Ordering::Release);
         let waker = inner.due(self.unsettled.load(Ordering::Relaxed));
         drop(inner);
         // Those that run learn of it before any argument goes, which is user code and may take its time, or panic.
@@ -611,7 +613,11 @@ impl<T: Task> Callable for Bundle<T> {
         inner.claims -= 1;
         // If it is there, it is where it was: without being there, and with a claim to it, it takes no task. A closed one
         // has been emptied or is about to be.
-        !inner.closed && !std::mem::replace(&mut inner.is_queued, true)
+        if inner.closed {
+            self.ledger.skipped.fetch_add(u64::from(inner.has_ended()), Ordering::Release);
+            return false;
+        }
+        !std::mem::replace(&mut inner.is_queued, true)
     }
 
     fn refuse(&self, error: TaskError) {
@@ -627,12 +633,16 @@ impl<T: Task> Callable for Bundle<T> {
     }
 
     fn run(self: Arc<Self>, observer: &dyn RunObserver) -> (Arc<dyn Callable>, Option<Ended>) {
-        let first = {
-            let mut inner = self.inner.lock();
-            inner.claims = inner.claims.saturating_sub(1);
-            inner.begin()
+        let mut inner = self.inner.lock();
+        inner.claims = inner.claims.saturating_sub(1);
+        let Some((index, task)) = inner.begin() else {
+            // Closed. The task that was claimed is counted by those who end the others, or by the worker if they have
+            // been here before.
+            let ended = if inner.has_ended() { None } else { Some(Ended::Each) };
+            drop(inner);
+            return (self, ended);
         };
-        let Some((index, task)) = first else { return (self, None) };
+        drop(inner);
         let entered = if observer.uses_place() {
             context::enter_place(index as u32)
         } else {

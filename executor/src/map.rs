@@ -37,8 +37,8 @@ use crate::options::TaskOptions;
 use crate::state::{AnyCell as _, Call, Cell, Observed as _};
 use crate::task::{IntoOutcomes, Outcomes, Task};
 
-/// How many elements are ahead of the reader when [`Map::buffer`] is not called; where a map makes chunks by itself,
-/// there are more if the chunks that keep all workers busy for a millisecond or so hold more.
+/// How many elements are ahead of the reader, at least, when [`Map::buffer`] is not called; where a map makes chunks by
+/// itself, there are more if the chunks that keep all workers busy for a millisecond or so hold more.
 pub const DEFAULT_MAP_BUFFER: usize = 1_024;
 
 /// For how long the chunks run that a map makes by itself: a hundred times as long as it takes to hand one over.
@@ -223,11 +223,11 @@ where
         self
     }
 
-    /// How many elements may be pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], or what keeps
-    /// the workers busy for a millisecond or so where the map chooses the chunks and that is more. With 0 the stream has
-    /// one element, an error, and no task runs.
+    /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], on threads up to 64
+    /// more where elements are alone, or what keeps the workers busy for a millisecond or so where the map chooses the
+    /// chunks and that is more. With 0 the stream has one element, an error, and no task runs.
     ///
-    /// More are pulled as soon as there is room for a chunk.
+    /// The next ones are pulled as soon as there is room for a chunk.
     pub fn buffer(mut self, elements: usize) -> Self {
         self.buffer = Some(elements);
         self
@@ -300,47 +300,28 @@ where
         Some(Bundles { ledger, size, open: None, likely, short: 0 })
     }
 
-    /// Pulls elements after an outcome was taken. Where they go into bundles, not before there is room for one, or no
-    /// other outcome is ready; and then for [`BURST`]. What room is left is filled [before anybody waits](Self::fill).
+    /// Pulls elements after an outcome was taken. Where they go into bundles, and the user has not said how many are to be
+    /// ahead, several at once: they are [`DEFAULT_MAP_BUFFER`] at least, and a bundle more at most.
     fn pull_next(&mut self) {
-        let Some(bundles) = &self.bundles else { return self.pull() };
-        if self.phase != Phase::Pulling {
-            self.low = 0;
-            return self.let_go();
-        }
-        let (_, buffer) = self.extent();
-        let size = bundles.size;
-        if self.ready.len() == 0 || self.ahead() + size <= buffer {
+        let size = match &self.bundles {
+            Some(bundles) if self.buffer.is_none() && self.phase == Phase::Pulling => bundles.size,
+            _ => return self.pull(),
+        };
+        if self.ahead() < DEFAULT_MAP_BUFFER {
             let end = Instant::now() + BURST;
-            for pulled in 1_u32.. {
+            for pulled in 1_usize.. {
                 self.pull_one();
+                if self.bundles.is_none() || self.phase != Phase::Pulling {
+                    return self.pull();
+                }
                 // Looked at after the first one, so that a slow source is asked for one only, and then seldom.
-                let is_time = pulled % 8 == 1 && Instant::now() >= end;
-                if is_time || self.bundles.is_none() || !self.has_room() {
+                let is_time = (pulled.is_power_of_two() || pulled.is_multiple_of(8)) && Instant::now() >= end;
+                if is_time || self.ahead() >= DEFAULT_MAP_BUFFER + size {
                     break;
                 }
             }
         }
-        self.low = buffer.saturating_sub(size).saturating_sub(self.under_way);
-        if self.phase != Phase::Pulling {
-            self.low = 0;
-        }
-        self.let_go();
-    }
-
-    /// Pulls into bundles what there is room for, before somebody waits. `true`: something was pulled, so look again.
-    fn fill(&mut self) -> bool {
-        let has_room = self.has_room();
-        if has_room {
-            self.pull_one();
-            self.let_go();
-        }
-        has_room
-    }
-
-    /// Whether the next element may go into a bundle now.
-    fn has_room(&self) -> bool {
-        self.bundles.is_some() && self.phase == Phase::Pulling && self.ahead() < self.extent().1
+        self.low = (DEFAULT_MAP_BUFFER - 1).saturating_sub(self.under_way);
     }
 
     /// Pulls an element into a bundle.
@@ -392,7 +373,9 @@ where
 
     /// Submits an element in the open bundle, or in a new one.
     fn bundle(&mut self, mut task: I::Item) {
-        let (Some(executor), Some(bundles)) = (&self.executor, &mut self.bundles) else { return };
+        let (Some(executor), Some(bundles)) = (&self.executor, &mut self.bundles) else {
+            unreachable!("who pulls into bundles has both")
+        };
         // A bundle of which all was read has left the window.
         let is_empty = self.under_way == 0;
         self.under_way += 1;
@@ -542,7 +525,6 @@ where
                         return Poll::Ready(Some(outcome));
                     }
                 }
-                _ if !matches!(self.timeout, Timeout::Up) && self.fill() => {}
                 Poll::Ready(None) if self.waiting.is_none() => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
@@ -599,7 +581,6 @@ where
             && matches!(self.timeout, Timeout::None)
             && self.phase != Phase::Over
             && self.waiting.is_none()
-            && (self.ready.len() > 0 || !self.has_room())
     }
 
     /// An outcome that is there, without waiting and without telling anybody to wake us: what a blocking reader asks
@@ -935,6 +916,14 @@ impl<T: Task> Piece<T> {
         matches!(&self.0, Running::Several(reading) if reading.has_more)
     }
 
+    /// Waits until its next outcome is there, and leaves it there.
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Running::Several(reading) => reading.bundle.poll_next(cx),
+            _ => self.poll_done(cx),
+        }
+    }
+
     /// Waits until all its outcomes are there, and leaves them there.
     fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
@@ -998,14 +987,13 @@ pub enum Ordered {}
 #[derive(Debug)]
 pub enum Unordered {}
 
-/// What a reader waits for who wants to find many outcomes: the middle of what is ahead, if that is much; else the
-/// next.
+/// What a reader waits for who wants to find many outcomes: the middle of what is ahead, if that is much.
 fn far<T: Task>(window: &VecDeque<Piece<T>>) -> Option<&Piece<T>> {
     let much = match window.front()?.0 {
         Running::Several(_) => MANY_BUNDLES,
         _ => MUCH,
     };
-    window.get(if window.len() < much { 0 } else { window.len() / 2 })
+    if window.len() < much { None } else { window.get(window.len() / 2) }
 }
 
 impl Window for Ordered {
@@ -1038,7 +1026,11 @@ impl Window for Ordered {
     }
 
     fn poll_many<T: Task>(window: &VecDeque<Piece<T>>, cx: &mut Context<'_>) -> Poll<()> {
-        far(window).map_or(Poll::Ready(()), |piece| piece.poll_done(cx))
+        match (far(window), window.front()) {
+            (Some(piece), _) => piece.poll_done(cx),
+            (None, Some(first)) => first.poll_next(cx),
+            (None, None) => Poll::Ready(()),
+        }
     }
 
     fn next_now<T: Task>(window: &mut VecDeque<Piece<T>>) -> Option<Arrived<T>> {

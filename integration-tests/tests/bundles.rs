@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, OnceLock, mpsc};
 use std::task::{Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -30,14 +30,18 @@ const ROWS: &[Row<fn()>] = rows![
     what_is_submitted_between_two_elements_is_not_overtaken,
     an_element_may_wait_for_what_its_source_has_submitted,
     two_maps_take_turns,
-    the_buffer_is_nearly_full_while_outcomes_are_there_and_full_while_none_is,
+    each_read_pulls_exactly_one_more_if_the_user_says_how_many,
+    by_default_the_buffer_is_full_after_each_read_and_a_bundle_more_at_most,
+    the_buffer_is_full_also_where_bundles_are_given_up,
     a_ready_outcome_waits_for_one_slow_element_of_the_source_at_most,
     an_element_may_wait_for_the_last_one_in_the_buffer,
     all_that_is_ahead_runs_at_once_if_there_are_workers,
     a_bounded_backlog_takes_elements_one_by_one,
     what_has_priority_goes_between_two_elements,
+    what_has_priority_does_not_wait_for_an_element_more_where_outcomes_are_dropped,
     each_element_is_counted,
     no_element_is_ever_counted_twice,
+    no_element_is_counted_twice_in_a_shutdown,
     what_waits_is_cancelled_one_by_one,
     everything_is_cancelled_at_once,
     an_element_that_overstays_is_stopped_alone,
@@ -381,45 +385,45 @@ fn two_maps_take_turns() {
     assert_eq!(*ORDER.lock().unwrap(), expected);
 }
 
-fn the_buffer_is_nearly_full_while_outcomes_are_there_and_full_while_none_is() {
+fn each_read_pulls_exactly_one_more_if_the_user_says_how_many() {
     static PULLED: AtomicUsize = AtomicUsize::new(0);
-    const BUFFER: usize = 200;
-    // The last of what is ahead is held back at times: the reader then waits with a full buffer.
-    let held = Arc::new(AtomicUsize::new(0));
-    let seen = held.clone();
-    script(move |n| {
-        if n % 500 == 499 {
-            let full = n as usize + BUFFER;
-            while PULLED.load(Ordering::SeqCst) < full {
-                std::thread::yield_now();
-            }
-            seen.fetch_add(1, Ordering::SeqCst);
-        }
-        n
-    });
+    script(|n| n);
     let pool = pool(2);
     let source = (0..).map(|n| {
         PULLED.fetch_add(1, Ordering::SeqCst);
         play { n }
     });
-    let map = pool.map(source).chunk_size(1).buffer(BUFFER).start();
-    assert_eq!(PULLED.load(Ordering::SeqCst), BUFFER);
-    for (n, outcome) in map.blocking().take(2_000).enumerate() {
+    let map = pool.map(source).chunk_size(1).buffer(200).start();
+    assert_eq!(PULLED.load(Ordering::SeqCst), 200);
+    for (n, outcome) in map.blocking().take(1_000).enumerate() {
         assert_eq!(outcome.unwrap(), n as u64);
-        let (pulled, most) = (PULLED.load(Ordering::SeqCst), n + 1 + BUFFER);
-        // There is room for less than a bundle, which is a sixteenth of it.
-        assert!(pulled <= most && pulled + BUFFER / 16 > most, "{pulled} pulled after {n} were read");
+        assert_eq!(PULLED.load(Ordering::SeqCst), 201 + n);
     }
-    assert_eq!(held.load(Ordering::SeqCst), 4);
+}
+
+fn by_default_the_buffer_is_full_after_each_read_and_a_bundle_more_at_most() {
+    static PULLED: AtomicUsize = AtomicUsize::new(0);
+    script(|n| n);
+    let pool = pool(2);
+    let source = (0..).map(|n| {
+        PULLED.fetch_add(1, Ordering::SeqCst);
+        play { n }
+    });
+    let map = pool.map(source).chunk_size(1).start();
+    assert_eq!(PULLED.load(Ordering::SeqCst) as u64, AHEAD);
+    for (n, outcome) in (0..10_000).zip(map.blocking()) {
+        assert_eq!(outcome.unwrap(), n);
+        let ahead = PULLED.load(Ordering::SeqCst) as u64 - (n + 1);
+        assert!((AHEAD..=AHEAD + 64).contains(&ahead), "{ahead} are ahead after element {n}");
+    }
 }
 
 fn a_ready_outcome_waits_for_one_slow_element_of_the_source_at_most() {
-    static PULLED: AtomicUsize = AtomicUsize::new(0);
-    const BUFFER: usize = 160;
+    static PULLED: AtomicU64 = AtomicU64::new(0);
     script(|n| n);
     let pool = pool(2);
-    let source = (0..2_000).map(|n| {
-        if PULLED.fetch_add(1, Ordering::SeqCst) >= BUFFER {
+    let source = (0..).map(|n| {
+        if PULLED.fetch_add(1, Ordering::SeqCst) >= AHEAD {
             // Slower than any burst.
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_micros(20) {
@@ -428,20 +432,35 @@ fn a_ready_outcome_waits_for_one_slow_element_of_the_source_at_most() {
         }
         play { n }
     });
-    let mut map = pool.map(source).chunk_size(1).buffer(BUFFER).start();
-    // All that is ahead has run.
-    while pool.stats().completed < BUFFER as u64 {
-        std::thread::yield_now();
-    }
-    let mut before = PULLED.load(Ordering::SeqCst);
-    for n in 0..BUFFER as u64 {
+    let mut map = pool.map(source).chunk_size(1).start();
+    assert!(eventually(seconds(30), || pool.stats().completed >= AHEAD));
+    for n in 0..AHEAD {
         let next = map.poll_next_unpin(&mut std::task::Context::from_waker(Waker::noop()));
         assert!(matches!(next, Poll::Ready(Some(Ok(value))) if value == n), "{next:?}");
-        let pulled = PULLED.load(Ordering::SeqCst);
-        assert!(pulled <= before + 1, "{} pulled for element {n}", pulled - before);
-        before = pulled;
+        assert_eq!(PULLED.load(Ordering::SeqCst), AHEAD + n + 1);
     }
-    assert!(before > BUFFER);
+}
+
+fn the_buffer_is_full_also_where_bundles_are_given_up() {
+    let stage = Stage::default();
+    script(move |n| {
+        match n {
+            8 => stage.wait_for(8 + AHEAD - 1),
+            _ => stage.reach(n),
+        }
+        n
+    });
+    let pool = pool(2);
+    let other = pool.clone();
+    let source = (0..3 * AHEAD).map(move |n| {
+        if n >= AHEAD {
+            // No element after it may go into the bundle before it.
+            other.spawn(|| ()).detach();
+        }
+        play { n }
+    });
+    let map = pool.map(source).chunk_size(1);
+    assert!(map.blocking().map(Result::unwrap).eq(0..3 * AHEAD));
 }
 
 fn an_element_may_wait_for_the_last_one_in_the_buffer() {
@@ -504,6 +523,46 @@ fn what_has_priority_goes_between_two_elements() {
     assert_eq!(*ORDER.lock().unwrap(), expected);
 }
 
+/// A value whose end, if its number is 0, says that it has begun (stage 3), and waits until the test lets it go (stage 4).
+#[derive(Serialize, Deserialize)]
+struct Slow(u64);
+
+static ORDER_OF_SLOW: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+static END_OF_SLOW: OnceLock<Stage> = OnceLock::new();
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        if let (0, Some(stage)) = (self.0, END_OF_SLOW.get()) {
+            stage.reach(3);
+            stage.wait_for(4);
+        }
+    }
+}
+
+#[polypool::task]
+fn make_slow(n: u64) -> Slow {
+    ORDER_OF_SLOW.lock().unwrap().push(n);
+    play(n);
+    Slow(n)
+}
+
+fn what_has_priority_does_not_wait_for_an_element_more_where_outcomes_are_dropped() {
+    let stage = script_with_a_door();
+    END_OF_SLOW.get_or_init(|| stage.clone());
+    let pool = pool(1);
+    let map = pool.map((0..100).map(|n| make_slow { n })).chunk_size(1).start();
+    stage.wait_for(1);
+    drop(map);
+    stage.reach(2);
+    stage.wait_for(3);
+    let first = pool.submit_with(make_slow { n: 1_000 }, TaskOptions::new().priority(Priority::High));
+    stage.reach(4);
+    first.wait().unwrap();
+    assert!(eventually(seconds(30), || pool.stats().completed == 101), "{:?}", pool.stats());
+    let expected: Vec<u64> = [0, 1_000].into_iter().chain(1..100).collect();
+    assert_eq!(*ORDER_OF_SLOW.lock().unwrap(), expected);
+}
+
 fn numbers(stats: &Stats) -> [u64; 5] {
     [stats.submitted, stats.queued as u64, stats.running as u64, stats.completed, stats.skipped]
 }
@@ -541,6 +600,37 @@ fn no_element_is_ever_counted_twice() {
         is_over.store(1, Ordering::SeqCst);
         looking.join().unwrap();
     });
+}
+
+fn no_element_is_counted_twice_in_a_shutdown() {
+    script(|n| n);
+    for round in 0..150 {
+        let pool = pool(2);
+        let is_over = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                while is_over.load(Ordering::SeqCst) == 0 {
+                    let stats = pool.stats();
+                    let [submitted, queued, running, completed, skipped] = numbers(&stats);
+                    assert!(queued + running + completed + skipped <= submitted, "{stats:?}");
+                }
+            });
+            let ending = scope.spawn(|| {
+                let from = round * 20;
+                while pool.stats().completed < from {
+                    std::hint::spin_loop();
+                }
+                pool.shutdown(if round % 2 == 0 { Shutdown::CancelQueued } else { Shutdown::Now })
+            });
+            assert_eq!(alone(&pool, 0..3_000 + AHEAD).blocking().count() as u64, 3_000 + AHEAD);
+            ending.join().unwrap().wait();
+            is_over.store(1, Ordering::SeqCst);
+            looking.join().unwrap();
+        });
+        let stats = pool.stats();
+        let [submitted, queued, running, completed, skipped] = numbers(&stats);
+        assert_eq!((queued, running, completed + skipped), (0, 0, submitted), "{stats:?}");
+    }
 }
 
 fn is_cancelled(outcome: &Result<u64, TaskError>) -> bool {

@@ -46,8 +46,17 @@ enum Entry {
 #[derive(Default)]
 struct Bundle {
     waiting: VecDeque<Task>,
+    /// How many workers have come for a task and not taken it.
+    claims: usize,
     /// It is in the backlog, or on its way there.
     is_queued: bool,
+}
+
+impl Bundle {
+    /// The next task that nobody else has come for.
+    fn begin(&mut self) -> Option<Task> {
+        if self.waiting.len() > self.claims { self.waiting.pop_front() } else { None }
+    }
 }
 
 /// What a worker has found.
@@ -90,15 +99,21 @@ impl World {
         self.submit(Entry::Task(task));
     }
 
-    /// Into the bundle, which is submitted if it isn't in the backlog.
+    /// Into the bundle, which is submitted if it isn't in the backlog; or alone, while the bundle may come back to its turn.
     fn push_bundled(&self, task: Task) {
         let was_queued = {
             let mut bundle = self.bundle.lock().unwrap();
-            bundle.waiting.push_back(task);
-            std::mem::replace(&mut bundle.is_queued, true)
+            if !bundle.is_queued && bundle.claims > 0 {
+                None
+            } else {
+                bundle.waiting.push_back(task);
+                Some(std::mem::replace(&mut bundle.is_queued, true))
+            }
         };
-        if !was_queued {
-            self.submit(Entry::Bundle);
+        match was_queued {
+            None => self.push(task),
+            Some(false) => self.submit(Entry::Bundle),
+            Some(true) => {}
         }
     }
 
@@ -112,11 +127,13 @@ impl World {
                 return Some(Found::Task(task));
             }
             let mut bundle = self.bundle.lock().unwrap();
-            bundle.is_queued = bundle.waiting.len() > 1;
+            let free = bundle.waiting.len() - bundle.claims;
+            bundle.claims += usize::from(free > 0);
+            bundle.is_queued = free > 1;
             if !bundle.is_queued {
                 backlog.pop_front();
             }
-            if !bundle.waiting.is_empty() {
+            if free > 0 {
                 return Some(Found::Bundle);
             }
         }
@@ -198,11 +215,16 @@ impl World {
 
     /// Runs what is in the bundle, one after another.
     fn visit(&self, searches: &mut bool) {
-        let mut turn = self.bundle.lock().unwrap().waiting.pop_front();
+        let mut turn = {
+            let mut bundle = self.bundle.lock().unwrap();
+            bundle.claims -= 1;
+            bundle.begin()
+        };
+        assert!(turn.is_some(), "a task that was claimed is there");
         while let Some(task) = turn {
             self.run(task);
             let mut bundle = self.bundle.lock().unwrap();
-            turn = bundle.waiting.pop_front();
+            turn = bundle.begin();
             if turn.is_none() {
                 self.end(searches);
             }

@@ -35,7 +35,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::MAX_EXTRA_WORKERS;
 use super::driver::Driver;
 use super::sleep::Sleep;
-use crate::backlog::{Lanes, Room, Sweeper};
+use crate::backlog::{Lanes, Room, Sweeper, forget_ended};
 use crate::bundle::Ledger;
 use crate::clock::{self, Clock};
 use crate::context::{self, Place};
@@ -167,6 +167,16 @@ struct Tail {
     /// Whether new calls are accepted.
     open: bool,
     submitted: u64,
+    /// How many cancelled calls were forgotten.
+    swept: u64,
+}
+
+/// How many tasks still wait, were forgotten after they had been cancelled, and were ever accepted.
+struct Counts<T> {
+    taken: T,
+    queued: usize,
+    swept: u64,
+    submitted: u64,
 }
 
 /// Something with cache lines of its own, which are not taken from its users by those of its neighbours.
@@ -176,7 +186,7 @@ struct Apart<T>(T);
 
 impl Backlog {
     fn new(ledger: Arc<Ledger>) -> Self {
-        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, submitted: 0 };
+        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, submitted: 0, swept: 0 };
         Backlog {
             head: Apart((Mutex::new(Lanes::new()), AtomicUsize::new(0))),
             tail: Apart(Mutex::new(tail)),
@@ -211,9 +221,9 @@ impl Backlog {
             tail.submitted += tasks;
         }
         tail.calls.push_back(call);
-        let Tail { calls, sweeper, .. } = &mut *tail;
+        let Tail { calls, sweeper, swept, .. } = &mut *tail;
         if sweeper.is_due(calls.len()) {
-            calls.retain_mut(Call::is_alive);
+            *swept += forget_ended(calls);
         }
         if mixed {
             self.mixed.0.store(true, Ordering::Relaxed);
@@ -293,17 +303,20 @@ impl Backlog {
         self.waiting.0.load(Ordering::Relaxed) > 0 || self.head.0.1.load(Ordering::Relaxed) > 0
     }
 
-    /// How many tasks still wait, and how many were ever accepted; and what `look` sees of those that were taken, while
-    /// no call is.
+    /// What has become of all tasks; `look` sees to those that were taken, while no call is.
     ///
     /// Tasks in bundles go their way without these locks: from those that were accepted to those that wait, run, and have
     /// ended. They are counted in the opposite order, so that none is counted twice.
-    fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, u64, T) {
+    fn counts<T>(&self, look: impl FnOnce() -> T) -> Counts<T> {
         let head = self.head();
         let tail = self.tail();
         let taken = look();
-        let queued = head.live() + tail.calls.iter().map(|call| call.cell().queued()).sum::<usize>();
-        (queued, tail.submitted + self.ledger.submitted(), taken)
+        Counts {
+            taken,
+            queued: head.live() + tail.calls.iter().map(|call| call.cell().queued()).sum::<usize>(),
+            swept: head.swept() + tail.swept,
+            submitted: tail.submitted + self.ledger.submitted(),
+        }
     }
 
     fn close(&self) {
@@ -444,7 +457,7 @@ impl Pool {
         drop(state);
         self.room.close();
         for call in cancelled {
-            self.skipped.fetch_add(u64::from(!call.cell().is_shared()), Ordering::Relaxed);
+            self.skipped.fetch_add(u64::from(!call.cell().is_shared()), Ordering::Release);
             call.into_cell().refuse(TaskError::cancelled());
         }
         for cell in stopped {
@@ -463,6 +476,8 @@ impl Pool {
 
     pub(super) fn stats(&self) -> Stats {
         let state = self.state.lock();
+        // Before those that run and wait, as a task goes from there to here.
+        let skipped = self.ledger.skipped() + self.skipped.load(Ordering::Acquire);
         let look = || -> Vec<WorkerStats> {
             // All that have ended, and then all that run: a task goes the other way.
             let ended: Vec<u64> =
@@ -476,14 +491,14 @@ impl Pool {
             };
             state.workers.values().zip(ended).map(of).collect()
         };
-        let (queued, submitted, workers) = self.backlog.counts(look);
+        let Counts { taken: workers, queued, swept, submitted } = self.backlog.counts(look);
         Stats {
             queued: queued + state.async_lanes.live(),
             running: workers.iter().filter(|worker| worker.busy).count() + state.async_running.len(),
             submitted: submitted + state.submitted,
             completed: self.completed.load(Ordering::Relaxed)
                 + workers.iter().map(|worker| worker.completed).sum::<u64>(),
-            skipped: self.ledger.skipped() + self.skipped.load(Ordering::Relaxed),
+            skipped: skipped + swept + state.async_lanes.swept(),
             retried: self.retried.load(Ordering::Relaxed),
             workers_lost: 0,
             workers,
@@ -974,7 +989,8 @@ impl Desk<'_> {
         }
         match ended {
             None => {
-                self.pool.skipped.fetch_add(u64::from(!cell.is_shared()), Ordering::Relaxed);
+                // Of several tasks, the one that it came for.
+                self.pool.skipped.fetch_add(1, Ordering::Release);
             }
             Some(Ended::Each) => {}
             Some(ended) => {
