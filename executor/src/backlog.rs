@@ -19,11 +19,15 @@ pub(crate) struct Lanes {
     lanes: [VecDeque<Call>; Priority::COUNT],
     len: usize,
     sweeper: Sweeper,
+    /// Whether a call was put back that nobody has come for since.
+    has_returned: bool,
+    /// How many cancelled calls were forgotten.
+    swept: u64,
 }
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new() }
+        Lanes { lanes: Default::default(), len: 0, sweeper: Sweeper::new(), has_returned: false, swept: 0 }
     }
 
     /// How many calls are held, those included that were cancelled since.
@@ -35,9 +39,19 @@ impl Lanes {
         self.len == 0
     }
 
-    /// How many calls still wait.
+    /// How many tasks still wait.
     pub(crate) fn live(&self) -> usize {
-        self.lanes.iter().flatten().filter(|call| call.is_queued()).count()
+        self.lanes.iter().flatten().map(|call| call.cell().queued()).sum()
+    }
+
+    /// How many tasks were cancelled here and forgotten, so that no worker has met them.
+    pub(crate) fn swept(&self) -> u64 {
+        self.swept
+    }
+
+    /// Whether something is to go before what those have that run several tasks.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.has_returned || !self.lanes[Priority::High.lane()].is_empty()
     }
 
     pub(crate) fn push(&mut self, call: Call) {
@@ -66,31 +80,66 @@ impl Lanes {
     pub(crate) fn push_front(&mut self, call: Call) {
         self.lanes[call.priority().lane()].push_front(call);
         self.len += 1;
+        self.has_returned = true;
     }
 
     pub(crate) fn pop(&mut self) -> Option<Call> {
+        self.has_returned = false;
         if self.len == 0 {
             return None;
         }
-        let call = self.lanes.iter_mut().find_map(VecDeque::pop_front)?;
-        self.len -= 1;
-        Some(call)
+        for lane in &mut self.lanes {
+            while let Some(call) = lane.front() {
+                if !call.cell().is_shared() {
+                    self.len -= 1;
+                    return lane.pop_front();
+                }
+                let cell = call.cell().clone();
+                let visit = cell.visit();
+                if visit.stays {
+                    return Some(Call::new(cell));
+                }
+                self.len -= 1;
+                // It was told that it has left.
+                let own = lane.pop_front().map(Call::into_cell);
+                if visit.has_work {
+                    return own.map(Call::new);
+                }
+            }
+        }
+        None
     }
 
     /// Everything there is, in the order of its turn.
     pub(crate) fn take_all(&mut self) -> Vec<Call> {
         self.len = 0;
-        self.lanes.iter_mut().flat_map(std::mem::take).collect()
+        let calls: Vec<Call> = self.lanes.iter_mut().flat_map(std::mem::take).collect();
+        for call in &calls {
+            call.cell().leave_backlog();
+        }
+        calls
     }
 
     fn sweep(&mut self) {
         if self.sweeper.is_due(self.len) {
             for lane in &mut self.lanes {
-                lane.retain(Call::is_queued);
+                self.swept += forget_ended(lane);
             }
             self.len = self.lanes.iter().map(VecDeque::len).sum();
         }
     }
+}
+
+/// Forgets the calls that wait no more. How many of those were tasks that count as skipped.
+pub(crate) fn forget_ended(calls: &mut VecDeque<Call>) -> u64 {
+    let mut skipped = 0;
+    calls.retain_mut(|call| {
+        let counts_itself = call.cell().is_shared();
+        let is_alive = call.is_alive();
+        skipped += u64::from(!is_alive && !counts_itself);
+        is_alive
+    });
+    skipped
 }
 
 /// Says when to forget cancelled calls: when they may be half of a queue, so that a stuck worker does not let them pile up.

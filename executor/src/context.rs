@@ -29,6 +29,10 @@ pub(crate) trait ContextSource: Send + Sync {
     /// Cancelled when nobody waits for this run any more.
     fn stop_token(&self, attempt: u32) -> CancellationToken;
     fn report_progress(&self, attempt: u32, progress: Progress);
+    /// Of several tasks, the one that is meant, where `attempt` is its number among them.
+    fn part(self: Arc<Self>, _attempt: u32) -> Option<Arc<dyn ContextSource>> {
+        None
+    }
 }
 
 /// The cancellation and progress of the task that is running here.
@@ -91,7 +95,10 @@ pub fn context() -> Context {
             Current::Task(task) => task.clone(),
             Current::InPlace => PLACE.with_borrow(|place| place.as_ref().and_then(|place| place.get()))?,
         };
-        Some((task, *attempt))
+        Some(match task.clone().part(*attempt) {
+            Some(part) => (part, 0),
+            None => (task, *attempt),
+        })
     });
     Context { source }
 }
@@ -182,6 +189,17 @@ pub(crate) struct Entered {
 impl Entered {
     fn new(current: Current, attempt: u32) -> Self {
         Entered { before: CURRENT.replace(Some((current, attempt))) }
+    }
+}
+
+impl Entered {
+    /// The same with another number.
+    pub(crate) fn goes_on(&self, attempt: u32) {
+        CURRENT.with_borrow_mut(|current| {
+            if let Some((_, own)) = current {
+                *own = attempt;
+            }
+        });
     }
 }
 

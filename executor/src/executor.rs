@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::bundle::Ledger;
 use crate::error::{SubmitError, TaskError};
 use crate::future::{TaskFuture, Terminated};
 use crate::job::{Job, Single};
@@ -124,6 +125,12 @@ pub trait Executor: std::fmt::Debug + Send + Sync + 'static {
     /// `None` (the default): it may not. It may where that costs nothing but time, as on threads; where the elements of a chunk share
     /// the fate of a worker, the user has to ask for chunks.
     fn chunk_parallelism(&self) -> Option<usize> {
+        None
+    }
+
+    /// Where a call may be several tasks that workers take one by one: what those who submit such calls need.
+    #[doc(hidden)]
+    fn bundles(&self) -> Option<Arc<Ledger>> {
         None
     }
 
@@ -426,6 +433,10 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
 
     fn chunk_parallelism(&self) -> Option<usize> {
         (**self).chunk_parallelism()
+    }
+
+    fn bundles(&self) -> Option<Arc<Ledger>> {
+        (**self).bundles()
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

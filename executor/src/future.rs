@@ -322,7 +322,7 @@ impl<T> std::fmt::Debug for WaitAll<T> {
 fn cancel(cell: &(impl AnyCell + ?Sized)) -> bool {
     match cell.stop(TaskError::cancelled()) {
         Ended::Settled => true,
-        Ended::Late | Ended::Again => cell.is_cancelled(),
+        Ended::Late | Ended::Again | Ended::Each => cell.is_cancelled(),
     }
 }
 

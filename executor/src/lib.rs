@@ -101,6 +101,7 @@ mod backlog;
 #[doc(hidden)]
 pub mod block;
 mod buffers;
+mod bundle;
 mod child;
 mod clock;
 mod codec;

@@ -1,14 +1,19 @@
 //! `map`: many tasks in, their outcomes out, with a bounded number of them ahead of the reader.
 //!
-//! **Chunks.** Unless the user says how large they are to be, a map on threads measures the first elements one by one, and
-//! then makes chunks that take about [`CHUNK_TIME`] ([`Meter`]), each at most some times as large as the largest before it. On
-//! processes it doesn't, because a chunk shares the fate of its worker.
+//! **Chunks.** Unless the user says how large they are to be, a map on threads measures the first elements one by one,
+//! and then makes chunks that take about [`CHUNK_TIME`] ([`Meter`]), each at most some times as large as the largest
+//! before it. On processes it doesn't, because a chunk shares the fate of its worker.
 //!
-//! **Reading in bursts.** A blocking reader for whom the next outcome isn't there waits for one in the middle of what is ahead,
-//! but only for [`DOZE`]; so it is seldom woken, and is seldom in the workers' way.
+//! **Reading in bursts.** A blocking reader for whom the next outcome isn't there waits for one in the middle of what
+//! is ahead, but only for [`DOZE`]; so it is seldom woken, and is seldom in the workers' way.
 //!
-//! **Cells.** A map that submits its elements one by one has a window of cells that are used again and again: as soon as an
-//! outcome was read, and if nobody else has an eye on the cell, the next element goes into it.
+//! **Bundles.** Elements that are to be alone on threads share an allocation, a lock and a place in the backlog with
+//! their neighbours ([`Bundle`]), and nothing else: each is found by the workers as soon as it was pulled, runs by
+//! itself, and has its outcome read as soon as that is there.
+//!
+//! **Cells.** Where that can't be (few are ahead, they are asynchronous, have options, go to processes, or are read in
+//! the order in which they end), elements are submitted one by one, and there is a window of cells that are used again
+//! and again: as soon as an outcome was read, and if nobody else has an eye on the cell, the next element goes into it.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending, poll_fn};
@@ -23,6 +28,7 @@ use futures_ext::Unfinished;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
+use crate::bundle::{Bundle, Ledger, MAX_BUNDLE};
 use crate::error::{CodecError, Outcome, SubmitError, TaskError};
 use crate::executor::{Executor, Slot, submit_job};
 use crate::future::{TaskFuture, after};
@@ -31,15 +37,15 @@ use crate::options::TaskOptions;
 use crate::state::{AnyCell as _, Call, Cell, Observed as _};
 use crate::task::{IntoOutcomes, Outcomes, Task};
 
-/// How many elements are ahead of the reader when [`Map::buffer`] is not called; where a map makes chunks by itself, there are more if
-/// the chunks that keep all workers busy for a millisecond or so hold more.
+/// How many elements are ahead of the reader, at least, when [`Map::buffer`] is not called; where a map makes chunks by
+/// itself, there are more if the chunks that keep all workers busy for a millisecond or so hold more.
 pub const DEFAULT_MAP_BUFFER: usize = 1_024;
 
 /// For how long the chunks run that a map makes by itself: a hundred times as long as it takes to hand one over.
 const CHUNK_TIME: Duration = Duration::from_micros(20);
 
-/// So many chunks that a map makes by itself are ahead of the reader for each that can run at once: the reader then sleeps for
-/// much longer than a wake-up takes, and the workers have enough to do until it has come.
+/// So many chunks that a map makes by itself are ahead of the reader for each that can run at once: the reader then
+/// sleeps for much longer than a wake-up takes, and the workers have enough to do until it has come.
 const CHUNKS_AHEAD: usize = 16;
 
 /// So many chunks are ahead in any case.
@@ -56,6 +62,22 @@ const GROWTH: usize = 4;
 
 /// From so many submits on, what is ahead is much.
 const MUCH: usize = 32;
+
+/// The same for bundles.
+const MANY_BUNDLES: usize = 4;
+
+/// Below this number, a bundle costs more than it saves.
+const MIN_BUNDLE: usize = 8;
+
+/// After so many bundles in a row that took fewer, because others submit as well, elements go one by one.
+const SHORT_BUNDLES: u32 = 4;
+
+/// Of the elements that are ahead, a bundle is at most this part.
+const PARTS_IN_BUNDLES: usize = 16;
+
+/// For how long elements are pulled into bundles while an outcome is there to be read: one at least, however long that
+/// takes, and so few that the reader doesn't notice.
+const BURST: Duration = Duration::from_micros(5);
 
 /// For how long a blocking reader waits for an outcome that isn't the next one.
 const DOZE: Duration = Duration::from_micros(200);
@@ -109,6 +131,8 @@ where
     cells: Vec<Arc<Cell<Single<I::Item>>>>,
     /// The rest of a chunk that has come back.
     ready: IntoOutcomes<Output<I>>,
+    /// For elements that travel alone and may do so in a [`Bundle`].
+    bundles: Option<Bundles<I::Item>>,
     /// So many of these are left when there may be room for the next elements.
     low: usize,
     /// Pulled, but no room in the executor's backlog yet.
@@ -133,6 +157,19 @@ enum Phase {
     Exhausted,
     /// The stream has ended.
     Over,
+}
+
+/// Where elements go that share a bundle.
+struct Bundles<T: Task> {
+    ledger: Arc<Ledger>,
+    /// How many elements a bundle takes.
+    size: usize,
+    /// The one that the next element goes into, if it takes it. It's the last of the window.
+    open: Option<Arc<Bundle<T>>>,
+    /// How many the next one is likely to take.
+    likely: usize,
+    /// How many bundles in a row took few.
+    short: u32,
 }
 
 enum Timeout {
@@ -164,6 +201,7 @@ where
             window: W::empty(),
             cells: Vec::new(),
             ready: IntoOutcomes::none(),
+            bundles: None,
             low: 0,
             waiting: None,
             under_way: 0,
@@ -171,21 +209,25 @@ where
         }
     }
 
-    /// How many elements travel to a worker together, at least 1. Larger chunks cost less for short tasks; the death of a
-    /// worker, and an argument that can't be encoded, then fail the whole chunk. With 0 the stream has one element, an error, and
-    /// no task runs.
+    /// How many elements travel to a worker together, at least 1. Larger chunks cost less for short tasks; the death of
+    /// a worker, and an argument that can't be encoded, then fail the whole chunk. With 0 the stream has one element,
+    /// an error, and no task runs.
     ///
-    /// By default each element travels alone on a process pool. On a thread pool, where nothing is lost by chunks, there are as many in
-    /// one as take some 20 microseconds by what the elements before took, and at most 1,024 or an eighth of the [`buffer`](Map::buffer); but asynchronous
-    /// tasks, and those with [`options`](Map::options), are alone there, too. Take `chunk_size(1)` where elements wait for each
-    /// other, or a few are very much longer than the rest.
+    /// By default each element travels alone on a process pool. On a thread pool, where nothing is lost by chunks,
+    /// there are as many in one as take some 20 microseconds by what the elements before took, and at most 1,024 or an
+    /// eighth of the [`buffer`](Map::buffer); but asynchronous tasks, and those with [`options`](Map::options), are
+    /// alone there, too. Take `chunk_size(1)` where elements wait for each other, or a few are very much longer than
+    /// the rest.
     pub fn chunk_size(mut self, elements: usize) -> Self {
         self.chunk_size = Some(elements);
         self
     }
 
-    /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], or what
-    /// keeps the workers busy for a millisecond or so where the map chooses the chunks and that is more. With 0 the stream has one element, an error, and no task runs.
+    /// How many elements are pulled ahead of the reader, at least 1; by default [`DEFAULT_MAP_BUFFER`], on threads up to 64
+    /// more where elements are alone, or what keeps the workers busy for a millisecond or so where the map chooses the
+    /// chunks and that is more. With 0 the stream has one element, an error, and no task runs.
+    ///
+    /// The next ones are pulled as soon as there is room for a chunk.
     pub fn buffer(mut self, elements: usize) -> Self {
         self.buffer = Some(elements);
         self
@@ -237,11 +279,57 @@ where
             }
             _ => _ = self.chunk_size.get_or_insert(1),
         }
+        self.bundles = self.bundles();
         self.phase = Phase::Pulling;
         if let Timeout::Of(timeout) = self.timeout {
             self.timeout = Timeout::At(Box::pin(sleep_until(after(timeout))));
         }
         self.pull();
+    }
+
+    /// Where each element travels alone and bundles are possible: how.
+    fn bundles(&self) -> Option<Bundles<I::Item>> {
+        let is_possible =
+            W::IS_ORDERED && self.chunk_size == Some(1) && !I::Item::IS_ASYNC && self.options.is_default();
+        let size = (self.buffer.unwrap_or(DEFAULT_MAP_BUFFER) / PARTS_IN_BUNDLES).min(MAX_BUNDLE);
+        if !is_possible || size < MIN_BUNDLE {
+            return None;
+        }
+        let ledger = self.executor.as_ref()?.bundles()?;
+        let likely = self.tasks.size_hint().1.unwrap_or(size).min(size);
+        Some(Bundles { ledger, size, open: None, likely, short: 0 })
+    }
+
+    /// Pulls elements after an outcome was taken. Where they go into bundles, and the user has not said how many are to be
+    /// ahead, several at once: they are [`DEFAULT_MAP_BUFFER`] at least, and a bundle more at most.
+    fn pull_next(&mut self) {
+        let size = match &self.bundles {
+            Some(bundles) if self.buffer.is_none() && self.phase == Phase::Pulling => bundles.size,
+            _ => return self.pull(),
+        };
+        if self.ahead() < DEFAULT_MAP_BUFFER {
+            let end = Instant::now() + BURST;
+            for pulled in 1_usize.. {
+                self.pull_one();
+                if self.bundles.is_none() || self.phase != Phase::Pulling {
+                    return self.pull();
+                }
+                // Looked at after the first one, so that a slow source is asked for one only, and then seldom.
+                let is_time = (pulled.is_power_of_two() || pulled.is_multiple_of(8)) && Instant::now() >= end;
+                if is_time || self.ahead() >= DEFAULT_MAP_BUFFER + size {
+                    break;
+                }
+            }
+        }
+        self.low = (DEFAULT_MAP_BUFFER - 1).saturating_sub(self.under_way);
+    }
+
+    /// Pulls an element into a bundle.
+    fn pull_one(&mut self) {
+        match self.tasks.next() {
+            Some(task) => self.bundle(task),
+            None => self.phase = Phase::Exhausted,
+        }
     }
 
     /// Pulls elements and submits them, as far as the buffer and the backlog have room.
@@ -251,6 +339,10 @@ where
             if self.ahead() + chunk > buffer {
                 self.low = buffer.saturating_sub(chunk).saturating_sub(self.under_way);
                 break;
+            }
+            if self.bundles.is_some() {
+                self.pull_one();
+                continue;
             }
             let Some(executor) = &self.executor else { break };
             // Chunks are measured, those of one too, where the map chooses them.
@@ -277,6 +369,76 @@ where
             self.low = 0;
         }
         self.let_go();
+    }
+
+    /// Submits an element in the open bundle, or in a new one.
+    fn bundle(&mut self, mut task: I::Item) {
+        let (Some(executor), Some(bundles)) = (&self.executor, &mut self.bundles) else {
+            unreachable!("who pulls into bundles has both")
+        };
+        // A bundle of which all was read has left the window.
+        let is_empty = self.under_way == 0;
+        self.under_way += 1;
+        // Looked at after the source, which may have submitted something.
+        let Some(newest) = bundles.ledger.turn() else {
+            let error = executor.try_reserve_slot().err().unwrap_or(SubmitError::ShutDown);
+            return self.refuse(task, error);
+        };
+        if let Some(open) = bundles.open.take() {
+            let pushed = if is_empty { Err(task) } else { open.push(task, newest) };
+            match pushed {
+                Ok(false) => {
+                    bundles.open = Some(open);
+                    return;
+                }
+                Ok(true) => {
+                    let Err(refused) = executor.submit_call(Call::new(open.clone()), None) else {
+                        bundles.open = Some(open);
+                        return;
+                    };
+                    // What was in it before is none of this call's affair.
+                    drop(refused.call.into_cell());
+                    if let Some(task) = open.pop_refused() {
+                        self.refuse(task, refused.error);
+                    }
+                    return;
+                }
+                Err(back) => task = back,
+            }
+            let len = open.len();
+            bundles.likely = len.next_power_of_two().min(bundles.size);
+            bundles.short = if len < MIN_BUNDLE { bundles.short + 1 } else { 0 };
+        }
+        let open = Bundle::new(bundles.ledger.clone(), bundles.size, bundles.likely);
+        let is_submitted = match open.push(task, newest) {
+            Ok(_) => executor.submit_call(Call::new(open.clone()), None),
+            Err(_) => unreachable!("a new bundle takes a task"),
+        };
+        let piece = Piece(Running::Several(Reading { bundle: open.clone(), has_more: true }));
+        match is_submitted {
+            Ok(()) => {
+                W::push(&mut self.window, piece);
+                if bundles.short < SHORT_BUNDLES {
+                    bundles.open = Some(open);
+                } else {
+                    self.bundles = None;
+                }
+            }
+            Err(refused) => {
+                drop(refused.call.into_cell());
+                match open.pop_refused() {
+                    Some(task) => self.refuse(task, refused.error),
+                    None => W::push(&mut self.window, piece),
+                }
+            }
+        }
+    }
+
+    /// An element that the executor doesn't take.
+    fn refuse(&mut self, task: I::Item, error: SubmitError) {
+        let cell = Cell::new(Single(task), TaskOptions::new());
+        Call::new(cell.clone()).reject(error);
+        W::push(&mut self.window, Piece(Running::One(cell)));
     }
 
     /// Elements pulled and not delivered.
@@ -369,7 +531,7 @@ where
         }
     }
 
-    /// The outcome, or `None` when it was a chunk, whose outcomes are `ready` now.
+    /// The outcome, or `None` when there were several, which are `ready` now.
     fn unpack(&mut self, arrived: Arrived<I::Item>) -> Option<Outcome<Output<I>>> {
         let (outcomes, len) = match arrived.0 {
             Came::One(outcome, cell) => {
@@ -379,6 +541,12 @@ where
                     self.cells.push(cell);
                 }
                 return Some(outcome);
+            }
+            Came::Several(outcomes) => {
+                self.under_way -= outcomes.len();
+                self.arrived += outcomes.len();
+                self.ready = IntoOutcomes::of(outcomes);
+                return None;
             }
             Came::Many(outcomes, len) => (outcomes, len),
         };
@@ -415,7 +583,8 @@ where
             && self.waiting.is_none()
     }
 
-    /// An outcome that is there, without waiting and without telling anybody to wake us: what a blocking reader asks first.
+    /// An outcome that is there, without waiting and without telling anybody to wake us: what a blocking reader asks
+    /// first.
     fn next_now(&mut self) -> Option<Outcome<Output<I>>> {
         let outcome = match self.ready.next() {
             Some(outcome) => outcome,
@@ -427,7 +596,7 @@ where
                 }
             }
         };
-        self.pull();
+        self.pull_next();
         Some(outcome)
     }
 
@@ -476,7 +645,7 @@ where
         match this.poll_outcome(cx) {
             Poll::Ready(Some(outcome)) => {
                 if !time_is_up {
-                    this.pull();
+                    this.pull_next();
                 }
                 if let Some((_, reserve)) = &mut this.waiting {
                     // A place in the queue for room must not be held while nobody polls: others stand behind it.
@@ -663,7 +832,30 @@ pub struct Piece<T: Task>(Running<T>);
 
 enum Running<T: Task> {
     One(Arc<Cell<Single<T>>>),
+    Several(Reading<T>),
     Many(TaskFuture<Outcomes<T::Output>>, usize),
+}
+
+/// A bundle, as long as there are outcomes to be read from it.
+struct Reading<T: Task> {
+    bundle: Arc<Bundle<T>>,
+    has_more: bool,
+}
+
+impl<T: Task> Reading<T> {
+    fn read(&mut self) -> Arrived<T> {
+        let outcomes;
+        (outcomes, self.has_more) = self.bundle.read();
+        Arrived(Came::Several(outcomes))
+    }
+}
+
+impl<T: Task> Drop for Reading<T> {
+    fn drop(&mut self) {
+        if self.has_more {
+            self.bundle.leave();
+        }
+    }
 }
 
 /// What came back for a [`Piece`].
@@ -672,6 +864,8 @@ pub struct Arrived<T: Task>(Came<T>);
 
 enum Came<T: Task> {
     One(Outcome<T::Output>, Arc<Cell<Single<T>>>),
+    /// Of a bundle, those that follow each other.
+    Several(Vec<Outcome<T::Output>>),
     Many(Outcome<Outcomes<T::Output>>, usize),
 }
 
@@ -681,6 +875,7 @@ impl<T: Task> Future for Piece<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrived<T>> {
         match &mut self.get_mut().0 {
             Running::One(cell) => cell.poll_outcome(cx).map(|outcome| Arrived(Came::One(outcome, cell.clone()))),
+            Running::Several(reading) => reading.bundle.poll_next(cx).map(|()| reading.read()),
             Running::Many(tasks, len) => Pin::new(tasks).poll(cx).map(|outcome| Arrived(Came::Many(outcome, *len))),
         }
     }
@@ -690,37 +885,59 @@ impl<T: Task> Piece<T> {
     fn cancel(&self) {
         match &self.0 {
             Running::One(cell) => _ = cell.stop(TaskError::cancelled()),
+            Running::Several(reading) => _ = reading.bundle.stop(TaskError::cancelled()),
             Running::Many(tasks, _) => _ = tasks.cancel(),
         }
     }
 
-    /// What came back, or itself if nothing has yet.
-    fn take(self) -> Result<Arrived<T>, Self> {
+    /// What is there, and itself if that isn't all.
+    fn take(self) -> (Option<Arrived<T>>, Option<Self>) {
         let mut cx = Context::from_waker(Waker::noop());
         match self.0 {
             Running::One(cell) => match cell.poll_outcome(&mut cx) {
-                Poll::Ready(outcome) => Ok(Arrived(Came::One(outcome, cell))),
-                Poll::Pending => Err(Piece(Running::One(cell))),
+                Poll::Ready(outcome) => (Some(Arrived(Came::One(outcome, cell))), None),
+                Poll::Pending => (None, Some(Piece(Running::One(cell)))),
             },
+            Running::Several(mut reading) => {
+                let arrived = reading.read();
+                let is_something = !matches!(&arrived.0, Came::Several(outcomes) if outcomes.is_empty());
+                let rest = reading.has_more.then_some(Piece(Running::Several(reading)));
+                (is_something.then_some(arrived), rest)
+            }
             Running::Many(mut tasks, len) => match Pin::new(&mut tasks).poll(&mut cx) {
-                Poll::Ready(outcome) => Ok(Arrived(Came::Many(outcome, len))),
-                Poll::Pending => Err(Piece(Running::Many(tasks, len))),
+                Poll::Ready(outcome) => (Some(Arrived(Came::Many(outcome, len))), None),
+                Poll::Pending => (None, Some(Piece(Running::Many(tasks, len)))),
             },
         }
     }
 
-    /// Waits until its outcome is there, and leaves it there.
+    /// Whether there is more to come after what it has given.
+    fn has_more(&self) -> bool {
+        matches!(&self.0, Running::Several(reading) if reading.has_more)
+    }
+
+    /// Waits until its next outcome is there, and leaves it there.
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Running::Several(reading) => reading.bundle.poll_next(cx),
+            _ => self.poll_done(cx),
+        }
+    }
+
+    /// Waits until all its outcomes are there, and leaves them there.
     fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
             Running::One(cell) => cell.poll_published(cx),
+            Running::Several(reading) => reading.bundle.poll_settled(cx),
             Running::Many(tasks, _) => tasks.poll_published(cx),
         }
     }
 
-    /// Whether its outcome is there; may say no just after it came.
+    /// Whether all its outcomes are there; may say no just after they came.
     fn is_done(&self) -> bool {
         match &self.0 {
             Running::One(cell) => cell.has_published(),
+            Running::Several(reading) => reading.bundle.has_settled(),
             Running::Many(tasks, _) => tasks.has_published(),
         }
     }
@@ -770,9 +987,13 @@ pub enum Ordered {}
 #[derive(Debug)]
 pub enum Unordered {}
 
-/// What a reader waits for who wants to find many outcomes: the middle of what is ahead, if that is much; else the next.
+/// What a reader waits for who wants to find many outcomes: the middle of what is ahead, if that is much.
 fn far<T: Task>(window: &VecDeque<Piece<T>>) -> Option<&Piece<T>> {
-    window.get(if window.len() < MUCH { 0 } else { window.len() / 2 })
+    let much = match window.front()?.0 {
+        Running::Several(_) => MANY_BUNDLES,
+        _ => MUCH,
+    };
+    if window.len() < much { None } else { window.get(window.len() / 2) }
 }
 
 impl Window for Ordered {
@@ -791,10 +1012,12 @@ impl Window for Ordered {
         let Some(first) = window.front_mut() else {
             return Poll::Ready(None);
         };
-        let Poll::Ready(arrived) = Pin::new(first).poll(cx) else {
+        let Poll::Ready(arrived) = Pin::new(&mut *first).poll(cx) else {
             return Poll::Pending;
         };
-        window.pop_front();
+        if !first.has_more() {
+            window.pop_front();
+        }
         Poll::Ready(Some(arrived))
     }
 
@@ -803,14 +1026,24 @@ impl Window for Ordered {
     }
 
     fn poll_many<T: Task>(window: &VecDeque<Piece<T>>, cx: &mut Context<'_>) -> Poll<()> {
-        far(window).map_or(Poll::Ready(()), |piece| piece.poll_done(cx))
+        match (far(window), window.front()) {
+            (Some(piece), _) => piece.poll_done(cx),
+            (None, Some(first)) => first.poll_next(cx),
+            (None, None) => Poll::Ready(()),
+        }
     }
 
     fn next_now<T: Task>(window: &mut VecDeque<Piece<T>>) -> Option<Arrived<T>> {
-        if !window.front()?.is_done() {
+        let first = window.front()?;
+        // Of a bundle, some may be there when not all are.
+        if !first.has_more() && !first.is_done() {
             return None;
         }
-        window.pop_front()?.take().map_err(|first| window.push_front(first)).ok()
+        let (arrived, rest) = window.pop_front()?.take();
+        if let Some(rest) = rest {
+            window.push_front(rest);
+        }
+        arrived
     }
 
     fn cancel_all<T: Task>(window: &mut VecDeque<Piece<T>>) {

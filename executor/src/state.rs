@@ -1,4 +1,5 @@
-//! The life of a task: every state, every legal transition and who performs it. No other file changes a state.
+//! The life of a task: every state, every legal transition and who performs it. No other file changes a state
+//! (but for the tasks of a bundle, whose states are in `bundle.rs`).
 //!
 //! ```text
 //!             submit                       begin (worker thread)
@@ -60,19 +61,26 @@ pub struct TaskId(pub(crate) u64);
 
 impl TaskId {
     fn new() -> Self {
-        /// Each thread takes this many numbers at once, so that threads don't wait for each other's.
-        const BLOCK: u64 = 1_024;
+        Self::several(1)
+    }
+
+    /// The first of so many that follow each other; at most [`TaskId::BLOCK`].
+    pub(crate) fn several(ids: usize) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         thread_local! {
             static OWN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
         }
         let mut id = OWN.get();
-        if id.is_multiple_of(BLOCK) {
-            id = NEXT.fetch_add(1, Ordering::Relaxed) * BLOCK;
+        let rest = id.wrapping_neg() % Self::BLOCK;
+        if rest < ids as u64 {
+            id = NEXT.fetch_add(1, Ordering::Relaxed) * Self::BLOCK;
         }
-        OWN.set(id + 1);
+        OWN.set(id + ids as u64);
         TaskId(id)
     }
+
+    /// Each thread takes this many numbers at once, so that threads don't wait for each other's.
+    const BLOCK: u64 = 1_024;
 }
 
 impl std::fmt::Display for TaskId {
@@ -142,6 +150,11 @@ pub(crate) fn ended_while_queued() -> u64 {
     ENDED_WHILE_QUEUED.load(Ordering::Relaxed)
 }
 
+/// So many more were.
+pub(crate) fn count_ended_while_queued(tasks: u64) {
+    ENDED_WHILE_QUEUED.fetch_add(tasks, Ordering::Relaxed);
+}
+
 static ENDED_WHILE_QUEUED: AtomicU64 = AtomicU64::new(0);
 
 /// What a worker wants to know of a run.
@@ -154,6 +167,12 @@ pub(crate) trait RunObserver {
     fn uses_place(&self) -> bool {
         false
     }
+    /// Of several tasks: whether this worker may go on with the next one.
+    fn goes_on(&self) -> bool {
+        true
+    }
+    /// One of several tasks has ended. Called under their lock: must not block.
+    fn ended_one(&self) {}
 }
 
 /// A time that a task must not pass.
@@ -174,6 +193,17 @@ pub(crate) enum Ended {
     Again,
     /// It had its outcome before, or the report is of an earlier run.
     Late,
+    /// It was several tasks, each of which the worker has been told of ([`RunObserver::ended_one`]).
+    Each,
+}
+
+/// What a worker finds that comes for a shared call in the backlog.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    /// Whether there is a task to be run.
+    pub(crate) has_work: bool,
+    /// Whether the call stays in the backlog, for others to find.
+    pub(crate) stays: bool,
 }
 
 /// A worker, and which of its calls it is.
@@ -325,8 +355,41 @@ pub(crate) trait Callable: AnyCell {
     fn hold_permit(&self, permit: OwnedSemaphorePermit);
     /// Whether it still waits; what was cancelled in the backlog does not.
     fn is_queued(&self) -> bool;
+    /// How many tasks of it wait.
+    fn queued(&self) -> usize {
+        usize::from(self.is_queued())
+    }
     /// Whether it has a value that nobody has taken.
     fn holds_value(&self) -> bool;
+    /// Ends what waits of it, because it won't be run.
+    fn refuse(&self, error: TaskError) {
+        self.stop(error);
+    }
+
+    /// Whether it is several tasks, which are in the backlog as long as there is one that no worker has come for, and
+    /// count themselves.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// It is put into the backlog, as the next after the push of this number; how many tasks are to be counted. Under
+    /// the backlog's lock, as the following ones are.
+    fn queues_behind(&self, _turn: u64) -> u64 {
+        1
+    }
+    /// A worker has come to the backlog for it, if it is shared; it then runs it or [gives it back](Self::comes_back).
+    fn visit(&self) -> Visit {
+        Visit { has_work: true, stays: false }
+    }
+    /// It is taken out of the backlog to be refused.
+    fn leave_backlog(&self) {}
+    /// It is taken out of the backlog if nothing of it waits any more.
+    fn leaves_if_over(&self) -> bool {
+        !self.is_queued()
+    }
+    /// The worker that has come for it puts it back. `false`: it is there already.
+    fn comes_back(&self) -> bool {
+        true
+    }
     /// Whether somebody has begun to block for it; a hint.
     fn is_awaited(&self) -> bool;
 
@@ -418,7 +481,7 @@ impl<J: Job> Cell<J> {
         let settling = Stage::Settling { verdict, by: thread::current().id(), published: false };
         let before = std::mem::replace(&mut inner.stage, settling);
         if matches!(before, Stage::Queued(_)) {
-            ENDED_WHILE_QUEUED.fetch_add(1, Ordering::Relaxed);
+            count_ended_while_queued(1);
         }
         let mut callbacks = Vec::new();
         if let Some(extras) = inner.extras.as_deref_mut() {
@@ -627,12 +690,24 @@ fn abandon(link: Option<Link>) {
 }
 
 /// Tells those who wait for a task to be stopped. What they do at once is user code.
-fn tell(stop: &CancellationToken) {
+pub(crate) fn tell(stop: &CancellationToken) {
     let _ = panic::catch(|| stop.cancel());
 }
 
+/// Runs a task on this thread.
+pub(crate) fn run_here<T>(run: impl FnOnce() -> Run<T>) -> Outcome<T> {
+    match panic::catch(run) {
+        Ok(Run::Ready(value)) => Ok(value),
+        // A worker thread without an asynchronous side: drive it here.
+        Ok(Run::Future(future)) => {
+            panic::catch(|| futures_ext::block_on(future)).map_err(|report| TaskError::Panicked(Box::new(report)))
+        }
+        Err(report) => Err(TaskError::Panicked(Box::new(report))),
+    }
+}
+
 /// Wakes a waiter. A waker that panics must not take a worker with it.
-fn wake(waker: Option<Waker>) {
+pub(crate) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         let _ = panic::catch(move || waker.wake());
     }
@@ -917,13 +992,7 @@ impl<J: Job> Callable for Cell<J> {
             };
             match job {
                 Err(error) => Err(error.into()),
-                Ok(job) => match panic::catch(|| job.run()) {
-                    Ok(Run::Ready(value)) => Ok(value),
-                    // A worker thread without an asynchronous side: drive it here.
-                    Ok(Run::Future(future)) => panic::catch(|| futures_ext::block_on(future))
-                        .map_err(|report| TaskError::Panicked(Box::new(report))),
-                    Err(report) => Err(TaskError::Panicked(Box::new(report))),
-                },
+                Ok(job) => run_here(|| job.run()),
             }
         };
         let ended = self.finish(attempt, outcome, observer);
@@ -1111,6 +1180,15 @@ impl Call {
         self.cell().is_queued()
     }
 
+    /// Whether it is still to be in the backlog. If not, it may be dropped, which ends nothing.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        let leaves = self.cell().leaves_if_over();
+        if leaves {
+            self.cell = None;
+        }
+        !leaves
+    }
+
     /// Runs the task on this thread and completes its future. Returns the call when it is to run again
     /// ([`TaskOptions::retries`]). Timeouts and deadlines are the executor's affair.
     pub fn run(self) -> Option<Call> {
@@ -1127,14 +1205,14 @@ impl Call {
 
     /// Completes its future with [`TaskError::Rejected`].
     pub fn reject(self, error: SubmitError) {
-        self.into_cell().stop(TaskError::Rejected(error));
+        self.into_cell().refuse(TaskError::Rejected(error));
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         if let Some(cell) = self.cell.take() {
-            cell.stop(TaskError::Abandoned);
+            cell.refuse(TaskError::Abandoned);
         }
     }
 }

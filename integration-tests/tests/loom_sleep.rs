@@ -2,7 +2,8 @@
 //!
 //! The file with the protocol is included here as it is, with loom's atomics. Around it stands what `pool.rs` does with it, in
 //! small: a backlog, two workers, and whoever pushes. A wake-up that is lost is a deadlock, which loom reports; also
-//! where the other worker is awake, because there are tasks that wait for each other.
+//! where the other worker is awake, because there are tasks that wait for each other. A bundle of tasks (`bundle.rs`) is here
+//! as well: one entry of the backlog, with a lock of its own.
 
 use std::collections::VecDeque;
 
@@ -35,8 +36,38 @@ fn task(number: usize) -> Task {
     Task { number, ..Task::default() }
 }
 
+/// What lies in the backlog.
+enum Entry {
+    Task(Task),
+    /// The bundle; there is one.
+    Bundle,
+}
+
+#[derive(Default)]
+struct Bundle {
+    waiting: VecDeque<Task>,
+    /// How many workers have come for a task and not taken it.
+    claims: usize,
+    /// It is in the backlog, or on its way there.
+    is_queued: bool,
+}
+
+impl Bundle {
+    /// The next task that nobody else has come for.
+    fn begin(&mut self) -> Option<Task> {
+        if self.waiting.len() > self.claims { self.waiting.pop_front() } else { None }
+    }
+}
+
+/// What a worker has found.
+enum Found {
+    Task(Task),
+    Bundle,
+}
+
 struct World {
-    backlog: Mutex<VecDeque<Task>>,
+    backlog: Mutex<VecDeque<Entry>>,
+    bundle: Mutex<Bundle>,
     state: Mutex<State>,
     bells: [Condvar; WORKERS],
     sleep: Sleep,
@@ -55,6 +86,7 @@ impl World {
     fn new() -> Self {
         World {
             backlog: Mutex::default(),
+            bundle: Mutex::default(),
             state: Mutex::new(State { idle: (0..WORKERS).collect(), ..State::default() }),
             bells: [Condvar::new(), Condvar::new()],
             sleep: Sleep::new(WORKERS),
@@ -64,7 +96,51 @@ impl World {
     }
 
     fn push(&self, task: Task) {
-        self.backlog.lock().unwrap().push_back(task);
+        self.submit(Entry::Task(task));
+    }
+
+    /// Into the bundle, which is submitted if it isn't in the backlog; or alone, while the bundle may come back to its turn.
+    fn push_bundled(&self, task: Task) {
+        let was_queued = {
+            let mut bundle = self.bundle.lock().unwrap();
+            if !bundle.is_queued && bundle.claims > 0 {
+                None
+            } else {
+                bundle.waiting.push_back(task);
+                Some(std::mem::replace(&mut bundle.is_queued, true))
+            }
+        };
+        match was_queued {
+            None => self.push(task),
+            Some(false) => self.submit(Entry::Bundle),
+            Some(true) => {}
+        }
+    }
+
+    /// What comes next. A bundle stays for others to find, as long as more waits in it than the one who came can take.
+    fn pop(&self) -> Option<Found> {
+        let mut backlog = self.backlog.lock().unwrap();
+        loop {
+            if let Entry::Task(task) = backlog.front()? {
+                let task = *task;
+                backlog.pop_front();
+                return Some(Found::Task(task));
+            }
+            let mut bundle = self.bundle.lock().unwrap();
+            let free = bundle.waiting.len() - bundle.claims;
+            bundle.claims += usize::from(free > 0);
+            bundle.is_queued = free > 1;
+            if !bundle.is_queued {
+                backlog.pop_front();
+            }
+            if free > 0 {
+                return Some(Found::Bundle);
+            }
+        }
+    }
+
+    fn submit(&self, entry: Entry) {
+        self.backlog.lock().unwrap().push_back(entry);
         if self.sleep.needs_wake() {
             self.wake_for_more(self.state.lock().unwrap());
         }
@@ -100,19 +176,17 @@ impl World {
         let mut searches = true;
         let mut value = None;
         loop {
-            let task = self.backlog.lock().unwrap().pop_front();
-            if let Some(Task { number, waits_for, drop_waits_for }) = task {
+            let found = self.pop();
+            if let Some(found) = found {
                 self.found(&mut searches);
-                if let Some(other) = waits_for {
-                    self.wait_for(other);
+                match found {
+                    Found::Task(task) => {
+                        value = self.run(task);
+                        self.end(&mut searches);
+                        self.publish(task);
+                    }
+                    Found::Bundle => self.visit(&mut searches),
                 }
-                value = drop_waits_for;
-                if self.sleep.has_spare() {
-                    self.sleep.search(1);
-                    searches = true;
-                }
-                self.done.lock().unwrap().push(number);
-                self.ended.notify_all();
                 continue;
             }
             if let Some(other) = value.take() {
@@ -137,6 +211,45 @@ impl World {
                 return;
             }
         }
+    }
+
+    /// Runs what is in the bundle, one after another.
+    fn visit(&self, searches: &mut bool) {
+        let mut turn = {
+            let mut bundle = self.bundle.lock().unwrap();
+            bundle.claims -= 1;
+            bundle.begin()
+        };
+        assert!(turn.is_some(), "a task that was claimed is there");
+        while let Some(task) = turn {
+            self.run(task);
+            let mut bundle = self.bundle.lock().unwrap();
+            turn = bundle.begin();
+            if turn.is_none() {
+                self.end(searches);
+            }
+            self.publish(task);
+        }
+    }
+
+    /// Whose end the value of the task waits for.
+    fn run(&self, task: Task) -> Option<usize> {
+        if let Some(other) = task.waits_for {
+            self.wait_for(other);
+        }
+        task.drop_waits_for
+    }
+
+    /// The worker is about to publish its last outcome, and looks for more from now on.
+    fn end(&self, searches: &mut bool) {
+        if self.sleep.has_spare() && !std::mem::replace(searches, true) {
+            self.sleep.search(1);
+        }
+    }
+
+    fn publish(&self, task: Task) {
+        self.done.lock().unwrap().push(task.number);
+        self.ended.notify_all();
     }
 
     fn found(&self, searches: &mut bool) {
@@ -231,6 +344,37 @@ fn a_worker_that_has_dropped_a_value_is_counted_right() {
         world.push(Task { drop_waits_for: Some(1), ..task(1) });
         world.wait_for(1);
         world.push(task(2));
+        world.wait_for(2);
+    });
+}
+
+#[test]
+fn a_bundled_task_does_not_wait_for_the_one_before() {
+    model(|world| {
+        world.push_bundled(Task { waits_for: Some(2), ..task(1) });
+        world.push_bundled(task(2));
+        world.wait_for(1);
+    });
+}
+
+#[test]
+fn a_bundled_task_is_run_however_late_it_comes() {
+    model(|world| {
+        // The second one falls in any moment of the way of the bundle out of the backlog.
+        world.push_bundled(task(1));
+        world.wait_for(1);
+        world.push_bundled(task(2));
+        world.wait_for(2);
+    });
+}
+
+#[test]
+fn a_bundle_does_not_keep_what_is_behind_it() {
+    model(|world| {
+        world.push_bundled(Task { waits_for: Some(3), ..task(1) });
+        world.push_bundled(task(2));
+        world.push(task(3));
+        world.wait_for(1);
         world.wait_for(2);
     });
 }

@@ -245,7 +245,7 @@ impl Pool {
             running: workers.iter().filter(|worker| worker.busy).count(),
             submitted: state.submitted,
             completed: self.completed.load(Ordering::Relaxed),
-            skipped: self.skipped.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed) + state.lanes.swept(),
             retried: self.retried.load(Ordering::Relaxed),
             workers_lost: self.workers_lost.load(Ordering::Relaxed),
             workers,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::bundle::Ledger;
 use crate::error::{BuildError, SubmitError};
 use crate::executor::{Executor, Refused, Shutdown, Slot, Stats, submit_once};
 use crate::future::{TaskFuture, Terminated};
@@ -147,6 +148,10 @@ impl Executor for ThreadPool {
 
     fn chunk_parallelism(&self) -> Option<usize> {
         Some(self.handle.pool.workers())
+    }
+
+    fn bundles(&self) -> Option<Arc<Ledger>> {
+        self.handle.pool.bundles()
     }
 
     fn handle(&self) -> Arc<dyn Executor> {

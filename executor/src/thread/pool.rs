@@ -35,7 +35,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::MAX_EXTRA_WORKERS;
 use super::driver::Driver;
 use super::sleep::Sleep;
-use crate::backlog::{Lanes, Room, Sweeper};
+use crate::backlog::{Lanes, Room, Sweeper, forget_ended};
+use crate::bundle::Ledger;
 use crate::clock::{self, Clock};
 use crate::context::{self, Place};
 use crate::cores::cores;
@@ -95,8 +96,8 @@ pub(super) struct Pool {
     state: Mutex<State>,
     backlog: Backlog,
     sleep: Sleep,
-    /// Whether new work is accepted, for those who look without the lock of the state.
-    open: AtomicBool,
+    /// With whether new work is accepted, for those who look without the lock of the state.
+    ledger: Arc<Ledger>,
     /// Everything that runs is to be stopped.
     stopping: AtomicBool,
     /// There are more workers than there should be.
@@ -147,20 +148,34 @@ struct Worker {
 
 /// Calls of blocking tasks that wait for a worker; see the head of this file.
 struct Backlog {
-    /// With a hint of how many calls the head holds, which is written under its lock.
+    /// With a hint of how many calls the head holds, and whether one is [`URGENT`], which is written under its lock.
     head: Apart<(Mutex<Lanes>, AtomicUsize)>,
     tail: Apart<Mutex<Tail>>,
     /// How many calls the tail holds, for those who look without its lock; written under it.
     waiting: Apart<AtomicUsize>,
     /// Whether the priority of a call in the tail isn't the normal one; written under the lock of the tail, and seldom.
     mixed: Apart<AtomicBool>,
+    ledger: Arc<Ledger>,
 }
+
+/// The bit that says so; the others are the number.
+const URGENT: usize = 1;
 
 struct Tail {
     calls: VecDeque<Call>,
     sweeper: Sweeper,
     /// Whether new calls are accepted.
     open: bool,
+    submitted: u64,
+    /// How many cancelled calls were forgotten.
+    swept: u64,
+}
+
+/// How many tasks still wait, were forgotten after they had been cancelled, and were ever accepted.
+struct Counts<T> {
+    taken: T,
+    queued: usize,
+    swept: u64,
     submitted: u64,
 }
 
@@ -170,13 +185,14 @@ struct Tail {
 struct Apart<T>(T);
 
 impl Backlog {
-    fn new() -> Self {
-        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, submitted: 0 };
+    fn new(ledger: Arc<Ledger>) -> Self {
+        let tail = Tail { calls: VecDeque::new(), sweeper: Sweeper::new(), open: true, submitted: 0, swept: 0 };
         Backlog {
             head: Apart((Mutex::new(Lanes::new()), AtomicUsize::new(0))),
             tail: Apart(Mutex::new(tail)),
             waiting: Apart::default(),
             mixed: Apart::default(),
+            ledger,
         }
     }
 
@@ -186,7 +202,7 @@ impl Backlog {
 
     /// The head has changed.
     fn hint(&self, head: &Lanes) {
-        self.head.0.1.store(head.len(), Ordering::Relaxed);
+        self.head.0.1.store(head.len() << 1 | usize::from(head.is_urgent()), Ordering::Relaxed);
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
@@ -197,16 +213,17 @@ impl Backlog {
     fn push(&self, call: Call, is_new: bool) -> Result<(), Call> {
         let mixed = call.priority() != Priority::Normal;
         let mut tail = self.tail();
+        if is_new && !tail.open {
+            return Err(call);
+        }
+        let tasks = call.cell().queues_behind(self.ledger.next_turn());
         if is_new {
-            if !tail.open {
-                return Err(call);
-            }
-            tail.submitted += 1;
+            tail.submitted += tasks;
         }
         tail.calls.push_back(call);
-        let Tail { calls, sweeper, .. } = &mut *tail;
+        let Tail { calls, sweeper, swept, .. } = &mut *tail;
         if sweeper.is_due(calls.len()) {
-            calls.retain(Call::is_queued);
+            *swept += forget_ended(calls);
         }
         if mixed {
             self.mixed.0.store(true, Ordering::Relaxed);
@@ -218,19 +235,35 @@ impl Backlog {
     /// The call whose turn it is; `taken` is called before another thread can see that it is gone.
     fn pop(&self, taken: impl FnOnce()) -> Option<Call> {
         let mut head = self.head();
-        if head.is_empty() && self.waiting.0.load(Ordering::Relaxed) > 0 || self.mixed.0.load(Ordering::Relaxed) {
-            self.join(&mut head);
+        loop {
+            let has_tail = self.waiting.0.load(Ordering::Relaxed) > 0;
+            if head.is_empty() && has_tail || self.mixed.0.load(Ordering::Relaxed) {
+                self.join(&mut head);
+            }
+            if head.is_empty() {
+                return None;
+            }
+            let call = head.pop();
+            self.hint(&head);
+            if call.is_some() {
+                taken();
+                return call;
+            }
+            // What there was had been taken by those who had come before.
         }
-        let call = head.pop()?;
-        self.hint(&head);
-        taken();
-        Some(call)
+    }
+
+    /// Whether something in it is to go before what is normal.
+    fn is_urgent(&self) -> bool {
+        self.mixed.0.load(Ordering::Relaxed) || self.head.0.1.load(Ordering::Relaxed) & URGENT != 0
     }
 
     /// Takes a call back that was taken out: it keeps its turn. `given_back` is called before another thread can see that it is here.
-    fn push_front(&self, call: Call, given_back: impl FnOnce()) {
+    fn push_front(&self, cell: Arc<dyn Callable>, given_back: impl FnOnce()) {
         let mut head = self.head();
-        head.push_front(call);
+        if cell.comes_back() {
+            head.push_front(Call::new(cell));
+        }
         self.hint(&head);
         given_back();
     }
@@ -270,12 +303,20 @@ impl Backlog {
         self.waiting.0.load(Ordering::Relaxed) > 0 || self.head.0.1.load(Ordering::Relaxed) > 0
     }
 
-    /// How many calls still wait, and how many were ever accepted; and what `look` sees while none is taken out.
-    fn counts<T>(&self, look: impl FnOnce() -> T) -> (usize, u64, T) {
+    /// What has become of all tasks; `look` sees to those that were taken, while no call is.
+    ///
+    /// Tasks in bundles go their way without these locks: from those that were accepted to those that wait, run, and have
+    /// ended. They are counted in the opposite order, so that none is counted twice.
+    fn counts<T>(&self, look: impl FnOnce() -> T) -> Counts<T> {
         let head = self.head();
         let tail = self.tail();
-        let queued = head.live() + tail.calls.iter().filter(|call| call.is_queued()).count();
-        (queued, tail.submitted, look())
+        let taken = look();
+        Counts {
+            taken,
+            queued: head.live() + tail.calls.iter().map(|call| call.cell().queued()).sum::<usize>(),
+            swept: head.swept() + tail.swept,
+            submitted: tail.submitted + self.ledger.submitted(),
+        }
     }
 
     fn close(&self) {
@@ -295,6 +336,7 @@ impl Pool {
     pub(super) fn new(config: Config) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Pool>| {
             let id = PoolId::new();
+            let ledger = Arc::new(Ledger::new());
             Pool {
                 id,
                 this: this.clone(),
@@ -309,9 +351,9 @@ impl Pool {
                     blocked: 0,
                     submitted: 0,
                 }),
-                backlog: Backlog::new(),
+                backlog: Backlog::new(ledger.clone()),
                 sleep: Sleep::new(config.workers),
-                open: AtomicBool::new(true),
+                ledger,
                 stopping: AtomicBool::new(false),
                 too_many: AtomicBool::new(false),
                 clock: Clock::new(format!("{}-clock", config.prefix), ClockOwner { id, pool: this.clone() }),
@@ -330,6 +372,11 @@ impl Pool {
 
     pub(super) fn workers(&self) -> usize {
         self.config.workers
+    }
+
+    /// For those who submit bundles, which they may where any number of tasks may wait.
+    pub(super) fn bundles(&self) -> Option<Arc<Ledger>> {
+        self.config.backlog.is_none().then(|| self.ledger.clone())
     }
 
     pub(super) fn submit(&self, call: Call, slot: Option<Slot>) -> Result<(), Refused> {
@@ -377,7 +424,7 @@ impl Pool {
 
     /// Whether the pool accepts work.
     fn check(&self) -> Result<(), SubmitError> {
-        if self.open.load(Ordering::Acquire) {
+        if self.ledger.open.load(Ordering::Acquire) {
             return Ok(());
         }
         self.state.lock().phase.check()
@@ -385,7 +432,7 @@ impl Pool {
 
     /// Accepts no new work any more. The phase has changed before, under the same lock.
     fn close(&self) {
-        self.open.store(false, Ordering::Release);
+        self.ledger.open.store(false, Ordering::Release);
         self.backlog.close();
     }
 
@@ -410,8 +457,8 @@ impl Pool {
         drop(state);
         self.room.close();
         for call in cancelled {
-            self.skipped.fetch_add(1, Ordering::Relaxed);
-            call.into_cell().stop(TaskError::cancelled());
+            self.skipped.fetch_add(u64::from(!call.cell().is_shared()), Ordering::Release);
+            call.into_cell().refuse(TaskError::cancelled());
         }
         for cell in stopped {
             cell.stop(TaskError::cancelled());
@@ -429,24 +476,29 @@ impl Pool {
 
     pub(super) fn stats(&self) -> Stats {
         let state = self.state.lock();
+        // Before those that run and wait, as a task goes from there to here.
+        let skipped = self.ledger.skipped() + self.skipped.load(Ordering::Acquire);
         let look = || -> Vec<WorkerStats> {
-            let of = |worker: &Arc<Worker>| WorkerStats {
+            // All that have ended, and then all that run: a task goes the other way.
+            let ended: Vec<u64> =
+                state.workers.values().map(|worker| worker.completed.load(Ordering::Acquire)).collect();
+            let of = |(worker, completed): (&Arc<Worker>, u64)| WorkerStats {
                 index: worker.index,
                 name: worker.name.clone(),
                 pid: None,
-                busy: worker.does.load(Ordering::Relaxed) != FREE,
-                completed: worker.completed.load(Ordering::Relaxed),
+                busy: worker.does.load(Ordering::Acquire) != FREE,
+                completed,
             };
-            state.workers.values().map(of).collect()
+            state.workers.values().zip(ended).map(of).collect()
         };
-        let (queued, submitted, workers) = self.backlog.counts(look);
+        let Counts { taken: workers, queued, swept, submitted } = self.backlog.counts(look);
         Stats {
             queued: queued + state.async_lanes.live(),
             running: workers.iter().filter(|worker| worker.busy).count() + state.async_running.len(),
             submitted: submitted + state.submitted,
             completed: self.completed.load(Ordering::Relaxed)
                 + workers.iter().map(|worker| worker.completed).sum::<u64>(),
-            skipped: self.skipped.load(Ordering::Relaxed),
+            skipped: skipped + swept + state.async_lanes.swept(),
             retried: self.retried.load(Ordering::Relaxed),
             workers_lost: 0,
             workers,
@@ -920,7 +972,7 @@ impl Desk<'_> {
                 drop(self.worker.place.put(None));
                 // Under the lock, so that those who count see the call in one place or the other.
                 let free = || self.worker.does.store(FREE, Ordering::Release);
-                self.pool.backlog.push_front(Call::new(cell), free);
+                self.pool.backlog.push_front(cell, free);
                 self.let_go(last);
                 return;
             }
@@ -937,11 +989,12 @@ impl Desk<'_> {
         }
         match ended {
             None => {
-                self.pool.skipped.fetch_add(1, Ordering::Relaxed);
+                // Of several tasks, the one that it came for.
+                self.pool.skipped.fetch_add(1, Ordering::Release);
             }
+            Some(Ended::Each) => {}
             Some(ended) => {
-                let completed = &self.worker.completed;
-                completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                self.count();
                 if ended == Ended::Again {
                     drop(self.worker.place.put(None));
                     self.pool.again(Call::new(cell));
@@ -956,6 +1009,11 @@ impl Desk<'_> {
         } else {
             let _ = panic::catch(move || drop(cell));
         }
+    }
+
+    fn count(&self) {
+        let completed = &self.worker.completed;
+        completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     /// Drops a task that has ended. If nobody has taken its value, the value goes here, and its `Drop` may take its time: somebody
@@ -999,6 +1057,15 @@ impl RunObserver for Desk<'_> {
 
     fn uses_place(&self) -> bool {
         true
+    }
+
+    fn goes_on(&self) -> bool {
+        let pool = self.pool;
+        !pool.backlog.is_urgent() && !pool.too_many.load(Ordering::Relaxed) && !pool.stopping.load(Ordering::Relaxed)
+    }
+
+    fn ended_one(&self) {
+        self.count();
     }
 }
 
