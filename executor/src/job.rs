@@ -166,7 +166,7 @@ impl<T: Task> Job for Chunk<T> {
     }
 
     fn encode(&mut self, _for_good: bool) -> Result<Message, CodecError> {
-        task::encode_argument(&self.tasks)
+        task::encode_chunk(&self.tasks)
     }
 
     fn decode(message: Message) -> Result<Self, CodecError> {

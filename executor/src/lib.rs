@@ -121,6 +121,7 @@ mod map;
 mod options;
 mod panic;
 mod pool;
+mod positions;
 mod process;
 mod program;
 pub mod queue;

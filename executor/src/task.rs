@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::codec::{self, Block, Message};
 use crate::error::{BuildError, CodecError, Outcome, PanicReport, TaskError};
 use crate::panic;
+use crate::positions::{AllArguments, Arguments};
 
 /// A call as a value: arguments that can be sent, and the function they are for.
 ///
@@ -60,6 +61,11 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
 
     /// Whether [`run`](Task::run) returns a future, so that a thread pool runs it on its asynchronous side.
     const IS_ASYNC: bool = false;
+
+    /// Whether the arguments cross the border in their order and without their names. `#[task]` says so, whose structs
+    /// have all of their fields, always.
+    #[doc(hidden)]
+    const BY_POSITION: bool = false;
 
     /// Makes the call.
     fn run(self) -> Run<Self::Output>;
@@ -233,8 +239,8 @@ fn execute<T: Task>(payload: Message, shape: Shape) -> Execution {
         },
         Shape::Chunk => match decode_only(payload, decode_argument::<Vec<T>>) {
             Err(error) => Execution::Done(Reply::Codec(error)),
-            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_chunk::<T>(run_each(tasks, None))),
-            Ok(tasks) => Execution::Future(Box::pin(async move { encode_chunk::<T>(run_each_async(tasks).await) })),
+            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_outcomes::<T>(run_each(tasks, None))),
+            Ok(tasks) => Execution::Future(Box::pin(async move { encode_outcomes::<T>(run_each_async(tasks).await) })),
         },
     }
 }
@@ -296,7 +302,7 @@ fn encode_result<R: Serialize>(result: R) -> Reply {
 }
 
 /// Encodes the results of a chunk. One that can't be encoded is an error in its own place.
-fn encode_chunk<T: Task>(mut outcomes: Outcomes<T::Output>) -> Reply {
+fn encode_outcomes<T: Task>(mut outcomes: Outcomes<T::Output>) -> Reply {
     match encode_result(Elements::<T>(&outcomes)) {
         Reply::Codec(_) => {
             for outcome in outcomes.mixed() {
@@ -464,9 +470,18 @@ impl<V> Iterator for IntoOutcomes<V> {
 
 impl<V> ExactSizeIterator for IntoOutcomes<V> {}
 
-/// Encodes one argument.
-pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Message, CodecError> {
-    match panic::catch(|| codec::pack(argument)) {
+/// Encodes the arguments of one call.
+pub(crate) fn encode_argument<T: Task>(task: &T) -> Result<Message, CodecError> {
+    encode_arguments(&Arguments(task))
+}
+
+/// Encodes the arguments of a chunk.
+pub(crate) fn encode_chunk<T: Task>(tasks: &[T]) -> Result<Message, CodecError> {
+    encode_arguments(&AllArguments(tasks))
+}
+
+fn encode_arguments<A: Serialize>(arguments: &A) -> Result<Message, CodecError> {
+    match panic::catch(|| codec::pack(arguments)) {
         Ok(result) => result.map_err(CodecError::EncodeArgument),
         Err(report) => Err(CodecError::EncodeArgument(format!("its encoder panicked{report}"))),
     }
