@@ -170,7 +170,7 @@ impl<T: Task> Job for Chunk<T> {
     }
 
     fn decode(message: Message) -> Result<Self, CodecError> {
-        task::decode_argument(&message).map(|tasks| Chunk { tasks, meter: None })
+        task::decode_chunk(&message).map(|tasks| Chunk { tasks, meter: None })
     }
 
     fn decode_output(message: Message) -> Result<Self::Output, CodecError> {

@@ -121,10 +121,10 @@ mod map;
 mod options;
 mod panic;
 mod pool;
-mod positions;
 mod process;
 mod program;
 pub mod queue;
+mod quick;
 #[doc(hidden)]
 pub mod result_bytes;
 #[cfg(any(target_os = "linux", target_os = "android"))]
