@@ -1,14 +1,15 @@
 //! Values to bytes and back: MessagePack by `rmp-serde`, with field names.
 //!
-//! Field names cost a few bytes and buy that everything serde can describe survives: `skip_serializing_if`, `flatten`,
-//! internally tagged enums, `serde_json::Value`. Only the arguments of a call go without their names (`quick.rs`). Byte buffers travel as one block where the type says that it is one
-//! (`bytes::Bytes`, `#[serde(with = "serde_bytes")]`), and `#[task]` says it for arguments and results of the type
+//! Field names cost a few bytes and buy that everything serde can describe survives: `skip_serializing_if`,
+//! `flatten`, internally tagged enums, `serde_json::Value`. Only the arguments of a call go without their names
+//! (`quick.rs`). Byte buffers travel as one block where the type says that it is one (`bytes::Bytes`,
+//! `#[serde(with = "serde_bytes")]`), and `#[task]` says it for arguments and results of the type
 //! `Vec<u8>`. Forcing it for every `Vec<u8>` in the codec would break such a field inside a flattened or internally
-//! tagged type, which is why it is not done. Large ones among those that `#[task]` knows don't come here at all: they are
-//! the [`Block`] of a [`Message`].
+//! tagged type, which is why it is not done. Large ones among those that `#[task]` knows don't come here at all: they
+//! are the [`Block`] of a [`Message`].
 //!
-//! Handles of what processes share are descriptors, which no bytes can hold. They are the luggage of a [`Message`]: collected
-//! while it is packed, and handed out again while it is unpacked.
+//! Handles of what processes share are descriptors, which no bytes can hold. They are the luggage of a [`Message`]:
+//! collected while it is packed, and handed out again while it is unpacked.
 
 use std::cell::Cell;
 

@@ -1,16 +1,18 @@
 //! The codec's quick way: calls and lists of calls or results, with what is in them most often, numbers.
 //!
-//! The bytes are those of `rmp-serde`, and everything is left to it but what would otherwise cost more than the work: for a
-//! number it makes some calls of functions that can't be inlined, and a chunk of calls has thousands of numbers.
+//! The bytes are those of `rmp-serde`, and everything is left to it but what would otherwise cost more than the
+//! work: for a number it makes some calls of functions that can't be inlined, and a chunk of calls has thousands of
+//! numbers.
 //!
-//! **Writing.** [`Writer`] writes numbers and structs by itself. A call is written without the names of its arguments, as
-//! a sequence. Both sides know the names: they have compared the signatures of their tasks. The types of arguments keep
-//! theirs: fields that are skipped, flattened or tagged have no place of their own. Whoever else writes a call, as JSON
-//! say, sees its names: they are left away here, not by what serde derives, which reads both forms.
+//! **Writing.** [`Writer`] writes numbers and structs by itself. A call is written without the names of its
+//! arguments, as a sequence. Both sides know the names: they have compared the signatures of their tasks. The types
+//! of arguments keep theirs: fields that are skipped, flattened or tagged have no place of their own. Whoever else
+//! writes a call, as JSON say, sees its names: they are left away here, not by what serde derives, which reads both
+//! forms.
 //!
-//! **Reading.** [`Reader`] reads the list, the sequence of a call's arguments, and numbers. Where something else stands,
-//! it looks how long that is, and has `rmp-serde` read it. It goes no deeper than a list of calls is, so the peer doesn't
-//! decide how much stack it takes.
+//! **Reading.** [`Reader`] reads the list, the sequence of a call's arguments, and numbers. Where something else
+//! stands, it looks how long that is, and has `rmp-serde` read it. It goes no deeper than a list of calls is, so
+//! the peer doesn't decide how much stack it takes.
 
 use rmp_serde::config::{DefaultConfig, StructMapConfig};
 use rmp_serde::decode::{Error as ReadError, ReadRefReader};
@@ -18,8 +20,8 @@ use rmp_serde::encode::Error as WriteError;
 use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-/// Writes a value behind the bytes; the error is the codec's message. `by_position`: it is a call, and goes without the names of its
-/// arguments.
+/// Writes a value behind the bytes; the error is the codec's message. `by_position`: it is a call, and goes without the
+/// names of its arguments.
 pub(crate) fn write<T: Serialize + ?Sized>(value: &T, by_position: bool, bytes: &mut Vec<u8>) -> Result<(), String> {
     let to = &mut inner(bytes);
     value.serialize(Writer { to, by_position }).map_err(|error| error.to_string())
@@ -64,13 +66,13 @@ struct Writer<'a, 'b> {
 }
 
 impl Writer<'_, '_> {
-    #[inline(always)]
+    #[inline]
     fn put<const N: usize>(self, bytes: [u8; N]) -> Result<(), WriteError> {
         self.to.get_mut().extend_from_slice(&bytes);
         Ok(())
     }
 
-    #[inline(always)]
+    #[inline]
     fn unsigned(self, value: u64) -> Result<(), WriteError> {
         match value {
             // Each of the casts is to a type that holds the value.
@@ -181,8 +183,8 @@ impl<'a, 'b> Serializer for Writer<'a, 'b> {
         // What they give has nothing more to say at the end.
         match (self.by_position, len) {
             (true, 0..16) => self.to.get_mut().push(0x90 | len as u8),
-            (true, _) => drop(self.to.serialize_tuple_struct(name, len)?),
-            (false, _) => drop(self.to.serialize_struct(name, len)?),
+            (true, _) => _ = self.to.serialize_tuple_struct(name, len)?,
+            (false, _) => _ = self.to.serialize_struct(name, len)?,
         }
         Ok(Fields { to: self.to, have_names: !self.by_position })
     }
@@ -258,7 +260,7 @@ impl<'a, 'de> Reader<'a, 'de> {
         read(&mut rmp_serde::Deserializer::from_read_ref(value))
     }
 
-    #[inline(always)]
+    #[inline]
     fn number<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
         match *self.rest {
             [value @ ..=0x7f, rest @ ..] => {
@@ -571,7 +573,8 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(read_list::<T>(&bytes[..end]).is_err(), "{end} bytes of {bytes:x?}");
         }
-        for place in 0..bytes.len() {
+        // The first of many are enough.
+        for place in 0..bytes.len().min(40) {
             for byte in 0..=255 {
                 let mut changed = bytes.clone();
                 changed[place] = byte;
@@ -586,7 +589,7 @@ mod tests {
     fn the_quick_way_is_the_ordinary_one() {
         let edges = || (0..64).map(|shift| 1_u64 << shift).flat_map(|power| [power - 1, power, power + 1]);
         same(&edges().collect::<Vec<_>>());
-        same(&edges().flat_map(|edge| [edge as i64, -(edge as i64)]).collect::<Vec<_>>());
+        same(&edges().flat_map(|edge| [edge as i64, (edge as i64).wrapping_neg()]).collect::<Vec<_>>());
         same(&edges().map(|edge| edge as i32).collect::<Vec<_>>());
         same(&edges().map(|edge| edge as u8).collect::<Vec<_>>());
         same(&[i8::MIN, -33, -32, -1, 0, i8::MAX]);
@@ -636,7 +639,8 @@ mod tests {
         #[derive(Debug, PartialEq, Serialize, Deserialize)]
         #[rustfmt::skip]
         struct Many {
-            a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8, i: u8, j: u8, k: u8, l: u8, m: u8, n: u8, o: u8, p: u8,
+            a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8,
+            i: u8, j: u8, k: u8, l: u8, m: u8, n: u8, o: u8, p: u8,
         }
         let many = || Many {
             a: 1,

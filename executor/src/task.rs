@@ -338,13 +338,13 @@ fn pack_outcomes<T: Task>(outcomes: &Outcomes<T::Output>) -> Result<Message, Str
         }
         Outcomes::Mixed(outcomes) => {
             bytes.push(MIXED);
-            let element = |outcome| match outcome {
-                &Ok(ref output) => Element::Value(OutputOf::<T>(output)),
+            let elements = outcomes.iter().map(|outcome| match outcome {
+                Ok(output) => Element::Value(OutputOf::<T>(output)),
                 Err(TaskError::Panicked(report)) => Element::Panicked((**report).clone()),
                 Err(TaskError::Codec(error)) => Element::Failed((**error).clone()),
                 Err(error) => Element::Failed(CodecError::EncodeResult(error.to_string())),
-            };
-            quick::write_list(outcomes.iter().map(element), false, bytes)
+            });
+            quick::write_list(elements, false, bytes)
         }
     })
 }
