@@ -1,20 +1,23 @@
 //! Values to bytes and back: MessagePack by `rmp-serde`, with field names.
 //!
-//! Field names cost a few bytes and buy that everything serde can describe survives: `skip_serializing_if`, `flatten`,
-//! internally tagged enums, `serde_json::Value`. Byte buffers travel as one block where the type says that it is one
-//! (`bytes::Bytes`, `#[serde(with = "serde_bytes")]`), and `#[task]` says it for arguments and results of the type
+//! Field names cost a few bytes and buy that everything serde can describe survives: `skip_serializing_if`,
+//! `flatten`, internally tagged enums, `serde_json::Value`. Only the arguments of a call go without their names
+//! (`quick.rs`). Byte buffers travel as one block where the type says that it is one (`bytes::Bytes`,
+//! `#[serde(with = "serde_bytes")]`), and `#[task]` says it for arguments and results of the type
 //! `Vec<u8>`. Forcing it for every `Vec<u8>` in the codec would break such a field inside a flattened or internally
-//! tagged type, which is why it is not done. Large ones among those that `#[task]` knows don't come here at all: they are
-//! the [`Block`] of a [`Message`].
+//! tagged type, which is why it is not done. Large ones among those that `#[task]` knows don't come here at all: they
+//! are the [`Block`] of a [`Message`].
 //!
-//! Handles of what processes share are descriptors, which no bytes can hold. They are the luggage of a [`Message`]: collected
-//! while it is packed, and handed out again while it is unpacked.
+//! Handles of what processes share are descriptors, which no bytes can hold. They are the luggage of a [`Message`]:
+//! collected while it is packed, and handed out again while it is unpacked.
 
 use std::cell::Cell;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::quick;
 
 #[cfg(unix)]
 pub(crate) use polypool_ipc::Luggage;
@@ -148,7 +151,12 @@ impl Brief {
 
 /// Encodes a value together with its handles; the error is the codec's message.
 pub(crate) fn pack<T: Serialize + ?Sized>(value: &T) -> Result<Message, String> {
-    let (bytes, luggage) = collect(|| encode_compact(value));
+    pack_with(|bytes| encode_into(value, bytes))
+}
+
+/// Has something encoded together with its handles; the error is the codec's message.
+pub(crate) fn pack_with(encode: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> Result<Message, String> {
+    let (bytes, luggage) = collect(|| encode_compact(encode));
     let bytes = bytes?;
     match luggage.len() {
         count if count > MOST_HANDLES => {
@@ -158,8 +166,8 @@ pub(crate) fn pack<T: Serialize + ?Sized>(value: &T) -> Result<Message, String> 
     }
 }
 
-/// Decodes a value together with its handles; the error is the codec's message.
-pub(crate) fn unpack<T: DeserializeOwned>(message: &Message) -> Result<T, String> {
+/// Has something decoded together with its handles.
+pub(crate) fn unpack_with<T>(message: &Message, decode: impl FnOnce(&[u8]) -> T) -> T {
     hand_out(&message.luggage, || decode(&message.bytes))
 }
 
@@ -204,11 +212,11 @@ thread_local! {
 }
 
 /// Encodes into as little memory as it takes.
-fn encode_compact<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, String> {
+fn encode_compact(encode: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> Result<Encoded, String> {
     // Taken, as a value may encode others while it is encoded.
     let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
     scratch.clear();
-    encode_into(value, &mut scratch)?;
+    encode(&mut scratch)?;
     if scratch.len() > COPIED {
         // As large as it has become by growing, it would be up to twice as large as need be for as long as the task waits.
         if scratch.capacity() - scratch.len() > scratch.len() / 8 {
@@ -232,7 +240,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String
 }
 
 fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<(), String> {
-    value.serialize(&mut rmp_serde::Serializer::new(bytes).with_struct_map()).map_err(|error| error.to_string())
+    quick::write(value, false, bytes)
 }
 
 /// Decodes a value that has no handles; the error is the codec's message. Bytes left over are an error too.
@@ -250,6 +258,10 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn unpack<T: DeserializeOwned>(message: &Message) -> Result<T, String> {
+        unpack_with(message, decode)
+    }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(tag = "kind")]

@@ -166,11 +166,11 @@ impl<T: Task> Job for Chunk<T> {
     }
 
     fn encode(&mut self, _for_good: bool) -> Result<Message, CodecError> {
-        task::encode_argument(&self.tasks)
+        task::encode_chunk(&self.tasks)
     }
 
     fn decode(message: Message) -> Result<Self, CodecError> {
-        task::decode_argument(&message).map(|tasks| Chunk { tasks, meter: None })
+        task::decode_chunk(&message).map(|tasks| Chunk { tasks, meter: None })
     }
 
     fn decode_output(message: Message) -> Result<Self::Output, CodecError> {

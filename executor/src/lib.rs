@@ -125,6 +125,7 @@ mod pool;
 mod process;
 mod program;
 pub mod queue;
+mod quick;
 #[doc(hidden)]
 pub mod result_bytes;
 #[cfg(any(target_os = "linux", target_os = "android"))]

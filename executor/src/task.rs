@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use serde::de::DeserializeOwned;
-use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::{self, Block, Message};
 use crate::error::{BuildError, CodecError, Outcome, PanicReport, TaskError};
 use crate::panic;
+use crate::quick;
 
 /// A call as a value: arguments that can be sent, and the function they are for.
 ///
@@ -60,6 +60,11 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
 
     /// Whether [`run`](Task::run) returns a future, so that a thread pool runs it on its asynchronous side.
     const IS_ASYNC: bool = false;
+
+    /// Whether the arguments cross the border in their order and without their names. `#[task]` says so, whose structs
+    /// have all of their fields, always.
+    #[doc(hidden)]
+    const BY_POSITION: bool = false;
 
     /// Makes the call.
     fn run(self) -> Run<Self::Output>;
@@ -231,10 +236,10 @@ fn execute<T: Task>(payload: Message, shape: Shape) -> Execution {
                 })),
             },
         },
-        Shape::Chunk => match decode_only(payload, decode_argument::<Vec<T>>) {
+        Shape::Chunk => match decode_only(payload, decode_chunk::<T>) {
             Err(error) => Execution::Done(Reply::Codec(error)),
-            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_chunk::<T>(run_each(tasks, None))),
-            Ok(tasks) => Execution::Future(Box::pin(async move { encode_chunk::<T>(run_each_async(tasks).await) })),
+            Ok(tasks) if !T::IS_ASYNC => Execution::Done(encode_outcomes::<T>(run_each(tasks, None))),
+            Ok(tasks) => Execution::Future(Box::pin(async move { encode_outcomes::<T>(run_each_async(tasks).await) })),
         },
     }
 }
@@ -244,12 +249,21 @@ fn decode_only<A>(payload: Message, decode: fn(&Message) -> A) -> A {
     decode(&payload)
 }
 
-/// Decodes one argument.
-pub(crate) fn decode_argument<A: DeserializeOwned>(payload: &Message) -> Result<A, CodecError> {
+/// Decodes the arguments of one call.
+fn decode_argument<T: Task>(payload: &Message) -> Result<T, CodecError> {
+    decode_arguments(payload, codec::decode)
+}
+
+/// Decodes the arguments of a chunk.
+pub(crate) fn decode_chunk<T: Task>(payload: &Message) -> Result<Vec<T>, CodecError> {
+    decode_arguments(payload, quick::read_list)
+}
+
+fn decode_arguments<A>(payload: &Message, decode: fn(&[u8]) -> Result<A, String>) -> Result<A, CodecError> {
     if payload.block.is_some() {
         return Err(CodecError::DecodeArgument("a buffer came with it that belongs nowhere".to_owned()));
     }
-    match panic::catch(|| codec::unpack::<A>(payload)) {
+    match panic::catch(|| codec::unpack_with(payload, decode)) {
         Ok(result) => result.map_err(CodecError::DecodeArgument),
         Err(report) => Err(CodecError::DecodeArgument(format!("its decoder panicked{report}"))),
     }
@@ -281,14 +295,14 @@ pub(crate) fn encode_call<T: Task>(task: &mut T) -> Result<Message, CodecError> 
 /// Encodes the result of one call.
 fn encode_output<T: Task>(mut output: T::Output) -> Reply {
     let block = T::take_output_block(&mut output).map(|block| Box::new(Block::Given(0, block)));
-    match encode_result(OutputOf::<T>(&output)) {
+    match encode_result(|| codec::pack(&OutputOf::<T>(&output))) {
         Reply::Value(message) => Reply::Value(Message { block, ..message }),
         reply => reply,
     }
 }
 
-fn encode_result<R: Serialize>(result: R) -> Reply {
-    match panic::catch(|| codec::pack(&result)) {
+fn encode_result(pack: impl FnOnce() -> Result<Message, String>) -> Reply {
+    match panic::catch(pack) {
         Ok(Ok(message)) => Reply::Value(message),
         Ok(Err(message)) => Reply::Codec(CodecError::EncodeResult(message)),
         Err(report) => Reply::Codec(CodecError::EncodeResult(format!("its encoder panicked{report}"))),
@@ -296,20 +310,43 @@ fn encode_result<R: Serialize>(result: R) -> Reply {
 }
 
 /// Encodes the results of a chunk. One that can't be encoded is an error in its own place.
-fn encode_chunk<T: Task>(mut outcomes: Outcomes<T::Output>) -> Reply {
-    match encode_result(Elements::<T>(&outcomes)) {
+fn encode_outcomes<T: Task>(mut outcomes: Outcomes<T::Output>) -> Reply {
+    match encode_result(|| pack_outcomes::<T>(&outcomes)) {
         Reply::Codec(_) => {
             for outcome in outcomes.mixed() {
                 if let Ok(output) = outcome
-                    && let Reply::Codec(error) = encode_result(OutputOf::<T>(output))
+                    && let Reply::Codec(error) = encode_result(|| codec::pack(&OutputOf::<T>(output)))
                 {
                     *outcome = Err(error.into());
                 }
             }
-            encode_result(Elements::<T>(&outcomes))
+            encode_result(|| pack_outcomes::<T>(&outcomes))
         }
         reply => reply,
     }
+}
+
+/// What the first byte of the outcomes of a chunk says: mostly they are values, which then need not say so one by one.
+const VALUES: u8 = 0;
+const MIXED: u8 = 1;
+
+fn pack_outcomes<T: Task>(outcomes: &Outcomes<T::Output>) -> Result<Message, String> {
+    codec::pack_with(|bytes| match outcomes {
+        Outcomes::Values(values) => {
+            bytes.push(VALUES);
+            quick::write_list(values.iter().map(OutputOf::<T>), false, bytes)
+        }
+        Outcomes::Mixed(outcomes) => {
+            bytes.push(MIXED);
+            let elements = outcomes.iter().map(|outcome| match outcome {
+                Ok(output) => Element::Value(OutputOf::<T>(output)),
+                Err(TaskError::Panicked(report)) => Element::Panicked((**report).clone()),
+                Err(TaskError::Codec(error)) => Element::Failed((**error).clone()),
+                Err(error) => Element::Failed(CodecError::EncodeResult(error.to_string())),
+            });
+            quick::write_list(elements, false, bytes)
+        }
+    })
 }
 
 /// So many calls of a chunk run between two looks at the clock.
@@ -464,9 +501,18 @@ impl<V> Iterator for IntoOutcomes<V> {
 
 impl<V> ExactSizeIterator for IntoOutcomes<V> {}
 
-/// Encodes one argument.
-pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Message, CodecError> {
-    match panic::catch(|| codec::pack(argument)) {
+/// Encodes the arguments of one call.
+pub(crate) fn encode_argument<T: Task>(task: &T) -> Result<Message, CodecError> {
+    encode_arguments(|bytes| quick::write(task, T::BY_POSITION, bytes))
+}
+
+/// Encodes the arguments of a chunk.
+pub(crate) fn encode_chunk<T: Task>(tasks: &[T]) -> Result<Message, CodecError> {
+    encode_arguments(|bytes| quick::write_list(tasks.iter(), T::BY_POSITION, bytes))
+}
+
+fn encode_arguments(write: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> Result<Message, CodecError> {
+    match panic::catch(|| codec::pack_with(write)) {
         Ok(result) => result.map_err(CodecError::EncodeArgument),
         Err(report) => Err(CodecError::EncodeArgument(format!("its encoder panicked{report}"))),
     }
@@ -475,7 +521,7 @@ pub(crate) fn encode_argument<A: Serialize + ?Sized>(argument: &A) -> Result<Mes
 /// Decodes the result of one call.
 pub(crate) fn decode_output<T: Task>(mut message: Message) -> Result<T::Output, CodecError> {
     let block = message.block.take().map(|block| *block);
-    let mut output = decode_reply::<OwnedOutput<T>>(&message)?.0;
+    let mut output = decode_reply(&message, codec::decode::<OwnedOutput<T>>)?.0;
     if let Some(Block::Received(_, block)) = block
         && !T::put_output_block(&mut output, block)
     {
@@ -489,32 +535,29 @@ pub(crate) fn decode_outputs<T: Task>(message: &Message) -> Result<Outcomes<T::O
     if message.block.is_some() {
         return Err(CodecError::DecodeResult("a buffer came with it that belongs nowhere".to_owned()));
     }
-    Ok(match decode_reply::<Outputs<OwnedOutput<T>>>(message)? {
-        Outputs::Values(outputs) => Outcomes::Values(outputs.into_iter().map(|output| output.0).collect()),
-        Outputs::Mixed(elements) => {
+    decode_reply(message, |bytes| match bytes.split_first() {
+        Some((&VALUES, values)) => {
+            let values: Vec<OwnedOutput<T>> = quick::read_list(values)?;
+            Ok(Outcomes::Values(values.into_iter().map(|value| value.0).collect()))
+        }
+        Some((&MIXED, elements)) => {
+            let elements: Vec<Element<OwnedOutput<T>>> = quick::read_list(elements)?;
             let outcome = |element| match element {
                 Element::Value(OwnedOutput(output)) => Ok(output),
                 Element::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),
                 Element::Failed(error) => Err(TaskError::from(error)),
             };
-            Outcomes::Mixed(elements.into_iter().map(outcome).collect())
+            Ok(Outcomes::Mixed(elements.into_iter().map(outcome).collect()))
         }
+        _ => Err("these are no results of a chunk".to_owned()),
     })
 }
 
-fn decode_reply<R: DeserializeOwned>(message: &Message) -> Result<R, CodecError> {
-    match panic::catch(|| codec::unpack::<R>(message)) {
+fn decode_reply<R>(message: &Message, decode: impl FnOnce(&[u8]) -> Result<R, String>) -> Result<R, CodecError> {
+    match panic::catch(|| codec::unpack_with(message, decode)) {
         Ok(result) => result.map_err(CodecError::DecodeResult),
         Err(report) => Err(CodecError::DecodeResult(format!("its decoder panicked{report}"))),
     }
-}
-
-/// The outcomes of a chunk, as they cross the border: mostly they are values, which then need not say so one by one.
-/// [`Elements`] writes it.
-#[derive(Deserialize)]
-enum Outputs<O> {
-    Values(Vec<O>),
-    Mixed(Vec<Element<O>>),
 }
 
 /// The outcome of one call of a chunk, as it crosses the border.
@@ -540,50 +583,5 @@ struct OwnedOutput<T: Task>(T::Output);
 impl<'de, T: Task> Deserialize<'de> for OwnedOutput<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         T::deserialize_output(deserializer).map(OwnedOutput)
-    }
-}
-
-/// Writes what is read as [`Outputs`].
-struct Elements<'a, T: Task>(&'a Outcomes<T::Output>);
-
-impl<T: Task> Serialize for Elements<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Outcomes::Values(values) => {
-                serializer.serialize_newtype_variant("Outputs", 0, "Values", &Values::<T>(values))
-            }
-            Outcomes::Mixed(outcomes) => {
-                serializer.serialize_newtype_variant("Outputs", 1, "Mixed", &Mixed::<T>(outcomes))
-            }
-        }
-    }
-}
-
-struct Values<'a, T: Task>(&'a [T::Output]);
-
-impl<T: Task> Serialize for Values<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut values = serializer.serialize_seq(Some(self.0.len()))?;
-        for output in self.0 {
-            values.serialize_element(&OutputOf::<T>(output))?;
-        }
-        values.end()
-    }
-}
-
-struct Mixed<'a, T: Task>(&'a [Outcome<T::Output>]);
-
-impl<T: Task> Serialize for Mixed<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut elements = serializer.serialize_seq(Some(self.0.len()))?;
-        for outcome in self.0 {
-            elements.serialize_element(&match outcome {
-                Ok(output) => Element::Value(OutputOf::<T>(output)),
-                Err(TaskError::Panicked(report)) => Element::Panicked((**report).clone()),
-                Err(TaskError::Codec(error)) => Element::Failed((**error).clone()),
-                Err(error) => Element::Failed(CodecError::EncodeResult(error.to_string())),
-            })?;
-        }
-        elements.end()
     }
 }

@@ -292,6 +292,21 @@ fn map_chunks() -> Result<Row> {
             Ok(OURS as f64 / start.elapsed().as_secs_f64())
         }));
     }
+    contenders.push(contender("bound: codec, one thread", || {
+        // What crosses the border, in the border's format, there and back.
+        const CHUNK: u64 = 1_024;
+        let start = Instant::now();
+        let mut sum = 0;
+        for first in (0..OURS).step_by(CHUNK as usize) {
+            let calls: Vec<no_op> = (first..OURS.min(first + CHUNK)).map(|n| no_op { n }).collect();
+            let calls: Vec<no_op> = rmp_serde::from_slice(&rmp_serde::to_vec(&calls)?)?;
+            let results: Vec<u64> = calls.into_iter().map(|call| no_op(call.n)).collect();
+            let results: Vec<u64> = rmp_serde::from_slice(&rmp_serde::to_vec(&results)?)?;
+            sum += results.iter().sum::<u64>();
+        }
+        ensure!(sum == OURS * (OURS - 1) / 2);
+        Ok(OURS as f64 / start.elapsed().as_secs_f64())
+    }));
     let plan = "\"workload\": \"map-chunks\", \"window\": 1, \"chunk\": 1024";
     contenders.extend(pythons(plan, format!("batch {THEIRS}"), |answer| Some(THEIRS as f64 / number(answer)?)));
     Ok(Row { unit: "items/s", more_is_better: true, rounds: 5, goal: ">= 30 M/s", contenders })

@@ -191,6 +191,7 @@ fn value(function: &Function, arguments: &[Argument], options: &Options) -> Toke
         const NAME: &'static ::core::primitive::str = #task_name;
         const SIGNATURE: &'static ::core::primitive::str = #signature_text;
         const IS_ASYNC: ::core::primitive::bool = #is_async;
+        const BY_POSITION: ::core::primitive::bool = true;
 
         #run {
             #call
