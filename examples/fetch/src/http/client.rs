@@ -7,11 +7,10 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::cookie::Jar;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::tls::Version;
@@ -37,7 +36,6 @@ pub(super) struct Clients {
 #[derive(Debug)]
 struct Recipe {
     settings: HttpSettings,
-    cookies: Option<Arc<Jar>>,
     /// Besides those of the system.
     roots: Vec<Certificate>,
     identity: Option<Identity>,
@@ -56,8 +54,7 @@ impl Clients {
             settings.client_certificate.as_ref().map(|(file, key)| identity(file, key.as_deref())).transpose()?;
         // To be found wrong now and not in every record.
         let now = !roots.is_empty() || identity.is_some();
-        let cookies = settings.cookies.then(Arc::default);
-        let recipe = Recipe { settings: settings.clone(), cookies, roots, identity };
+        let recipe = Recipe { settings: settings.clone(), roots, identity };
         let clients = Clients { plain: recipe.plain()?, secure: OnceLock::new(), recipe };
         if now && let Err(message) = clients.secure() {
             bail!("--cacert or --cert can't be used: {message}");
@@ -103,7 +100,7 @@ impl Recipe {
     }
 
     fn common(&self) -> Result<ClientBuilder> {
-        let Recipe { settings, cookies, .. } = self;
+        let settings = &self.settings;
         let mut builder = Client::builder()
             // Redirects are followed here, hop by hop: each is checked, and goes to the client it needs.
             .redirect(Policy::none())
@@ -125,9 +122,6 @@ impl Recipe {
         }
         if !settings.user_agent.is_empty() {
             builder = builder.user_agent(&settings.user_agent);
-        }
-        if let Some(jar) = cookies {
-            builder = builder.cookie_provider(jar.clone());
         }
         // Where connections come from says where they may go.
         builder = match settings.family {

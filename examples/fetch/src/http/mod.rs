@@ -4,7 +4,8 @@
 //! attempt ── permit ──► guard, robots      may this URL be fetched at all?
 //!    │          │
 //!    │        send ───► client, auth       one hop; again for every redirect
-//!    │          │       payload, redirect
+//!    │          │       payload, cookies,
+//!    │          │       redirect
 //!    │          ▼
 //!    │       receive ─► output::Bodies     the body, piece by piece
 //!    ▼
@@ -16,6 +17,7 @@
 
 mod auth;
 mod client;
+mod cookies;
 mod decompress;
 mod failure;
 mod guard;
@@ -41,6 +43,7 @@ use tokio::time::Instant;
 
 use self::auth::Credentials;
 use self::client::Clients;
+use self::cookies::Cookies;
 use self::decompress::Zstd;
 use self::failure::{Fault, Stage};
 use self::redirect::Hop;
@@ -71,6 +74,7 @@ struct Inner {
     settings: HttpSettings,
     clients: Clients,
     credentials: Credentials,
+    cookies: Option<Cookies>,
     earlier: Option<Earlier>,
     robots: Option<Robots>,
 }
@@ -107,6 +111,7 @@ impl Fetcher {
             settings: settings.clone(),
             clients: Clients::new(settings)?,
             credentials: Credentials::new(settings)?,
+            cookies: settings.cookies.then(Cookies::default),
             earlier: settings.if_changed.as_deref().map(Earlier::open).transpose()?,
             robots: settings.polite.then(|| Robots::new(&settings.user_agent)),
         })))
@@ -249,6 +254,9 @@ impl Inner {
             Want::News(validators) => validators.apply(&mut headers),
             Want::Rest(partial) => ask_for_rest(partial, &mut headers),
         }
+        if let Some(cookies) = &self.cookies {
+            cookies.add(&mut headers, &url);
+        }
         let client = self.clients.get(&url)?;
         let mut wire = reqwest::Request::new(hop.method.clone(), url);
         *wire.headers_mut() = headers;
@@ -256,7 +264,11 @@ impl Inner {
             payload::attach(&request.body, &mut wire).await?;
         }
         let response = watch.over(Phase::Head, client.execute(wire)).await?;
-        response.map_err(|error| self.fault(&error, Stage::Head))
+        let response = response.map_err(|error| self.fault(&error, Stage::Head))?;
+        if let Some(cookies) = &self.cookies {
+            cookies.keep(response.headers(), response.url());
+        }
+        Ok(response)
     }
 
     /// Reads the body.
