@@ -8,10 +8,12 @@
 //! `cargo bench -p pools --bench processes [-- ROW …]` runs the rows whose names begin with one of the words. Python's
 //! pools take part where `python3` is there.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -102,7 +104,13 @@ fn since_epoch() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
+/// Set for a process that says that it is there, and ends.
+const ENDS: &str = "BENCH_ENDS";
+
 fn main() -> Result<()> {
+    if std::env::var_os(ENDS).is_some() {
+        return Ok(writeln!(std::io::stdout(), "!")?);
+    }
     procspawn::init();
     polypool::init();
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
@@ -398,28 +406,42 @@ impl PingPong {
     }
 }
 
+/// Each trip after a pause of 3 ms, in which everybody has gone to sleep, and the core may have forgotten what it ran.
+/// How much of a trip the latter is shows after pauses of 0.1 ms: enough to fall asleep, too little to forget.
 fn trip_slept() -> Result<Row> {
-    const PAUSE: Option<Duration> = Some(Duration::from_millis(3));
+    const PAUSE: Duration = Duration::from_millis(3);
+    const SHORT: Duration = Duration::from_micros(100);
     let pool = spawned()?;
     let ping = PingPong::start();
+    let (rings, semaphores) = (Rc::new(RefCell::new(ring_trip()?)), semaphore_trip()?);
+    let paused = |name, pause, mut trip: Box<dyn FnMut() -> Result<()>>| {
+        contender(name, move || trips(100, &mut trip, Some(pause)))
+    };
+    let ours = || {
+        let pool = pool.clone();
+        Box::new(move || {
+            pool.submit(no_op { n: 1 }).wait()?;
+            Ok(())
+        })
+    };
+    let bare = || {
+        let rings = rings.clone();
+        Box::new(move || (*rings.borrow_mut())())
+    };
     let mut turn = 0;
-    let (mut rings, mut semaphores) = (ring_trip()?, semaphore_trip()?);
+    let futexes = Box::new(move || {
+        ping.next(0);
+        ping.await_turn(1, turn);
+        turn += 1;
+        Ok(())
+    });
     let contenders = vec![
-        contender("polypool", move || trips(100, || Ok(pool.submit(no_op { n: 1 }).wait()?), PAUSE)),
-        contender("bare futex ping-pong", move || {
-            trips(
-                100,
-                || {
-                    ping.next(0);
-                    ping.await_turn(1, turn);
-                    turn += 1;
-                    Ok(())
-                },
-                PAUSE,
-            )
-        }),
-        contender("bound: bare rings", move || trips(100, &mut rings, PAUSE)),
-        contender("bound: bare semaphores", move || trips(100, &mut semaphores, PAUSE)),
+        paused("polypool", PAUSE, ours()),
+        paused("bare futex ping-pong", PAUSE, futexes),
+        paused("bound: bare rings", PAUSE, bare()),
+        paused("bound: bare semaphores", PAUSE, Box::new(semaphores)),
+        paused("polypool, 0.1 ms", SHORT, ours()),
+        paused("bound: bare rings, 0.1 ms", SHORT, bare()),
     ];
     Ok(Row { unit: "p50, us", more_is_better: false, rounds: 5, goal: "<= 1.3 x a futex ping-pong", contenders })
 }
@@ -507,6 +529,16 @@ fn start() -> Result<Row> {
             procspawn::spawn!(in pool, (1_u64 => n) || n).join()?;
             let took = start.elapsed();
             pool.kill();
+            Ok(took.as_secs_f64() * 1e3)
+        }),
+        // What a start costs that does nothing but start: the same executable, to the first line of its `main`.
+        contender("bound: exec", || {
+            let start = Instant::now();
+            let mut child = Command::new(std::env::current_exe()?).env(ENDS, "1").stdout(Stdio::piped()).spawn()?;
+            let mut byte = [0];
+            child.stdout.take().context("no stdout")?.read_exact(&mut byte)?;
+            let took = start.elapsed();
+            child.wait()?;
             Ok(took.as_secs_f64() * 1e3)
         }),
     ];
