@@ -11,14 +11,16 @@
 //! forms.
 //!
 //! **Reading.** [`Reader`] reads the list, the sequence of a call's arguments, and numbers. Where something else
-//! stands, it looks how long that is, and has `rmp-serde` read it. It goes no deeper than a list of calls is, so
-//! the peer doesn't decide how much stack it takes.
+//! stands, it looks how long that is, and has `rmp-serde` read it. It goes some levels deep, so the
+//! peer doesn't decide how much stack it takes.
 
 use rmp_serde::config::{DefaultConfig, StructMapConfig};
 use rmp_serde::decode::{Error as ReadError, ReadRefReader};
 use rmp_serde::encode::Error as WriteError;
 use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use crate::codec;
 
 /// Writes a value behind the bytes; the error is the codec's message. `by_position`: it is a call, and goes without the
 /// names of its arguments.
@@ -46,6 +48,14 @@ pub(crate) fn write_list<T: Serialize>(
 
 /// Reads a list; the error is the codec's message. Bytes left over are an error, too.
 pub(crate) fn read_list<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, String> {
+    // Where the elements are something else, looking how long each is would only take time.
+    let first = match bytes {
+        [0x91..=0x9f, first, ..] | [0xdc, _, _, first, ..] | [0xdd, _, _, _, _, first, ..] => *first,
+        _ => return codec::decode(bytes),
+    };
+    if matches!(first, 0x80..=0x8f | 0xa0..=0xbf | 0xc4..=0xca | 0xd4..=0xdb | 0xde | 0xdf) {
+        return codec::decode(bytes);
+    }
     let mut rest = bytes;
     let list = Vec::<T>::deserialize(Reader { rest: &mut rest, levels: LEVELS }).map_err(|error| error.to_string())?;
     if rest.is_empty() { Ok(list) } else { Err("bytes are left over after the list".to_owned()) }
@@ -104,7 +114,7 @@ impl Writer<'_, '_> {
 }
 
 /// Methods that are those of `rmp-serde`.
-macro_rules! left {
+macro_rules! left_to_be_written {
     ($($method:ident$(<$T:ident>)?($($value:ident: $type:ty),*) -> $made:ty;)*) => {$(
         fn $method$(<$T: Serialize + ?Sized>)?(self, $($value: $type),*) -> Result<$made, WriteError> {
             self.to.$method($($value),*)
@@ -189,7 +199,7 @@ impl<'a, 'b> Serializer for Writer<'a, 'b> {
         Ok(Fields { to: self.to, have_names: !self.by_position })
     }
 
-    left! {
+    left_to_be_written! {
         serialize_i128(value: i128) -> ();
         serialize_u128(value: u128) -> ();
         serialize_f32(value: f32) -> ();
@@ -238,8 +248,11 @@ impl SerializeStruct for Fields<'_, '_> {
     }
 }
 
-/// A list of calls has the list and the arguments.
-const LEVELS: u8 = 2;
+/// A list of calls has the list, the arguments, and perhaps lists among these.
+const LEVELS: u8 = 3;
+
+/// Begins no value.
+const SPOILT: &[u8] = &[0xc1];
 
 /// Reads one value, and leaves what follows.
 struct Reader<'a, 'de> {
@@ -257,7 +270,17 @@ impl<'a, 'de> Reader<'a, 'de> {
         // Of one that isn't whole, it says what is wrong.
         let (value, rest) = self.rest.split_at(extent(self.rest).unwrap_or(self.rest.len()));
         *self.rest = rest;
-        read(&mut rmp_serde::Deserializer::from_read_ref(value))
+        let inner = &mut rmp_serde::Deserializer::from_read_ref(value);
+        let read = read(inner).and_then(|value| match u8::deserialize(inner) {
+            // It doesn't tell how far it is; but a number that isn't there has no first byte.
+            Err(ReadError::InvalidMarkerRead(_)) => Ok(value),
+            _ => Err(ReadError::Uncategorized("a value was not read to its end".to_owned())),
+        });
+        if read.is_err() {
+            // A type may make nothing of an error; but nobody knows what follows then.
+            *self.rest = SPOILT;
+        }
+        read
     }
 
     #[inline]
@@ -286,6 +309,10 @@ impl<'a, 'de> Reader<'a, 'de> {
             [value @ 0xe0..=0xff, rest @ ..] => {
                 *self.rest = rest;
                 visitor.visit_i8(*value as i8)
+            }
+            [0xcb, a, b, c, d, e, f, g, h, rest @ ..] => {
+                *self.rest = rest;
+                visitor.visit_f64(f64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
             }
             _ => self.leave(|inner| inner.deserialize_u64(visitor)),
         }
@@ -321,7 +348,7 @@ macro_rules! number {
 }
 
 /// Methods that are those of `rmp-serde`.
-macro_rules! leave {
+macro_rules! left_to_be_read {
     ($($method:ident($($hint:ident: $type:ty),*);)*) => {$(
         fn $method<V: Visitor<'de>>(self, $($hint: $type,)* visitor: V) -> Result<V::Value, ReadError> {
             self.leave(|inner| inner.$method($($hint,)* visitor))
@@ -339,10 +366,49 @@ impl<'de> Deserializer<'de> for Reader<'_, 'de> {
     number! {
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_f32 deserialize_f64
+    }
+
+    #[inline]
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match *self.rest {
+            [value @ 0xc2..=0xc3, rest @ ..] => {
+                *self.rest = rest;
+                visitor.visit_bool(*value == 0xc3)
+            }
+            _ => self.leave(|inner| inner.deserialize_bool(visitor)),
+        }
+    }
+
+    #[inline]
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match *self.rest {
+            [0xc0, rest @ ..] => {
+                *self.rest = rest;
+                visitor.visit_unit()
+            }
+            _ => self.leave(|inner| inner.deserialize_unit(visitor)),
+        }
+    }
+
+    #[inline]
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match *self.rest {
+            [0xc0, rest @ ..] => {
+                *self.rest = rest;
+                visitor.visit_none()
+            }
+            _ => visitor.visit_some(self),
+        }
     }
 
     #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        self.sequence(visitor)
+    }
+
+    #[inline]
+    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, ReadError> {
         self.sequence(visitor)
     }
 
@@ -357,23 +423,17 @@ impl<'de> Deserializer<'de> for Reader<'_, 'de> {
         self.sequence(visitor)
     }
 
-    leave! {
+    left_to_be_read! {
         deserialize_any();
-        deserialize_bool();
         deserialize_i128();
         deserialize_u128();
-        deserialize_f32();
-        deserialize_f64();
         deserialize_char();
         deserialize_str();
         deserialize_string();
         deserialize_bytes();
         deserialize_byte_buf();
-        deserialize_option();
-        deserialize_unit();
         deserialize_unit_struct(name: &'static str);
         deserialize_newtype_struct(name: &'static str);
-        deserialize_tuple(len: usize);
         deserialize_tuple_struct(name: &'static str, len: usize);
         deserialize_map();
         deserialize_enum(name: &'static str, variants: &'static [&'static str]);
@@ -436,7 +496,7 @@ fn extent(bytes: &[u8]) -> Option<usize> {
             0xde | 0xdf => number(2 << (head - 0xde)).map(|(len, after)| (0, 2 * len, after))?,
         };
         rest = after.get(usize::try_from(skipped).ok()?..)?;
-        values = values - 1 + inside;
+        values = (values - 1).saturating_add(inside);
     }
     Some(bytes.len() - rest.len())
 }
@@ -608,6 +668,9 @@ mod tests {
         same(&["x".repeat(40)]);
         same(&[serde_bytes::ByteBuf::from(vec![7, 200])]);
         same(&[None, Some(7), Some(700)]);
+        same(&[Some(1.5), None]);
+        same(&[(vec![7, 8],), (vec![],)]);
+        same(&[((1.5, true), (), "x".to_owned())]);
         same(&[(), ()]);
         same(&[Unit]);
         same(&[Newtype(-7)]);
@@ -630,10 +693,26 @@ mod tests {
             Variants::Tuple(7, "x".to_owned()),
             Variants::Struct { field: Some(-7) },
         ];
-        let mut bytes = Vec::new();
-        write_list(variants.iter(), false, &mut bytes).unwrap();
-        assert_eq!(bytes, encode(&variants[..]).unwrap());
-        assert_eq!(read_list::<Variants>(&bytes).unwrap(), variants);
+        same(&variants);
+        same(&[Ok(7_u64), Err("x".to_owned())]);
+    }
+
+    #[test]
+    fn what_a_type_leaves_of_its_value_is_an_error() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Lossy {
+            #[serde(deserialize_with = "lossy")]
+            pair: Option<(u8, u8)>,
+            more: u8,
+        }
+        fn lossy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<(u8, u8)>, D::Error> {
+            Ok(<(u8, u8)>::deserialize(deserializer).ok())
+        }
+        // Instead of the pair, a map, which it doesn't read to the end.
+        let bytes = [0x91, 0x92, 0x81, 0x01, 0x02, 0x03];
+        assert!(decode::<Vec<Lossy>>(&bytes).is_err());
+        assert!(read_list::<Lossy>(&bytes).is_err());
+        same(&[Lossy { pair: Some((1, 2)), more: 3 }]);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     const IS_ASYNC: bool = false;
 
     /// Whether the arguments cross the border in their order and without their names. `#[task]` says so, whose structs
-    /// have all of their fields, always.
+    /// have all of their fields, always. Where fields may be missing, others would take their places.
     #[doc(hidden)]
     const BY_POSITION: bool = false;
 
@@ -541,7 +541,7 @@ pub(crate) fn decode_outputs<T: Task>(message: &Message) -> Result<Outcomes<T::O
             Ok(Outcomes::Values(values.into_iter().map(|value| value.0).collect()))
         }
         Some((&MIXED, elements)) => {
-            let elements: Vec<Element<OwnedOutput<T>>> = quick::read_list(elements)?;
+            let elements: Vec<Element<OwnedOutput<T>>> = codec::decode(elements)?;
             let outcome = |element| match element {
                 Element::Value(OwnedOutput(output)) => Ok(output),
                 Element::Panicked(report) => Err(TaskError::Panicked(Box::new(report))),

@@ -125,8 +125,8 @@ use proc_macro::TokenStream;
 /// `Option<Vec<u8>>`, in results also `Result<Vec<u8>, E>`. For buffers further inside, use the `serde_bytes` crate in
 /// your types.
 ///
-/// The struct is an ordinary serde type, with names in JSON and elsewhere. Between a pool and its workers the arguments go
-/// in their order, without the names.
+/// The struct is an ordinary serde type, with names in JSON and elsewhere. Between a pool and its workers the arguments
+/// go in their order, without the names.
 ///
 /// # What it writes
 ///

@@ -67,8 +67,8 @@ pub enum StartMethod {
 /// An executor on worker processes: for work that may crash, hang or leak.
 ///
 /// A worker is this program, started again; see [`init`](crate::init). Tasks and results cross the border in
-/// MessagePack, and a function is found by its name: it takes [tasks](macro@crate::task), and neither closures nor futures. A worker runs one task
-/// at a time; asynchronous tasks run there on a tokio runtime.
+/// MessagePack, and a function is found by its name: it takes [tasks](macro@crate::task), and neither closures nor
+/// futures. A worker runs one task at a time; asynchronous tasks run there on a tokio runtime.
 ///
 /// A task that crashes, or is cancelled or runs out of time while it runs, costs its worker, which is replaced; no
 /// other task notices. Workers start on demand, inherit no descriptor but their own channel, standard output and

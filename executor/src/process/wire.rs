@@ -30,7 +30,7 @@ use crate::buffers;
 use crate::codec::{Block, Encoded, MOST_HANDLES, Message};
 
 /// The version of this protocol; both sides must have the same.
-pub(super) const PROTOCOL: u32 = 5;
+pub(super) const PROTOCOL: u32 = 6;
 
 pub(super) const HEADER: usize = 32;
 

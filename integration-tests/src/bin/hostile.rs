@@ -114,7 +114,7 @@ impl Worker {
             _ => {}
         }
         let ready = Ready {
-            protocol: if mode == "other protocol" { 99 } else { 5 },
+            protocol: if mode == "other protocol" { 99 } else { 6 },
             pid: std::process::id(),
             ring: rings.is_some() || mode == "rings it was not given",
             tasks: vec![(<double as Task>::NAME.to_owned(), <double as Task>::SIGNATURE.to_owned())],
