@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -95,7 +95,7 @@ impl Row {
 fn rows() -> Vec<Row> {
     vec![no_ops(), round_trip_median(), round_trip_mean(), idle(), map_default(), efficiency(), map_single()]
         .into_iter()
-        .chain([bare_queue(), bare_reader()])
+        .chain([bare_trip(), bare_queue(), bare_reader()])
         .chain([1_000, 100_000, MILLION].map(|items| completed(items, false)))
         .chain([1_000, 100_000, MILLION].map(|items| completed(items, true)))
         .collect()
@@ -568,6 +568,44 @@ fn bare_queue() -> Row {
             let efficiency = medians[2] / WORKERS as f64 / medians[1];
             format!("{:.2} M/s of no-ops, efficiency {efficiency:.2} at 1 us", 1.0 / medians[0])
         },
+    }
+}
+
+/// A round trip without a queue, a task or an allocation.
+fn bare_trip() -> Row {
+    let run = || {
+        let (there, back, is_over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    back.store(there.load(Ordering::Acquire), Ordering::Release);
+                    std::hint::spin_loop();
+                }
+            });
+            let collect = |n| {
+                while back.load(Ordering::Acquire) != n + 1 {
+                    std::hint::spin_loop();
+                }
+                n
+            };
+            let median = trip_median(
+                |n| {
+                    there.store(n + 1, Ordering::Release);
+                    n
+                },
+                collect,
+            );
+            is_over.store(true, Ordering::Relaxed);
+            median
+        })
+    };
+    Row {
+        name: "bound: round trip of two threads that spin, p50",
+        goal: "none",
+        rounds: 5,
+        unit: "us",
+        contenders: vec![("bare threads", Box::new(run))],
+        figure: |medians| format!("{:.2} us", medians[0]),
     }
 }
 
