@@ -14,6 +14,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
+use rmp_serde::decode::ReadRefReader;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -248,11 +249,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     // By reference: text and blocks of bytes are looked at where they are, and copied once.
     let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
     let value = T::deserialize(&mut decoder).map_err(|error| error.to_string())?;
-    // The decoder doesn't tell how far it is; but a number that isn't there has no first byte.
-    match u8::deserialize(&mut decoder) {
-        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
-        _ => Err("bytes are left over after the value".to_owned()),
-    }
+    if is_at_its_end(&mut decoder) { Ok(value) } else { Err("bytes are left over after the value".to_owned()) }
+}
+
+/// Whether all bytes were read. The decoder doesn't tell how far it is; but a number that isn't there has no first byte.
+pub(crate) fn is_at_its_end(decoder: &mut rmp_serde::Deserializer<ReadRefReader<'_, [u8]>>) -> bool {
+    matches!(u8::deserialize(decoder), Err(rmp_serde::decode::Error::InvalidMarkerRead(_)))
 }
 
 #[cfg(test)]

@@ -271,10 +271,9 @@ impl<'a, 'de> Reader<'a, 'de> {
         let (value, rest) = self.rest.split_at(extent(self.rest).unwrap_or(self.rest.len()));
         *self.rest = rest;
         let inner = &mut rmp_serde::Deserializer::from_read_ref(value);
-        let read = read(inner).and_then(|value| match u8::deserialize(inner) {
-            // It doesn't tell how far it is; but a number that isn't there has no first byte.
-            Err(ReadError::InvalidMarkerRead(_)) => Ok(value),
-            _ => Err(ReadError::Uncategorized("a value was not read to its end".to_owned())),
+        let read = read(inner).and_then(|value| {
+            let unread = || ReadError::Uncategorized("a value was not read to its end".to_owned());
+            codec::is_at_its_end(inner).then_some(value).ok_or_else(unread)
         });
         if read.is_err() {
             // A type may make nothing of an error; but nobody knows what follows then.

@@ -110,6 +110,23 @@ impl Stage {
     }
 }
 
+/// The elements in the order in which they began, where the script keeps it.
+static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+fn script_that_keeps_the_order() {
+    script(|n| {
+        ORDER.lock().unwrap().push(n);
+        n
+    });
+}
+
+/// Keeps a worker busy until stage 1.
+fn hold(pool: &ThreadPool) -> (Stage, TaskFuture<()>) {
+    let stage = Stage::default();
+    let inner = stage.clone();
+    (stage, pool.spawn(move || inner.wait_for(1)))
+}
+
 /// A script in which element 0 says that it has begun (stage 1), and waits until the test lets it go (stage 2).
 fn script_with_a_door() -> Stage {
     let stage = Stage::default();
@@ -282,15 +299,9 @@ fn a_context_outlives_its_element() {
 }
 
 fn one_worker_keeps_the_order_of_all_submits() {
-    static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-    script(|n| {
-        ORDER.lock().unwrap().push(n);
-        n
-    });
+    script_that_keeps_the_order();
     let pool = pool(1);
-    let stage = Stage::default();
-    let inner = stage.clone();
-    let held = pool.spawn(move || inner.wait_for(1));
+    let (stage, held) = hold(&pool);
     let mut expected: Vec<u64> = Vec::new();
     let mut maps = Vec::new();
     let mut singles: Vec<TaskFuture<u64>> = Vec::new();
@@ -309,15 +320,9 @@ fn one_worker_keeps_the_order_of_all_submits() {
 }
 
 fn what_is_submitted_between_two_elements_is_not_overtaken() {
-    static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-    script(|n| {
-        ORDER.lock().unwrap().push(n);
-        n
-    });
+    script_that_keeps_the_order();
     let pool = pool(1);
-    let stage = Stage::default();
-    let inner = stage.clone();
-    let held = pool.spawn(move || inner.wait_for(1));
+    let (stage, held) = hold(&pool);
     let (other, singles) = (pool.clone(), Arc::new(Mutex::new(Vec::new())));
     let inner = singles.clone();
     let source = (0..200).map(move |n| {
@@ -355,15 +360,9 @@ fn an_element_may_wait_for_what_its_source_has_submitted() {
 }
 
 fn two_maps_take_turns() {
-    static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-    script(|n| {
-        ORDER.lock().unwrap().push(n);
-        n
-    });
+    script_that_keeps_the_order();
     let pool = pool(1);
-    let stage = Stage::default();
-    let inner = stage.clone();
-    let held = pool.spawn(move || inner.wait_for(1));
+    let (stage, held) = hold(&pool);
     // Each pull of the outer map pulls some of the inner one.
     let mut even = alone(&pool, 0..1_000);
     let inner = pool.clone();
@@ -500,7 +499,6 @@ fn a_bounded_backlog_takes_elements_one_by_one() {
 }
 
 fn what_has_priority_goes_between_two_elements() {
-    static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
     let stage = Stage::default();
     let inner = stage.clone();
     script(move |n| {
@@ -527,7 +525,6 @@ fn what_has_priority_goes_between_two_elements() {
 #[derive(Serialize, Deserialize)]
 struct Slow(u64);
 
-static ORDER_OF_SLOW: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 static END_OF_SLOW: OnceLock<Stage> = OnceLock::new();
 
 impl Drop for Slow {
@@ -541,7 +538,7 @@ impl Drop for Slow {
 
 #[polypool::task]
 fn make_slow(n: u64) -> Slow {
-    ORDER_OF_SLOW.lock().unwrap().push(n);
+    ORDER.lock().unwrap().push(n);
     play(n);
     Slow(n)
 }
@@ -560,7 +557,7 @@ fn what_has_priority_does_not_wait_for_an_element_more_where_outcomes_are_droppe
     first.wait().unwrap();
     assert!(eventually(seconds(30), || pool.stats().completed == 101), "{:?}", pool.stats());
     let expected: Vec<u64> = [0, 1_000].into_iter().chain(1..100).collect();
-    assert_eq!(*ORDER_OF_SLOW.lock().unwrap(), expected);
+    assert_eq!(*ORDER.lock().unwrap(), expected);
 }
 
 fn numbers(stats: &Stats) -> [u64; 5] {
@@ -881,11 +878,7 @@ fn a_source_that_panics_takes_nothing_along() {
 }
 
 fn a_call_that_a_worker_gives_back_keeps_its_turn() {
-    static ORDER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-    script(|n| {
-        ORDER.lock().unwrap().push(n);
-        n
-    });
+    script_that_keeps_the_order();
     let pool = pool(1);
     for _ in 0..300 {
         // A value that is left to its worker goes before the next call is run, which may be given back for that.
