@@ -82,7 +82,13 @@ impl Recipe {
             return self.secure();
         }
         // No certificates at all: it never sees TLS.
-        Ok(self.common()?.tls_certs_only([]).build()?)
+        let mut builder = self.common()?.tls_certs_only([]);
+        if self.settings.version != HttpVersion::Http2PriorKnowledge {
+            // By itself the client repeats what a server of HTTP/2 has refused, and keeps a copy of each request for
+            // that. Without TLS no server speaks HTTP/2 unasked. `never` alone would still copy; no retries don't.
+            builder = builder.retry(reqwest::retry::never().max_retries_per_request(0));
+        }
+        Ok(builder.build()?)
     }
 
     fn secure(&self) -> Result<Client> {
