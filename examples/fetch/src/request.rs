@@ -98,6 +98,13 @@ impl Origin {
             port: url.port_or_known_default().unwrap_or(0),
         }
     }
+
+    /// Whether it is that of a URL.
+    pub(crate) fn is_of(&self, url: &Url) -> bool {
+        self.https == (url.scheme() == "https")
+            && url.host_str().unwrap_or_default() == &*self.host
+            && url.port_or_known_default().unwrap_or(0) == self.port
+    }
 }
 
 impl fmt::Display for Origin {

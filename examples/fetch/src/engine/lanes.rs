@@ -59,6 +59,8 @@ pub(crate) struct Lanes {
     lanes: Vec<Lane>,
     unused: Vec<LaneId>,
     by_origin: HashMap<Origin, LaneId>,
+    /// Where the job that came last went: often the next one goes there as well.
+    latest: LaneId,
     /// Those that could start a job, in turn.
     ready: VecDeque<LaneId>,
     /// Those that can do so later, by the instant.
@@ -111,6 +113,7 @@ impl Lanes {
             lanes: Vec::new(),
             unused: Vec::new(),
             by_origin: HashMap::new(),
+            latest: LaneId::default(),
             ready: VecDeque::new(),
             asleep: BinaryHeap::new(),
             waiting: 0,
@@ -137,11 +140,8 @@ impl Lanes {
 
     /// Adds a new job to the lane of its origin.
     pub(crate) fn push(&mut self, row: u64, id: Option<Box<str>>, request: Arc<Request>, share: Share) {
-        let origin = request.origin();
-        let lane = match self.by_origin.get(&origin) {
-            Some(&lane) => lane,
-            None => self.open(origin),
-        };
+        let lane = self.lane_for(&request);
+        self.latest = lane;
         let job = Job { row, id, request, attempts: 0, started: None, lane, share };
         self.lane(lane).queue.push_back(job);
         self.waiting += 1;
@@ -241,6 +241,18 @@ impl Lanes {
 
     fn lane(&mut self, id: LaneId) -> &mut Lane {
         &mut self.lanes[id.0]
+    }
+
+    fn lane_for(&mut self, request: &Request) -> LaneId {
+        let latest = self.lanes.get(self.latest.0).and_then(|lane| lane.origin.as_ref());
+        if latest.is_some_and(|origin| origin.is_of(&request.url)) {
+            return self.latest;
+        }
+        let origin = request.origin();
+        match self.by_origin.get(&origin) {
+            Some(&lane) => lane,
+            None => self.open(origin),
+        }
     }
 
     fn open(&mut self, origin: Origin) -> LaneId {
@@ -424,6 +436,29 @@ mod tests {
         assert_eq!(lanes.busiest(1), [("a".to_owned(), 2, 1)]);
         lanes.done(jobs[0].lane);
         assert_eq!(rows(&start_all(&mut lanes, now).0), [3]);
+    }
+
+    #[test]
+    fn a_lane_that_was_cleared_away_is_not_that_of_the_next_job() {
+        let mut lanes = Lanes::new(&limits(1), false);
+        let now = Instant::now();
+        let lane_of = |lanes: &mut Lanes, url| {
+            push(lanes, 1, url);
+            let (jobs, _) = start_all(lanes, now);
+            lanes.done(jobs[0].lane);
+            jobs[0].lane
+        };
+        let a = lane_of(&mut lanes, "http://a/");
+        assert_eq!([lane_of(&mut lanes, "http://a/"), lane_of(&mut lanes, "http://a:80/")], [a, a]);
+        for other in ["https://a/", "http://a:81/", "https://a:80/", "http://a.b/"] {
+            assert_ne!(lane_of(&mut lanes, other), a);
+            assert_eq!(lane_of(&mut lanes, "http://a/"), a);
+        }
+        assert_eq!(lane_of(&mut lanes, "http://a/"), a);
+        lanes.close(a);
+        assert_eq!(lane_of(&mut lanes, "http://b/"), a, "it is used again");
+        assert_ne!(lane_of(&mut lanes, "http://a/"), a);
+        assert_eq!(lane_of(&mut lanes, "http://b/"), a);
     }
 
     #[test]
