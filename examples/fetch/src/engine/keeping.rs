@@ -20,11 +20,11 @@ use polypool::{TaskFuture, ThreadPool};
 const HEAVY: u64 = 512 * 1024;
 
 /// A batch of so many, or one that has waited for so long, waits for no more.
-const ENOUGH: usize = 32;
-const MOMENT: Duration = Duration::from_millis(1);
+const ENOUGH: usize = 64;
+const MOMENT: Duration = Duration::from_millis(2);
 
 /// So many bodies, or bytes of them in memory, are enough to wait.
-const MANY: usize = 128;
+const MANY: usize = 192;
 const MUCH: u64 = 4 * 1024 * 1024;
 
 /// Keeps things of type `T`, each of which is known by a `K`, as what `work` makes of it.
