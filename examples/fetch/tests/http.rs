@@ -217,6 +217,7 @@ fn only_what_has_changed_is_sent_again() {
     let same = good(["--if-changed", in_text(&records), &url, &other]);
     let record = same.record(&url);
     assert_eq!((record["status"].as_u64(), record["bytes"].as_u64()), (Some(304), Some(0)));
+    assert_eq!(record["final_url"], record["url"]);
     assert_eq!((record["etag"].as_str(), record["last_modified"].as_str()), (Some("\"one\""), Some("yesterday")));
     assert_eq!((record.get("error"), record.get("sha256")), (None, None));
     assert_eq!(same.record(&other)["status"], 200);
@@ -335,6 +336,7 @@ fn heads_are_asked_for_without_bodies() {
     let record = good(["-I", &url]).record(&url);
     assert_eq!((record["status"].as_u64(), record["bytes"].as_u64()), (Some(200), Some(0)));
     assert_eq!((record["method"].as_str(), record["etag"].as_str()), (Some("HEAD"), Some("\"x\"")));
+    assert_eq!(record["final_url"], url);
 }
 
 #[test]
@@ -460,6 +462,7 @@ fn a_socks_proxy_is_told_where_to_connect_to() {
     let proxy = format!("socks5://{gone}");
     let run = run(["--quiet", "--retry", "0", "--proxy", &proxy, &direct.url("/")]);
     assert_eq!((run.kind(&direct.url("/")).as_str(), direct.connections()), ("connect", 0), "{run:?}");
+    assert_eq!(run.record(&direct.url("/")).get("final_url"), None);
 }
 
 #[test]

@@ -13,8 +13,10 @@ mod room;
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 use std::{future, mem, thread};
 
@@ -24,6 +26,7 @@ use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
 use polypool::ThreadPool;
 use tokio::sync::mpsc;
 use tokio::task::coop::unconstrained;
+use tokio_util::sync::ReusableBoxFuture;
 
 use self::adaptive::Limit;
 use self::keeping::Keeping;
@@ -31,9 +34,9 @@ use self::lanes::{Job, LaneId, Lanes, Turn};
 use self::retry::Verdict;
 pub(crate) use self::room::{Room, Share};
 use crate::extract::Extractor;
-use crate::http::{Attempt, Fetcher, Ticket};
+use crate::http::{Attempt, Fetcher};
 use crate::output::record::{Failure, Kind, Record};
-use crate::output::{Bodies, Body, Page};
+use crate::output::{Bodies, Body, Page, Ticket};
 use crate::request::{Row, redacted};
 use crate::settings::Settings;
 
@@ -85,8 +88,9 @@ pub(crate) struct Parts {
     pub(crate) start: Instant,
 }
 
-/// One record for each row, in the order in which they are done. Dropping the stream cancels what runs.
-pub(crate) fn records(settings: Arc<Settings>, parts: Parts) -> impl Stream<Item = Record> {
+/// One record for each row, in the order in which they are done; in boxes, as each goes through many hands. Dropping the
+/// stream cancels what runs.
+pub(crate) fn records(settings: Arc<Settings>, parts: Parts) -> impl Stream<Item = Box<Record>> {
     let engine = Box::new(Engine::new(settings, parts));
     stream::unfold(engine, async |mut engine| engine.next().await.map(|record| (record, engine)))
 }
@@ -107,9 +111,11 @@ struct Engine {
     lanes: Lanes,
     limit: Limit,
     running: FuturesUnordered<Running>,
-    keeping: Keeping<Whole, Body, (Record, Option<Page>)>,
-    extracting: FuturesUnordered<BoxFuture<'static, Record>>,
-    finished: VecDeque<Record>,
+    /// Of attempts that have ended, for the next ones.
+    slots: Vec<Slot>,
+    keeping: Keeping<Whole, Body, Option<Page>>,
+    extracting: FuturesUnordered<BoxFuture<'static, Box<Record>>>,
+    finished: VecDeque<Box<Record>>,
     deadline: Option<Instant>,
     /// Set by an interruption: until when what runs may go on.
     until: Option<Instant>,
@@ -121,14 +127,36 @@ struct Engine {
     looks: u32,
 }
 
-/// In a box, for it is large. A panic costs the row's attempt, and not the run.
-type Running = Tagged<BoxFuture<'static, thread::Result<Attempt>>, Job>;
+type Running = Tagged<InSlot, Job>;
+
+/// Where an attempt runs: a box, for it is large, and one that the next attempt takes over. A panic costs the row's
+/// attempt, and not the run.
+type Slot = ReusableBoxFuture<'static, thread::Result<Attempt>>;
+
+/// Gives back the slot with what came of the attempt.
+#[derive(Debug)]
+struct InSlot(Option<Slot>);
+
+impl Future for InSlot {
+    type Output = (Slot, thread::Result<Attempt>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut slot = self.0.take().expect("not polled after its end");
+        match slot.poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready((slot, outcome)),
+            Poll::Pending => {
+                self.0 = Some(slot);
+                Poll::Pending
+            }
+        }
+    }
+}
 
 /// A row that has its body, which is still to be kept.
 #[derive(Debug)]
 struct Whole {
     job: Job,
-    attempt: Record,
+    record: Box<Record>,
     ended: Instant,
 }
 
@@ -149,6 +177,7 @@ impl Engine {
             lanes: Lanes::new(&settings.limits, settings.http.polite),
             limit: Limit::new(settings.limits.concurrency, start),
             running: FuturesUnordered::new(),
+            slots: Vec::new(),
             extracting: FuturesUnordered::new(),
             finished: VecDeque::new(),
             deadline,
@@ -160,7 +189,7 @@ impl Engine {
         }
     }
 
-    async fn next(&mut self) -> Option<Record> {
+    async fn next(&mut self) -> Option<Box<Record>> {
         loop {
             if let Some(record) = self.finished.pop_front() {
                 return Some(record);
@@ -288,17 +317,17 @@ impl Engine {
         match content {
             Ok(request) if self.is_over() => {
                 let job = Job { row: number, id, request, attempts: 0, started: None, lane: LaneId::default(), share };
-                self.finished.push_back(record_of(&job, Record::default(), Instant::now(), Some(too_late())));
+                self.finished.push_back(new_record(&job, Instant::now(), too_late()));
             }
             Ok(request) => self.lanes.push(number, id, request, share),
-            Err(bad) => self.finished.push_back(Record {
+            Err(bad) => self.finished.push_back(Box::new(Record {
                 id: id.map_or_else(|| number.to_string(), Into::into),
                 row: number,
                 url: bad.url,
                 error: Some(Failure { kind: Kind::BadInput, message: bad.message }),
                 started_at: instant(SystemTime::now()),
                 ..Record::default()
-            }),
+            })),
         }
     }
 
@@ -308,7 +337,7 @@ impl Engine {
 
     /// The deadline has passed: what waits and what runs get their records.
     fn give_up(&mut self, now: Instant) {
-        let record = |job: &Job| record_of(job, Record::default(), now, Some(too_late()));
+        let record = |job: &Job| new_record(job, now, too_late());
         for running in mem::take(&mut self.running) {
             let Some(job) = running.tag() else { continue };
             self.lanes.done(job.lane);
@@ -342,20 +371,28 @@ impl Engine {
     fn attempt(&mut self, mut job: Job, now: Instant) {
         job.attempts += 1;
         job.started.get_or_insert_with(|| (now, SystemTime::now()));
-        let ticket = Ticket { row: job.row, id: job.id.clone() };
         let (fetcher, bodies, request) = (self.fetcher.clone(), self.bodies.clone(), job.request.clone());
-        let attempt = async move { fetcher.attempt(&request, &ticket, &bodies).await };
-        self.running.push(AssertUnwindSafe(attempt).catch_unwind().boxed().tagged(job));
+        let attempt = async move { fetcher.attempt(&request, &bodies).await };
+        let attempt = AssertUnwindSafe(attempt).catch_unwind();
+        let slot = match self.slots.pop() {
+            Some(mut slot) => {
+                slot.set(attempt);
+                slot
+            }
+            None => Slot::new(attempt),
+        };
+        self.running.push(InSlot(Some(slot)).tagged(job));
     }
 
-    fn ended(&mut self, job: Job, outcome: thread::Result<Attempt>) {
+    fn ended(&mut self, job: Job, (slot, outcome): <InSlot as Future>::Output) {
         let now = Instant::now();
+        self.slots.push(slot);
         let attempt = match outcome {
             Ok(attempt) => attempt,
             Err(panic) => {
                 self.lanes.done(job.lane);
                 let failure = Failure { kind: Kind::Internal, message: keeping::message(&*panic) };
-                self.finished.push_back(record_of(&job, Record::default(), now, Some(failure)));
+                self.finished.push_back(new_record(&job, now, failure));
                 return;
             }
         };
@@ -383,21 +420,26 @@ impl Engine {
     }
 
     fn finish(&mut self, job: Job, attempt: Attempt, ended: Instant) {
+        let mut record = attempt.record;
         match attempt.body {
             Some(body) => {
                 let (bytes, in_memory) = (body.bytes(), body.in_memory());
-                self.keeping.add(ended, Whole { job, attempt: attempt.record, ended }, body, bytes, in_memory);
+                self.keeping.add(ended, Whole { job, record, ended }, body, bytes, in_memory);
             }
-            None => self.finished.push_back(record_of(&job, attempt.record, ended, None)),
+            None => {
+                complete(&mut record, &job, ended);
+                self.finished.push_back(record);
+            }
         }
     }
 
     /// A row whose body has been kept, or could not be.
-    fn kept(&mut self, whole: Whole, kept: Result<(Record, Option<Page>), String>) {
-        let (record, page) = kept.unwrap_or_else(|why| {
-            let mut record = record_of(&whole.job, whole.attempt, whole.ended, None);
+    fn kept(&mut self, whole: Whole, kept: Result<Option<Page>, String>) {
+        let Whole { job, mut record, ended } = whole;
+        let page = kept.unwrap_or_else(|why| {
+            complete(&mut record, &job, ended);
             not_kept(&mut record, Kind::Internal, &why);
-            (record, None)
+            None
         });
         match (&self.extractor, page) {
             (Some(extractor), Some(page)) => self.extracting.push(extract(extractor.clone(), page, record).boxed()),
@@ -407,9 +449,10 @@ impl Engine {
 }
 
 /// Keeps a body, on a worker, and completes the record there as well: the thread of the requests has enough to do.
-fn keep(whole: &mut Whole, body: Body) -> (Record, Option<Page>) {
-    let kept = body.keep();
-    let mut record = record_of(&whole.job, mem::take(&mut whole.attempt), whole.ended, None);
+fn keep(whole: &mut Whole, body: Body) -> Option<Page> {
+    let Whole { job, record, ended } = whole;
+    let kept = body.keep(Ticket { row: job.row, id: job.id.as_deref(), request: &job.request });
+    complete(record, job, *ended);
     let page = match kept {
         Ok(kept) => {
             record.bytes = kept.bytes;
@@ -420,14 +463,14 @@ fn keep(whole: &mut Whole, body: Body) -> (Record, Option<Page>) {
             kept.page.filter(|_| record.error.is_none())
         }
         Err(error) => {
-            not_kept(&mut record, Kind::Output, &error);
+            not_kept(record, Kind::Output, &error);
             None
         }
     };
     if page.is_none() {
         record.encode();
     }
-    (record, page)
+    page
 }
 
 /// What is wrong with the body of an error is of no interest.
@@ -435,7 +478,7 @@ fn not_kept(record: &mut Record, kind: Kind, why: &dyn Display) {
     record.error.get_or_insert_with(|| Failure { kind, message: format!("the body could not be kept: {why}") });
 }
 
-async fn extract(extractor: Arc<Extractor>, page: Page, mut record: Record) -> Record {
+async fn extract(extractor: Arc<Extractor>, page: Page, mut record: Box<Record>) -> Box<Record> {
     match extractor.run(page).await {
         Ok(found) => record.extracted = Some(found),
         Err(failure) => record.error = Some(failure),
@@ -444,22 +487,28 @@ async fn extract(extractor: Arc<Extractor>, page: Page, mut record: Record) -> R
 }
 
 /// Completes the record of an attempt with what is known of the row.
-fn record_of(job: &Job, attempt: Record, ended: Instant, failure: Option<Failure>) -> Record {
+fn complete(record: &mut Record, job: &Job, ended: Instant) {
     let (seconds, started_at) = match job.started {
         Some((at, time)) => (ended.saturating_duration_since(at).as_secs_f64(), time),
         None => (0.0, SystemTime::now()),
     };
-    Record {
-        id: job.id.as_deref().map_or_else(|| job.row.to_string(), str::to_owned),
-        row: job.row,
-        url: redacted(&job.request.url),
-        method: job.request.method.as_str().to_owned(),
-        attempts: job.attempts,
-        seconds: (seconds * 1e6).round() / 1e6,
-        started_at: instant(started_at),
-        error: failure.or(attempt.error),
-        ..attempt
+    record.id = job.id.as_deref().map_or_else(|| job.row.to_string(), str::to_owned);
+    record.row = job.row;
+    record.url = redacted(&job.request.url);
+    if record.status.is_some() {
+        record.final_url.get_or_insert_with(|| record.url.clone());
     }
+    job.request.method.as_str().clone_into(&mut record.method);
+    record.attempts = job.attempts;
+    record.seconds = (seconds * 1e6).round() / 1e6;
+    record.started_at = instant(started_at);
+}
+
+/// The record of a row that failed without a response.
+fn new_record(job: &Job, ended: Instant, failure: Failure) -> Box<Record> {
+    let mut record = Box::new(Record { error: Some(failure), ..Record::default() });
+    complete(&mut record, job, ended);
+    record
 }
 
 fn too_late() -> Failure {
@@ -484,7 +533,7 @@ mod tests {
     use std::net::TcpListener;
     use std::pin::pin;
     use std::sync::mpsc::channel;
-    use std::task::{Context, Wake, Waker};
+    use std::task::{Wake, Waker};
     use std::thread;
 
     use super::*;
@@ -530,7 +579,7 @@ mod tests {
     }
 
     /// The record of a row whose body is whole, but not yet kept, when the grace ends.
-    fn record_after_the_grace(arguments: &[&str]) -> Record {
+    fn record_after_the_grace(arguments: &[&str]) -> Box<Record> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let url = format!("http://{}/", listener.local_addr().expect("an address"));
         thread::spawn(move || {
@@ -554,10 +603,50 @@ mod tests {
             assert!(early.is_err(), "it waits for the body: {early:?}");
             open.send(()).expect("somebody waits at the gate");
             let record = engine.next().await.expect("a record");
-            assert_eq!(engine.next().await, None);
+            assert_eq!((engine.next().await, engine.slots.len()), (None, 1));
             record
         };
         watched(&pool, run)
+    }
+
+    #[test]
+    fn a_slot_takes_another_attempt_after_one_that_panicked() {
+        async fn run(fails: bool) -> Attempt {
+            tokio::task::yield_now().await;
+            assert!(!fails, "it fails");
+            Attempt { record: Box::default(), transient: true, retry_after: None, overload: false, body: None }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut slot = Slot::new(AssertUnwindSafe(run(false)).catch_unwind());
+            for fails in [true, false, true, false] {
+                slot.set(AssertUnwindSafe(run(fails)).catch_unwind());
+                let outcome;
+                (slot, outcome) = InSlot(Some(slot)).await;
+                assert_eq!(
+                    outcome.map(|attempt| attempt.transient).map_err(|why| keeping::message(&*why)).ok(),
+                    (!fails).then_some(true)
+                );
+            }
+        });
+    }
+
+    #[test]
+    fn one_attempt_after_another_takes_the_same_slot() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let url = format!("http://{}/{{1..5}}", listener.local_addr().expect("an address"));
+        drop(listener); // Nobody is there: each row has a second attempt as well.
+        let line = ["--concurrency", "1", "--retry", "1", "--retry-delay", "1ms", "--noproxy", "*", &url];
+        let pool = ThreadPool::builder().workers(1).build().expect("a pool");
+        let mut engine = engine(&line, pool.clone());
+        let (attempts, slots) = watched(&pool, async move {
+            let mut attempts = 0;
+            while let Some(record) = engine.next().await {
+                attempts += record.attempts;
+            }
+            (attempts, engine.slots.len())
+        });
+        assert_eq!((attempts, slots), (10, 1));
     }
 
     #[test]
@@ -743,7 +832,7 @@ mod tests {
         let (mut engine, sender, _) = idle_engine(&["--deadline", "1ms", "--noproxy", "*", "http://h/"], pool.clone());
         let polls = watched(&pool, async move {
             let (open, gate) = tokio::sync::oneshot::channel();
-            engine.extracting.push(gate.map(|_| Record::default()).boxed());
+            engine.extracting.push(gate.map(|_| Box::default()).boxed());
             let (mut polls, mut next) = (0, Box::pin(engine.next()));
             let polled = future::poll_fn(|cx| {
                 polls += 1;

@@ -79,20 +79,11 @@ struct Inner {
     robots: Option<Robots>,
 }
 
-/// Whose attempt it is.
-#[derive(Clone, Debug)]
-pub(crate) struct Ticket {
-    /// The number of the row.
-    pub(crate) row: u64,
-    /// What the row calls itself, if it does.
-    pub(crate) id: Option<Box<str>>,
-}
-
 /// What came of an attempt.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     /// All that the attempt itself knows; what the row is and how long everything took is left empty.
-    pub(crate) record: Record,
+    pub(crate) record: Box<Record>,
     /// Another attempt could end differently.
     pub(crate) transient: bool,
     /// How long the server asked to wait, however long that is.
@@ -123,13 +114,13 @@ impl Fetcher {
     }
 
     /// Tries once.
-    pub(crate) async fn attempt(&self, request: &Request, ticket: &Ticket, bodies: &Bodies) -> Attempt {
+    pub(crate) async fn attempt(&self, request: &Request, bodies: &Bodies) -> Attempt {
         let (limits, start) = (Limits::new(&self.0.settings, request.timeout), Instant::now());
         let timer = pin!(limits.timer(start));
         let mut watch = Watch::new(limits, start, timer);
-        let record = Record::default();
+        let record = Box::default();
         let mut attempt = Attempt { record, transient: false, retry_after: None, overload: false, body: None };
-        if let Err(fault) = self.0.exchange(request, ticket, bodies, &mut watch, &mut attempt).await {
+        if let Err(fault) = self.0.exchange(request, bodies, &mut watch, &mut attempt).await {
             attempt.record.error = Some(fault.failure);
             attempt.transient = fault.transient;
             attempt.retry_after = fault.retry_after;
@@ -146,7 +137,7 @@ enum Want {
     /// Nothing, if it is still the one that an earlier run has seen.
     News(Validators),
     /// What is missing of it.
-    Rest(Partial),
+    Rest(Box<Partial>),
 }
 
 impl Inner {
@@ -154,7 +145,6 @@ impl Inner {
     async fn exchange(
         &self,
         request: &Request,
-        ticket: &Ticket,
         bodies: &Bodies,
         watch: &mut Watch<'_>,
         attempt: &mut Attempt,
@@ -170,7 +160,7 @@ impl Inner {
                 // There is no such part: it has become shorter.
                 (Want::Rest(_), 416) => Want::All,
                 (Want::News(validators), 304) => {
-                    describe(&response, watch, &mut attempt.record);
+                    describe(&response, request, watch, &mut attempt.record);
                     validators.keep(&mut attempt.record);
                     return Ok(());
                 }
@@ -178,7 +168,7 @@ impl Inner {
             };
             drain(&mut response, watch).await;
         };
-        describe(&response, watch, &mut attempt.record);
+        describe(&response, request, watch, &mut attempt.record);
         let status = response.status();
         if status == 206 && resumed.is_none() && !request.headers.contains_key(RANGE) {
             attempt.record.bytes = drain(&mut response, watch).await;
@@ -190,11 +180,8 @@ impl Inner {
             attempt.record.bytes = drain(&mut response, watch).await;
             return fault.map_or(Ok(()), Err);
         }
-        let received = if has_body {
-            self.receive(response, request, ticket, bodies, resumed, watch, attempt).await
-        } else {
-            Ok(())
-        };
+        let received =
+            if has_body { self.receive(response, request, bodies, resumed, watch, attempt).await } else { Ok(()) };
         // What is wrong with the body of an error is of no interest.
         fault.map_or(received, Err)
     }
@@ -238,8 +225,14 @@ impl Inner {
     }
 
     /// Sends the request of one hop and waits for the head of the response.
-    async fn send(&self, hop: &Hop, request: &Request, want: &Want, watch: &mut Watch<'_>) -> Result<Response, Fault> {
-        let mut url = hop.url.clone();
+    async fn send(
+        &self,
+        hop: &Hop<'_>,
+        request: &Request,
+        want: &Want,
+        watch: &mut Watch<'_>,
+    ) -> Result<Response, Fault> {
+        let mut url = Url::clone(&hop.url);
         let named = auth::take(&mut url);
         let mut headers = request.headers.clone();
         hop.clean(&mut headers);
@@ -272,14 +265,12 @@ impl Inner {
     }
 
     /// Reads the body.
-    #[expect(clippy::too_many_arguments, reason = "all there is about an attempt comes together here")]
     async fn receive(
         &self,
         mut response: Response,
         request: &Request,
-        ticket: &Ticket,
         bodies: &Bodies,
-        resumed: Option<(Partial, Option<u64>)>,
+        resumed: Option<(Box<Partial>, Option<u64>)>,
         watch: &mut Watch<'_>,
         attempt: &mut Attempt,
     ) -> Result<(), Fault> {
@@ -298,7 +289,7 @@ impl Inner {
             final_url: response.url(),
             resumed: partial,
         };
-        let mut body = bodies.open(request, ticket, head).map_err(|error| Fault::output(&error))?;
+        let mut body = bodies.open(request, head).map_err(|error| Fault::output(&error))?;
         let mut write = |piece: &[u8]| {
             record.bytes += piece.len() as u64;
             if record.bytes > most {
@@ -406,12 +397,13 @@ impl Inner {
 }
 
 /// Notes what the head of a response says. Headers may have any bytes; in a record they are text.
-fn describe(response: &Response, watch: &Watch<'_>, record: &mut Record) {
+fn describe(response: &Response, request: &Request, watch: &Watch<'_>, record: &mut Record) {
     let header =
         |name| response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     record.status = Some(response.status().as_u16());
     record.ttfb_seconds = Some((watch.elapsed().as_secs_f64() * 1e6).round() / 1e6);
-    record.final_url = Some(response.url().as_str().to_owned());
+    // Otherwise it is the one that was asked for, which whoever completes the record knows.
+    record.final_url = (*response.url() != request.url).then(|| response.url().as_str().to_owned());
     record.content_type = header(CONTENT_TYPE);
     record.etag = header(ETAG);
     record.last_modified = header(LAST_MODIFIED);

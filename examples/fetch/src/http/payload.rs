@@ -23,8 +23,9 @@ pub(super) async fn attach(payload: &Payload, request: &mut reqwest::Request) ->
         Payload::None => {}
         Payload::Bytes(bytes) => *request.body_mut() = Some(bytes.clone().into()),
         Payload::File(path) => {
-            let (body, length) =
-                open(path).await.map_err(|error| Fault::new(Kind::BadInput, unreadable(path, &error).0))?;
+            // In a box: few requests have one, and the state of all would be larger for it.
+            let opened = Box::pin(open(path)).await;
+            let (body, length) = opened.map_err(|error| Fault::new(Kind::BadInput, unreadable(path, &error).0))?;
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
             *request.body_mut() = Some(body);
         }

@@ -3,6 +3,8 @@
 //!
 //! The client could do this, but would send credentials again from the second redirect within the other origin on.
 
+use std::borrow::Cow;
+
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap};
 use reqwest::header::{LOCATION, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use reqwest::{Method, StatusCode, Url};
@@ -13,8 +15,8 @@ use crate::request::Request;
 
 /// One request on the way to the response.
 #[derive(Clone, Debug)]
-pub(super) struct Hop {
-    pub(super) url: Url,
+pub(super) struct Hop<'a> {
+    pub(super) url: Cow<'a, Url>,
     pub(super) method: Method,
     /// Whether the request's body goes along.
     pub(super) body: bool,
@@ -24,13 +26,18 @@ pub(super) struct Hop {
     count: usize,
 }
 
-impl Hop {
-    pub(super) fn first(request: &Request) -> Self {
-        Hop { url: request.url.clone(), method: request.method.clone(), body: true, trusted: true, count: 0 }
+impl<'a> Hop<'a> {
+    pub(super) fn first(request: &'a Request) -> Self {
+        Hop { url: Cow::Borrowed(&request.url), method: request.method.clone(), body: true, trusted: true, count: 0 }
     }
 
     /// Where a response leads; `None` if it is the last one.
-    pub(super) fn next(&self, status: StatusCode, headers: &HeaderMap, most: usize) -> Result<Option<Hop>, Fault> {
+    pub(super) fn next(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        most: usize,
+    ) -> Result<Option<Hop<'static>>, Fault> {
         if most == 0 || !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(None);
         }
@@ -54,7 +61,7 @@ impl Hop {
             body: self.body && !to_get && status != StatusCode::SEE_OTHER,
             trusted: self.trusted && url.origin() == self.url.origin(),
             count: self.count + 1,
-            url,
+            url: Cow::Owned(url),
         }))
     }
 
@@ -80,8 +87,8 @@ mod tests {
 
     use super::*;
 
-    fn hop(method: Method) -> Hop {
-        let url = Url::parse("http://a.example/dir/page").unwrap();
+    fn hop(method: Method) -> Hop<'static> {
+        let url = Cow::Owned(Url::parse("http://a.example/dir/page").unwrap());
         Hop { url, method, body: true, trusted: true, count: 0 }
     }
 
@@ -89,7 +96,7 @@ mod tests {
         HeaderMap::from_iter([(LOCATION, HeaderValue::from_str(location).unwrap())])
     }
 
-    fn next(hop: &Hop, status: u16, location: &str) -> Hop {
+    fn next(hop: &Hop<'_>, status: u16, location: &str) -> Hop<'static> {
         hop.next(StatusCode::from_u16(status).unwrap(), &to(location), 10).unwrap().unwrap()
     }
 

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, LAST_MODIFIED};
 use reqwest::{Method, Url, Version};
 use tempfile::{NamedTempFile, TempPath};
@@ -21,12 +22,15 @@ use super::hash::Sha256;
 use super::partial::{Held, Scratch};
 use super::warc::{Draft, Payloads};
 use super::{Page, Partial, Place, names};
-use crate::http::Ticket;
 use crate::request::Request;
 use crate::settings::{Inline, Names, OutputSettings};
 
 /// More than this of a body is not collected in memory if there is a file for it.
 const SMALL: usize = 32 * 1024;
+
+/// So many pieces of memory are kept for bodies to come, each of at most this size.
+const SPARES: usize = 64;
+const SPARE_SIZE: usize = 4 * 1024;
 
 /// The longest body that is put into a record or extracted from, which takes memory.
 pub(crate) const LONGEST_IN_MEMORY: u64 = 16 * 1024 * 1024;
@@ -49,13 +53,29 @@ struct Shared {
     archive: Option<PathBuf>,
     page: bool,
     keep_errors: bool,
+    spare: Spare,
 }
+
+/// Memory of small bodies, for the next ones. They come on one thread and are kept by others, and memory that is given up
+/// on another thread than it was taken on is what allocators are slowest at.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
 
 #[derive(Debug)]
 struct Directory {
     /// Absolute.
     path: PathBuf,
     scratch: Arc<Scratch>,
+}
+
+/// Whose body it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket<'a> {
+    /// The number of the row.
+    pub(crate) row: u64,
+    /// What the row calls itself, if it does.
+    pub(crate) id: Option<&'a str>,
+    pub(crate) request: &'a Request,
 }
 
 /// The response that a body belongs to.
@@ -66,7 +86,7 @@ pub(crate) struct Head<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) final_url: &'a Url,
     /// The response is the rest of this one (206 to its range).
-    pub(crate) resumed: Option<Partial>,
+    pub(crate) resumed: Option<Box<Partial>>,
 }
 
 /// A body on its way. Dropped before it is whole, nothing of it is left, or a [`Partial`].
@@ -77,12 +97,12 @@ pub(crate) struct Body {
     /// Of all that has come, or of nothing yet: a small body in memory is hashed when it is whole or grows too long.
     hash: Sha256,
     store: Store,
-    /// What its file will be called.
-    name: Option<String>,
-    draft: Option<Draft>,
+    /// Whether it gets a file of its own.
+    filed: bool,
+    draft: Option<Box<Draft>>,
     page: Option<Page>,
     inline: Option<Inline>,
-    rest: Option<Rest>,
+    rest: Option<Box<Rest>>,
 }
 
 /// What makes a cut body fit to be gone on with.
@@ -135,6 +155,7 @@ impl Bodies {
             archive,
             page: keep_page,
             keep_errors: settings.keep_errors,
+            spare: Spare::default(),
         })))
     }
 
@@ -154,20 +175,20 @@ impl Bodies {
     }
 
     /// What an earlier attempt or run left of this body. Taken from its place until it is dropped.
-    pub(crate) fn partial(&self, request: &Request) -> Option<Partial> {
+    pub(crate) fn partial(&self, request: &Request) -> Option<Box<Partial>> {
         let directory = self.0.directory.as_ref()?;
-        directory.scratch.take(|| names::key(request, &self.0.usual))
+        directory.scratch.take(|| names::key(request, &self.0.usual)).map(Box::new)
     }
 
     /// For the body of a response that has just begun.
-    pub(crate) fn open(&self, request: &Request, ticket: &Ticket, head: Head<'_>) -> io::Result<Body> {
+    pub(crate) fn open(&self, request: &Request, head: Head<'_>) -> io::Result<Body> {
         let shared = &self.0;
         let mut body = Body {
             shared: Arc::clone(shared),
             bytes: 0,
             hash: Sha256::new(),
             store: Store::Nothing,
-            name: None,
+            filed: false,
             draft: None,
             page: None,
             inline: None,
@@ -177,19 +198,20 @@ impl Bodies {
             return Ok(body);
         }
         body.inline = shared.inline;
-        body.draft = shared.archive.is_some().then(|| Draft::new(request, &head));
+        body.draft = shared.archive.is_some().then(|| Box::new(Draft::new(request, &head)));
         body.page = shared.page.then(|| Page { bytes: Bytes::new(), is_cut: false });
-        if shared.directory.is_some() {
-            body.name = Some(names::name(shared.names, request, ticket, &shared.usual));
+        body.filed = shared.directory.is_some();
+        if body.filed {
             let validator = match &head.resumed {
                 Some(partial) => Some(partial.validator.clone()),
                 None if request.method == Method::GET && head.status == 200 => validator(head.headers),
                 None => None,
             };
-            body.rest = validator.map(|validator| Rest { key: names::key(request, &shared.usual), validator });
+            let rest = |validator| Box::new(Rest { key: names::key(request, &shared.usual), validator });
+            body.rest = validator.map(rest);
         }
-        if body.name.is_some() || body.draft.is_some() || body.page.is_some() || body.inline.is_some() {
-            body.store = Store::Memory(Vec::new());
+        if body.filed || body.draft.is_some() || body.page.is_some() || body.inline.is_some() {
+            body.store = Store::Memory(if head.resumed.is_none() { shared.spare.take() } else { Vec::new() });
         }
         if let Some(partial) = head.resumed {
             body.bytes = partial.len;
@@ -198,6 +220,20 @@ impl Bodies {
             body.store = Store::Named(held.file);
         }
         Ok(body)
+    }
+}
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        let mut spare = self.0.lock();
+        if (1..=SPARE_SIZE).contains(&bytes.capacity()) && spare.len() < SPARES {
+            spare.push(bytes);
+        }
     }
 }
 
@@ -225,9 +261,12 @@ impl Directory {
         }
     }
 
-    fn failed(&self, name: &str, error: &io::Error) -> io::Error {
-        let place = self.path.join(name);
-        io::Error::new(error.kind(), format!("{} can't be written (--output-dir): {error}", place.display()))
+    fn failed(&self, name: Option<&str>, error: &io::Error) -> io::Error {
+        let what = match name {
+            Some(name) => format!("{} can't be written", self.path.join(name).display()),
+            None => format!("a body can't be written in {}", self.path.display()),
+        };
+        io::Error::new(error.kind(), format!("{what} (--output-dir): {error}"))
     }
 }
 
@@ -263,7 +302,7 @@ impl Body {
             Store::Named(file) => file.write_all(chunk),
             Store::Unnamed(file) => file.write_all(chunk),
         };
-        written.map_err(|error| self.failed(&error))
+        written.map_err(|error| self.failed(None, &error))
     }
 
     /// Hashes a small body in memory; whatever is longer, or elsewhere, has been hashed as it came.
@@ -297,10 +336,13 @@ impl Body {
     }
 
     /// The body is whole: puts it where it is wanted.
-    pub(crate) fn keep(mut self) -> io::Result<Kept> {
+    pub(crate) fn keep(mut self, whose: Ticket<'_>) -> io::Result<Kept> {
         // Whatever happens now, it is not for want of the rest.
         let rest = self.rest.take();
-        let kept = self.put().map_err(|error| self.failed(&error))?;
+        // Only now: whoever has the thread of the requests has no time for it.
+        let name = self.filed.then(|| names::name(self.shared.names, whose, &self.shared.usual));
+        let mut kept = self.put(name.as_deref()).map_err(|error| self.failed(name.as_deref(), &error))?;
+        kept.file = name;
         if let (Some(rest), Some(directory)) = (rest, &self.shared.directory) {
             directory.scratch.forget(|| rest.key);
         }
@@ -312,7 +354,7 @@ impl Body {
         self.rest = None;
     }
 
-    fn put(&mut self) -> io::Result<Kept> {
+    fn put(&mut self, name: Option<&str>) -> io::Result<Kept> {
         self.hash_small();
         let sha256 = std::mem::replace(&mut self.hash, Sha256::new()).finish();
         let mut kept = Kept { bytes: self.bytes, sha256, file: None, inline: None, warc: None, page: None };
@@ -333,9 +375,8 @@ impl Body {
             }
             kept.page = Some(page);
         }
-        let store = std::mem::replace(&mut self.store, Store::Nothing);
         if let (Some(draft), Some(directory)) = (self.draft.take(), &self.shared.archive) {
-            let payload = match &store {
+            let payload = match &self.store {
                 Store::Nothing => Payloads::Memory(b""),
                 Store::Memory(bytes) => Payloads::Memory(bytes),
                 Store::Named(file) => Payloads::File(file.as_file(), self.bytes),
@@ -343,19 +384,20 @@ impl Body {
             };
             kept.warc = Some(draft.finish(&payload, &kept.sha256, || tempfile::tempfile_in(directory))?);
         }
-        if let (Some(name), Some(directory)) = (&self.name, &self.shared.directory) {
-            let file = match store {
-                Store::Named(file) => file,
+        if let (Some(name), Some(directory)) = (name, &self.shared.directory) {
+            let file = match &mut self.store {
                 Store::Memory(bytes) => {
                     let mut file = directory.scratch.file()?;
-                    file.write_all(&bytes)?;
+                    file.write_all(bytes)?;
                     file
                 }
-                Store::Nothing | Store::Unnamed(_) => directory.scratch.file()?,
+                store => match std::mem::replace(store, Store::Nothing) {
+                    Store::Named(file) => file,
+                    _ => directory.scratch.file()?,
+                },
             };
             // Closed first: some systems don't rename what is open.
             directory.put(file.into_temp_path(), name)?;
-            kept.file = self.name.take();
         }
         Ok(kept)
     }
@@ -374,10 +416,11 @@ impl Body {
         Ok(bytes)
     }
 
-    fn failed(&self, error: &io::Error) -> io::Error {
-        match (&self.shared.directory, &self.name, &self.shared.archive) {
-            (Some(directory), Some(name), _) => directory.failed(name, error),
-            (_, _, Some(archive)) => {
+    /// `name` is that of its file, `None` while the body is still coming.
+    fn failed(&self, name: Option<&str>, error: &io::Error) -> io::Error {
+        match (&self.shared.directory, &self.shared.archive) {
+            (Some(directory), _) if self.filed => directory.failed(name, error),
+            (_, Some(archive)) => {
                 let message = format!("a body for --warc can't be written in {}: {error}", archive.display());
                 io::Error::new(error.kind(), message)
             }
@@ -388,6 +431,9 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
+        if let Store::Memory(bytes) = &mut self.store {
+            self.shared.spare.give_back(std::mem::take(bytes));
+        }
         let Some(rest) = self.rest.take() else { return };
         let (Some(directory), Store::Named(file)) =
             (&self.shared.directory, std::mem::replace(&mut self.store, Store::Nothing))
@@ -435,9 +481,13 @@ mod tests {
         let request = get(url);
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         let resumed = rest.then(|| bodies.partial(&request).unwrap());
-        let ticket = Ticket { row: 1, id: None };
         let head = Head { status, version: Version::HTTP_11, headers: &headers, final_url: &request.url, resumed };
-        bodies.open(&request, &ticket, head).unwrap()
+        bodies.open(&request, head).unwrap()
+    }
+
+    /// Keeps the body of a response to this URL.
+    fn keep(body: Body, url: &str) -> io::Result<Kept> {
+        body.keep(Ticket { row: 1, id: None, request: &get(url) })
     }
 
     fn files(directory: &Path) -> Vec<String> {
@@ -466,7 +516,7 @@ mod tests {
             text.as_bytes().chunks(777).for_each(|chunk| body.write(chunk).unwrap());
             let is_small = bodies.wants(status) && text.len() <= SMALL;
             assert_eq!(body.in_memory(), if is_small { text.len() as u64 } else { 0 });
-            let kept = body.keep().unwrap();
+            let kept = keep(body, "https://h.org/a/b").unwrap();
             assert_eq!((kept.bytes, &*kept.sha256), (text.len() as u64, &*Sha256::of(text)));
             if !bodies.wants(status) {
                 assert!(kept.file.is_none() && kept.inline.is_none() && kept.warc.is_none() && kept.page.is_none());
@@ -480,6 +530,37 @@ mod tests {
             drop(bodies);
             assert_eq!(files(&directory.path().join("bodies")).len(), 1);
         }
+    }
+
+    #[test]
+    fn memory_of_small_bodies_is_used_again_and_there_is_not_much_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = settings(directory.path());
+        settings.directory = Some(directory.path().join("bodies"));
+        let bodies = Bodies::new(&settings, false).unwrap();
+        let url = "https://h.org/a.b";
+        let write = |text: &[u8]| {
+            let mut body = open(&bodies, url, 200, &[], false);
+            body.write(text).unwrap();
+            body
+        };
+        let spare = || bodies.0.spare.0.lock().iter().map(Vec::capacity).collect::<Vec<_>>();
+        keep(write(&[b'x'; 1000]), url).unwrap();
+        assert_eq!(spare().len(), 1);
+        let next = write(b"another");
+        assert_eq!(spare(), [0; 0], "it is in use");
+        assert_eq!(keep(next, url).unwrap().sha256, Sha256::of("another"));
+        assert_eq!(fs::read(directory.path().join("bodies/h.org/a.b")).unwrap(), b"another");
+        // Given up without having been kept, too long, too many.
+        let many: Vec<_> = (0..2 * SPARES).map(|_| write(b"x")).collect();
+        drop(write(&[b'x'; SPARE_SIZE + 1]));
+        assert_eq!(spare(), [0; 0], "too much for one");
+        drop(many);
+        drop(write(&[b'x'; SPARE_SIZE + 1]));
+        assert_eq!(spare().len(), SPARES - 1, "one has grown");
+        drop(write(b"x"));
+        let spare = spare();
+        assert!(spare.len() == SPARES - 1 && spare.iter().all(|size| (1..=SPARE_SIZE).contains(size)), "{spare:?}");
     }
 
     #[test]
@@ -526,7 +607,7 @@ mod tests {
         assert!(bodies.partial(&get("https://h.org/another")).is_none());
         let mut body = open(&bodies, url, 206, &[("content-length", "1000000")], true);
         body.write(&content[2_000_000..]).unwrap();
-        let kept = body.keep().unwrap();
+        let kept = keep(body, url).unwrap();
         assert_eq!((kept.bytes, kept.sha256), (3_000_000, Sha256::of(&content)));
         assert!(fs::read(directory.path().join("bodies/h.org/large.body")).unwrap() == content);
         drop(bodies);
@@ -541,7 +622,7 @@ mod tests {
         body.bytes = LONGEST_IN_MEMORY - SMALL as u64;
         body.write(&[0; SMALL]).unwrap();
         body.write(b"x").unwrap();
-        assert!(body.keep().unwrap().page.is_some_and(|page| page.is_cut && page.bytes.is_empty()));
+        assert!(keep(body, "https://h.org/").unwrap().page.is_some_and(|page| page.is_cut && page.bytes.is_empty()));
         settings.inline = Some(Inline::Text);
         let mut body = open(&Bodies::new(&settings, false).unwrap(), "https://h.org/", 200, &[], false);
         body.bytes = LONGEST_IN_MEMORY - SMALL as u64;
@@ -556,7 +637,8 @@ mod tests {
         settings.directory = Some(directory.path().to_owned());
         let bodies = Bodies::new(&settings, false).unwrap();
         fs::create_dir_all(directory.path().join("h.org/a.b")).unwrap();
-        let error = open(&bodies, "https://h.org/a.b", 200, &[], false).keep().unwrap_err().to_string();
+        let url = "https://h.org/a.b";
+        let error = keep(open(&bodies, url, 200, &[], false), url).unwrap_err().to_string();
         assert!(error.contains("h.org/a.b") && error.contains("--output-dir"), "{error}");
         drop(bodies);
         assert_eq!(files(directory.path()), [""; 0]);

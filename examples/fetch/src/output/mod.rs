@@ -15,7 +15,7 @@ mod resume;
 mod warc;
 mod writer;
 
-pub(crate) use body::{Bodies, Body, Head, LONGEST_IN_MEMORY};
+pub(crate) use body::{Bodies, Body, Head, LONGEST_IN_MEMORY, Ticket};
 pub(crate) use partial::Partial;
 pub(crate) use resume::Done;
 pub(crate) use warc::Place;
@@ -29,14 +29,14 @@ mod testing {
     use super::record::Record;
 
     /// Of a row that was done long ago.
-    pub(super) fn record(row: u64) -> Record {
-        Record {
+    pub(super) fn record(row: u64) -> Box<Record> {
+        Box::new(Record {
             id: row.to_string(),
             row,
             url: format!("https://h.org/{row}"),
             method: "GET".into(),
             started_at: "2001-02-03T04:05:06Z".into(),
             ..Record::default()
-        }
+        })
     }
 }

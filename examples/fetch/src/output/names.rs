@@ -19,8 +19,8 @@ use std::fmt::Write;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
 
+use super::Ticket;
 use super::hash::Sha256;
-use crate::http::Ticket;
 use crate::request::{Payload, Request};
 use crate::settings::Names;
 
@@ -36,8 +36,9 @@ const LONGEST_NAME: usize = 200;
 /// What a file without an extension gets.
 const EXTENSION: &str = "body";
 
-/// The name for the body of a request, relative, with `/` between its parts. `usual` headers make no difference.
-pub(super) fn name(names: Names, request: &Request, ticket: &Ticket, usual: &HeaderMap) -> String {
+/// The name for somebody's body, relative, with `/` between its parts. `usual` headers make no difference.
+pub(super) fn name(names: Names, whose: Ticket<'_>, usual: &HeaderMap) -> String {
+    let Ticket { row, id, request } = whose;
     match names {
         Names::Path => mirrored(request, usual),
         Names::Hash => {
@@ -45,11 +46,11 @@ pub(super) fn name(names: Names, request: &Request, ticket: &Ticket, usual: &Hea
             name.insert(2, '/');
             name
         }
-        Names::Id => match &ticket.id {
+        Names::Id => match id {
             // A number may be that of another row, which has no id of its own.
             Some(id) if is_plain(id) && !id.bytes().all(|byte| byte.is_ascii_digit()) => id.to_string(),
             Some(id) => changed(id, None, None),
-            None => ticket.row.to_string(),
+            None => row.to_string(),
         },
     }
 }
@@ -301,9 +302,8 @@ mod tests {
             Request { body: Payload::File("x".into()), ..plain.clone() },
             Request { headers: own.clone(), ..plain.clone() },
         ];
-        let ticket = Ticket { row: 1, id: None };
         for names in [Names::Path, Names::Hash] {
-            let name = |request| name(names, request, &ticket, &HeaderMap::new());
+            let name = |request| name(names, Ticket { row: 1, id: None, request }, &HeaderMap::new());
             let names: BTreeSet<_> = others.iter().chain([&plain]).map(name).collect();
             assert_eq!(names.len(), 5, "{names:?}");
         }
@@ -313,10 +313,7 @@ mod tests {
     #[test]
     fn ids() {
         let request = get("https://h.org/");
-        let of = |id: Option<&str>| {
-            let ticket = Ticket { row: 17, id: id.map(Into::into) };
-            name(Names::Id, &request, &ticket, &HeaderMap::new())
-        };
+        let of = |id| name(Names::Id, Ticket { row: 17, id, request: &request }, &HeaderMap::new());
         assert_eq!(of(None), "17");
         assert_eq!(of(Some("cat.jpg")), "cat.jpg");
         assert_ne!(of(Some("17")), "17", "that is the file of row 17");

@@ -342,7 +342,7 @@ mod tests {
             let name = row.to_string();
             fs::write(bodies.join(&name), &name).unwrap();
             let sha256 = Some(Sha256::of(&name));
-            let line = Record { bytes: name.len() as u64, file: Some(name), sha256, ..record(row) };
+            let line = Record { bytes: name.len() as u64, file: Some(name), sha256, ..*record(row) };
             serde_json::to_string(&line).unwrap() + "\n"
         };
         (1..=count).map(body).collect()
@@ -437,7 +437,7 @@ mod tests {
         let (mut settings, records, _) = resumed(directory.path());
         let mut lines = earlier(&settings, 3);
         let error = Some(Failure { kind: Kind::Dns, message: "no such host".into() });
-        lines[1] = serde_json::to_string(&Record { error, ..record(2) }).unwrap() + "\n";
+        lines[1] = serde_json::to_string(&Record { error, ..*record(2) }).unwrap() + "\n";
         fs::write(&records, lines.concat()).unwrap();
         assert_eq!(done(&settings, 3), [1, 2, 3]);
         settings.retry_failed = true;

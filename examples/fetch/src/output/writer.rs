@@ -20,6 +20,9 @@ use crate::settings::OutputSettings;
 /// How much is collected before it is written.
 const BUFFER: usize = 64 * 1024;
 
+/// Room for the record that fills it, if that has no body: growing for it, the buffer would become twice as large.
+const MARGIN: usize = 2 * 1024;
+
 /// How far ahead of the first row that isn't done others may be, in rows and in bytes of their records.
 const ROWS_AHEAD: u64 = 4096;
 const BYTES_AHEAD: usize = 8 * 1024 * 1024;
@@ -50,7 +53,7 @@ enum To {
 struct Order {
     /// The row that has to come next.
     next: u64,
-    waiting: BTreeMap<u64, Record>,
+    waiting: BTreeMap<u64, Box<Record>>,
     /// How much memory those take, about.
     weight: usize,
 }
@@ -63,7 +66,7 @@ impl Writer {
         }
         let mut writer = Writer {
             to: To::Stdout(io::stdout()),
-            lines: Vec::new(),
+            lines: Vec::with_capacity(BUFFER + MARGIN),
             order: settings.ordered.then(|| Order { next: 1, waiting: BTreeMap::new(), weight: 0 }),
             done: Arc::default(),
             archive: None,
@@ -135,7 +138,7 @@ impl Writer {
     /// # Errors
     /// Nobody reads standard output any more (`BrokenPipe`), the disk is full, and the like. Nothing is written after
     /// that.
-    pub(crate) fn write(&mut self, record: Record) -> io::Result<()> {
+    pub(crate) fn write(&mut self, record: Box<Record>) -> io::Result<()> {
         let Some(order) = &mut self.order else { return self.put(record) };
         order.add(record);
         while let Some(record) = self.order.as_mut().and_then(|order| order.take(&self.done)) {
@@ -189,7 +192,7 @@ impl Writer {
         self.flush()
     }
 
-    fn put(&mut self, mut record: Record) -> io::Result<()> {
+    fn put(&mut self, mut record: Box<Record>) -> io::Result<()> {
         if self.is_broken {
             return Err(io::Error::other("the records can't be written any more"));
         }
@@ -251,7 +254,7 @@ impl To {
 }
 
 impl Order {
-    fn add(&mut self, record: Record) {
+    fn add(&mut self, record: Box<Record>) {
         // A row that was written before has its record.
         if record.row >= self.next {
             self.weight += weight(&record);
@@ -260,7 +263,7 @@ impl Order {
     }
 
     /// The record of the row that has to come next.
-    fn take(&mut self, done: &Done) -> Option<Record> {
+    fn take(&mut self, done: &Done) -> Option<Box<Record>> {
         let record = self.waiting.remove(&self.next)?;
         self.weight = self.weight.saturating_sub(weight(&record));
         self.next += 1;
@@ -331,7 +334,7 @@ mod tests {
         assert_eq!(rows(&path), [1, 2, 3]);
         assert_eq!(writer.horizon(), 3 + ROWS_AHEAD);
         // Much that waits makes the others wait.
-        writer.write(Record { body: Some("x".repeat(BYTES_AHEAD)), ..record(6) }).unwrap();
+        writer.write(Box::new(Record { body: Some("x".repeat(BYTES_AHEAD)), ..*record(6) })).unwrap();
         assert_eq!(writer.horizon(), 4);
         writer.write(record(4)).unwrap();
         assert_eq!(writer.horizon(), 6 + ROWS_AHEAD);
