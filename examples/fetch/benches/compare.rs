@@ -5,6 +5,9 @@
 //! all, and medians are compared. The server is nginx if there is one, otherwise one of our own. `--help` tells the
 //! options.
 //!
+//! `fetch` writes a record for each URL besides. Of the others, curl and wget2 can, too: so they run once as they are
+//! and once with records, as JSON and as a table.
+//!
 //! Two more runs are of `fetch` alone, against a server that takes its time: what they wait for can't be made faster,
 //! so that they are compared with the shortest time that is possible. `--waiting` does nothing but these.
 
@@ -115,7 +118,7 @@ fn compare(course: &Course) -> Result<()> {
             let kept = count_files(&out)?;
             ensure!(kept == course.args.urls, "{name} kept {kept} bodies instead of {}", course.args.urls);
             fs::remove_dir_all(&out)?;
-            eprintln!("round {}: {name:<8} {:7.0} requests/s", round + 1, course.args.urls as f64 / run.seconds);
+            eprintln!("round {}: {name:<9} {:7.0} requests/s", round + 1, course.args.urls as f64 / run.seconds);
             results.entry(place).or_insert((name, Vec::new())).1.push(run);
         }
     }
@@ -135,11 +138,11 @@ fn print<'a>(args: &Args, results: impl Iterator<Item = (&'a str, Vec<Run>)>) {
         "{} URLs of 1 KiB, {} at once, bodies kept, medians of {} rounds",
         args.urls, args.concurrency, args.rounds
     );
-    println!("{:<8} {:>11} {:>18} {:>9} {:>12}", "", "requests/s", "CPU s per 10,000", "peak MiB", "fetch is");
+    println!("{:<9} {:>11} {:>18} {:>9} {:>12}", "", "requests/s", "CPU s per 10,000", "peak MiB", "fetch is");
     for (name, run) in &results {
         let ratio = ours.map_or(String::new(), |ours| format!("{:.2} x", run.seconds / ours.seconds));
         let per = args.urls as f64;
-        println!("{name:<8} {:>11.0} {:>18.2} {:>9.1} {ratio:>12}", per / run.seconds, run.cpu / per * 1e4, run.peak);
+        println!("{name:<9} {:>11.0} {:>18.2} {:>9.1} {ratio:>12}", per / run.seconds, run.cpu / per * 1e4, run.peak);
     }
 }
 
@@ -214,7 +217,7 @@ fn wait(course: &Course) -> Result<()> {
 
 type Peer = (&'static str, fn(&Course, &Path) -> Option<Command>);
 
-const PEERS: [Peer; 6] = [
+const PEERS: [Peer; 8] = [
     ("fetch", |course, out| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fetch"));
         command.args(["--quiet", "--concurrency", &course.at_once(), "--per-host", &course.at_once()]);
@@ -227,16 +230,16 @@ const PEERS: [Peer; 6] = [
         command.arg("bare").arg(course.path("urls")).arg(out).arg(course.at_once());
         Some(command)
     }),
-    ("curl", |course, _| {
-        let mut command = installed("curl")?;
-        command.args(["--silent", "--parallel", "--parallel-max", &course.at_once(), "--config"]);
-        command.arg(course.path("curl"));
+    ("curl", curl),
+    ("curl-json", |course, out| {
+        let mut command = curl(course, out)?;
+        command.args(["--write-out", "%{json}\\n"]);
         Some(command)
     }),
-    ("wget2", |course, out| {
-        let mut command = installed("wget2")?;
-        command.args(["--quiet", "--no-config", "--no-robots", "--max-threads", &course.at_once(), "--input-file"]);
-        command.arg(course.path("urls")).arg("--directory-prefix").arg(out);
+    ("wget2", wget2),
+    ("wget2-csv", |course, out| {
+        let mut command = wget2(course, out)?;
+        command.arg(format!("--stats-site=csv:{}", course.fresh("records.csv").display()));
         Some(command)
     }),
     ("aria2c", |course, out| {
@@ -264,6 +267,20 @@ const PEERS: [Peer; 6] = [
         there.then_some(command)
     }),
 ];
+
+fn curl(course: &Course, _: &Path) -> Option<Command> {
+    let mut command = installed("curl")?;
+    command.args(["--silent", "--parallel", "--parallel-max", &course.at_once(), "--config"]);
+    command.arg(course.path("curl"));
+    Some(command)
+}
+
+fn wget2(course: &Course, out: &Path) -> Option<Command> {
+    let mut command = installed("wget2")?;
+    command.args(["--quiet", "--no-config", "--no-robots", "--max-threads", &course.at_once(), "--input-file"]);
+    command.arg(course.path("urls")).arg("--directory-prefix").arg(out);
+    Some(command)
+}
 
 const AIOHTTP: &str = r#"
 import asyncio, sys, aiohttp

@@ -27,11 +27,12 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use futures_ext::ProgressExt;
+use futures_ext::{ProgressExt, block_on};
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use polypool::{TaskFuture, ThreadPool};
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
@@ -89,7 +90,17 @@ fn run(settings: Settings) -> Result<ExitCode> {
     // One thread for all that waits, this run itself included, so that nothing crosses between cores.
     // Bodies are kept on its workers; one is enough for small ones, so the others start only if there is more to do.
     let cores = available_parallelism().map_or(1, NonZero::get);
-    let pool = ThreadPool::builder().workers(cores.min(KEEPERS)).name_prefix("fetch").build()?;
+    let pool = ThreadPool::builder().workers(cores.min(KEEPERS)).name_prefix("fetch");
+    // The requests come before what is kept of them, and so does a server on this machine: 3 % faster where two cores
+    // do everything. At 10 it would be 5 %, but a tenth less than now beside programs that take all they can get.
+    // Linux has priorities of single threads; elsewhere this would be that of the whole program.
+    #[cfg(target_os = "linux")]
+    let pool = pool.initializer(|_| -> Result<(), std::convert::Infallible> {
+        // Where it isn't allowed, all are alike.
+        let _ = rustix::process::setpriority_process(None, 5);
+        Ok(())
+    });
+    let pool = pool.build()?;
     let session = session(settings, pool.clone());
     pool.spawn_async(session).wait()?
 }
@@ -241,8 +252,14 @@ fn read(mut rows: Rows, done: Arc<Done>) -> Result<(Incoming, TaskFuture<Result<
                 continue;
             }
             let share = room.share(row.size());
-            if sender.blocking_send((row, share)).is_err() {
-                break; // Nobody wants more.
+            match sender.try_send((row, share)) {
+                Ok(()) => {}
+                // Not woken for each that is taken: that would be nearly as often as there are rows.
+                Err(TrySendError::Full(row)) => match block_on(sender.reserve_many(BETWEEN / 2)) {
+                    Ok(mut places) => places.next().expect("half of them").send(row),
+                    Err(SendError(())) => break,
+                },
+                Err(TrySendError::Closed(_)) => break, // Nobody wants more.
             }
         }
         counts.duplicates = duplicates.load(Ordering::Relaxed);
@@ -294,6 +311,40 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is read of more rows than may wait.
+    fn reading() -> (Incoming, TaskFuture<Result<Counts>>) {
+        let settings = cli::settings(&["http://h/{1..10000}"]);
+        read(Rows::open(&settings.input).expect("rows"), Arc::default()).expect("a thread")
+    }
+
+    /// When the thread that reads has to wait for places.
+    fn until_full(rows: &Incoming) {
+        let start = Instant::now();
+        while rows.len() < BETWEEN {
+            assert!(start.elapsed() < Duration::from_secs(60), "{} rows", rows.len());
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn rows_come_in_order_where_they_have_to_wait() {
+        let (mut rows, mut reading) = reading();
+        until_full(&rows);
+        for number in 1..=10_000 {
+            assert_eq!(rows.blocking_recv().map(|(row, _)| row.number), Some(number));
+        }
+        assert!(rows.blocking_recv().is_none());
+        reading.wait_timeout(Duration::from_secs(60)).expect("it ends").expect("it works").expect("rows");
+    }
+
+    #[test]
+    fn reading_ends_when_nobody_wants_the_rows_that_wait() {
+        let (rows, mut reading) = reading();
+        until_full(&rows);
+        drop(rows);
+        reading.wait_timeout(Duration::from_secs(60)).expect("it ends").expect("it works").expect("rows");
+    }
 
     #[test]
     fn the_session_gives_way_though_there_is_always_a_record() {
