@@ -314,6 +314,29 @@ fn methods_headers_and_bodies_are_sent() {
 }
 
 #[test]
+fn empty_bodies_have_their_length() {
+    let server = Server::echo();
+    let url = server.url("/");
+    let sent = |arguments: &[&str], row: &str| {
+        let run = run_with(program().arg("--quiet").args(arguments), row.as_bytes());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let asked = server.asked().pop().unwrap();
+        let lengths = asked.headers.iter().filter(|(name, _)| name == "content-length");
+        (asked.method.clone(), lengths.map(|(_, value)| value.clone()).collect::<Vec<_>>().join(","))
+    };
+    for method in ["POST", "PUT", "PATCH"] {
+        assert_eq!(sent(&["-X", method, &url], ""), (method.into(), "0".into()));
+    }
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
+        assert_eq!(sent(&["-X", method, &url], ""), (method.into(), String::new()));
+    }
+    assert_eq!(sent(&["-d", "", &url], ""), ("POST".into(), "0".into()));
+    assert_eq!(sent(&["-X", "DELETE", "-d", "", &url], ""), ("DELETE".into(), "0".into()));
+    let row = serde_json::json!({"url": url, "method": "QUERY", "body": ""}).to_string();
+    assert_eq!(sent(&["--from", "-", "--format", "jsonl"], &row), ("QUERY".into(), "0".into()));
+}
+
+#[test]
 fn a_body_that_is_no_file_is_bad_input() {
     let server = Server::echo();
     for file in ["/nonexistent/body", "/"] {

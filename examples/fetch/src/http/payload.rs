@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::try_unfold;
-use reqwest::Body;
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
+use reqwest::{Body, Method};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
@@ -20,8 +20,17 @@ const PIECE: usize = 64 * 1024;
 /// Puts the payload into a request.
 pub(super) async fn attach(payload: &Payload, request: &mut reqwest::Request) -> Result<(), Fault> {
     match payload {
-        Payload::None => {}
-        Payload::Bytes(bytes) => *request.body_mut() = Some(bytes.clone().into()),
+        Payload::None => {
+            if [Method::POST, Method::PUT, Method::PATCH].contains(request.method()) {
+                say_empty(request);
+            }
+        }
+        Payload::Bytes(bytes) => {
+            if bytes.is_empty() {
+                say_empty(request);
+            }
+            *request.body_mut() = Some(bytes.clone().into());
+        }
         Payload::File(path) => {
             // In a box: few requests have one, and the state of all would be larger for it.
             let opened = Box::pin(open(path)).await;
@@ -31,6 +40,12 @@ pub(super) async fn attach(payload: &Payload, request: &mut reqwest::Request) ->
         }
     }
     Ok(())
+}
+
+/// The client tells no length of a body without bytes. Servers may insist on one where a body is expected (RFC 9110,
+/// 8.6).
+fn say_empty(request: &mut reqwest::Request) {
+    request.headers_mut().insert(CONTENT_LENGTH, const { HeaderValue::from_static("0") });
 }
 
 /// A file as a stream, and its length. It must not change meanwhile: the length has been told.
