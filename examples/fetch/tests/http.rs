@@ -275,13 +275,48 @@ fn bodies_are_decompressed() {
 }
 
 #[test]
+fn codings_have_other_names() {
+    let server = Server::start(|asked, stream| {
+        let (name, coding) = asked.path[1..].split_once('/').unwrap();
+        let mut body = encoded(coding);
+        if asked.header("x-cut").is_some() {
+            body.truncate(body.len() - 9);
+        }
+        respond(stream, "200 OK", &[&format!("Content-Encoding: {}", name.replace('+', ", "))], &body)?;
+        Ok(Then::Keep)
+    });
+    for path in ["/GZIP/gzip", "/x-gzip/gzip", "/X-GZip/gzip", "/identity+GZIP/gzip", "/Zstd/zstd", "/Identity/none"] {
+        let url = server.url(path);
+        assert_eq!(good(["--body", "text", &url]).record(&url)["body"], "the same in all encodings", "{path}");
+    }
+    let url = server.url("/GZIP/gzip");
+    assert_eq!(run(["--quiet", "--max-filesize", "24", &url]).kind(&url), "too-large");
+    assert_eq!(run(["--quiet", "--retry", "0", "-H", "X-Cut: 1", &url]).kind(&url), "truncated");
+    let url = server.url("/x-gzip/none");
+    assert_eq!(run(["--quiet", &url]).kind(&url), "protocol");
+    for (path, name) in [("/deflate/none", "deflate"), ("/what/none", "what"), ("/br+GZIP/gzip", "br, GZIP")] {
+        let url = server.url(path);
+        let run = run(["--quiet", &url]);
+        assert_eq!(run.kind(&url), "protocol", "{path}");
+        let message = run.message(&url);
+        assert!(message.contains(&format!(" {name},")) && message.contains("--no-compressed"), "{message}");
+        for flags in [&["--no-compressed"][..], &["-H", "Accept-Encoding: deflate"]] {
+            let bytes = good(flags.iter().copied().chain([url.as_str()])).record(&url)["bytes"].as_u64();
+            assert_eq!(bytes, Some(encoded(path.rsplit('/').next().unwrap()).len() as u64), "{path}");
+        }
+    }
+}
+
+#[test]
 fn nothing_needs_no_decompression() {
     let server = Server::start(|asked, stream| {
         let (status, encoding) = asked.path[1..].split_once('/').unwrap();
         respond(stream, &format!("{status} All Well"), &[&format!("Content-Encoding: {encoding}")], b"")?;
         Ok(Then::Keep)
     });
-    for path in ["/200/gzip", "/200/br", "/200/zstd", "/204/gzip", "/204/br", "/204/zstd"] {
+    for path in
+        ["/200/gzip", "/200/br", "/200/zstd", "/204/gzip", "/204/br", "/204/zstd", "/200/x-gzip", "/204/deflate"]
+    {
         let url = server.url(path);
         assert_eq!(good([&url]).record(&url)["bytes"], 0, "{path}");
     }

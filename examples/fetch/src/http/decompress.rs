@@ -1,11 +1,12 @@
-//! Bodies in zstd. The client decodes gzip and brotli by itself, and could do this too, but would let a server choose
+//! Bodies in zstd, and in gzip by its other names. The client decodes gzip and brotli by itself, and could do this too, but would let a server choose
 //! how much memory it takes: up to 128 MiB for one response.
 
-use std::io;
+use std::io::{self, Write};
 
+use flate2::write::MultiGzDecoder;
 use reqwest::Response;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use zstd::stream::raw::{DParameter, Decoder, Operation};
+use zstd::stream::raw::{self, DParameter, Operation};
 
 use super::failure::Fault;
 use crate::output::record::Kind;
@@ -16,34 +17,118 @@ const WINDOW_LOG: u32 = 23;
 const PIECE: usize = 64 * 1024;
 
 /// Decodes one body, piece by piece.
+pub(super) enum Decoder {
+    Zstd(Zstd),
+    /// Under a name that the client doesn't know: codings are case-insensitive, and `x-gzip` is one of them (RFC 9110,
+    /// 8.4.1).
+    Gzip(Gzip),
+}
+
+impl Decoder {
+    /// For a response that needs it. Its headers are those of the decoded body then, as they are for other encodings.
+    /// What can't be decoded is an error if it was the program that `asked` for
+    /// compression, and otherwise stays as it is.
+    pub(super) fn of(response: &mut Response, asked: bool) -> Option<Result<Self, Fault>> {
+        if !response.headers().contains_key(CONTENT_ENCODING) {
+            return None;
+        }
+        let lines = response.headers().get_all(CONTENT_ENCODING).iter();
+        let codings = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",");
+        let is_coding = |name: &&str| !name.is_empty() && !name.eq_ignore_ascii_case("identity");
+        let codings: Vec<_> = codings.split(',').map(str::trim).filter(is_coding).collect();
+        let decoder = match codings[..] {
+            [] => return None,
+            [name] if name.eq_ignore_ascii_case("zstd") => Zstd::new().map(Decoder::Zstd).map_err(|error| bad(&error)),
+            [name] if ["gzip", "x-gzip"].iter().any(|gzip| name.eq_ignore_ascii_case(gzip)) => {
+                Ok(Decoder::Gzip(Gzip::default()))
+            }
+            _ if asked && response.content_length() != Some(0) => return Some(Err(unknown(&codings.join(", ")))),
+            _ => return None,
+        };
+        let headers = response.headers_mut();
+        headers.remove(CONTENT_ENCODING);
+        headers.remove(CONTENT_LENGTH);
+        Some(decoder)
+    }
+
+    /// The next decoded piece, while there is one; takes what it needs off the front of `input`.
+    pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, Fault> {
+        match self {
+            Decoder::Zstd(zstd) => zstd.next(input),
+            Decoder::Gzip(gzip) => gzip.next(input),
+        }
+    }
+
+    /// There is no more input.
+    pub(super) fn finish(self) -> Result<(), Fault> {
+        match self {
+            Decoder::Zstd(zstd) => zstd.finish(),
+            Decoder::Gzip(gzip) => gzip.finish(),
+        }
+    }
+}
+
+pub(super) struct Gzip {
+    decoder: MultiGzDecoder<Vec<u8>>,
+    begun: bool,
+}
+
+impl Default for Gzip {
+    fn default() -> Self {
+        Gzip { decoder: MultiGzDecoder::new(Vec::new()), begun: false }
+    }
+}
+
+impl Gzip {
+    /// One write decodes no more than fits into the decoder's own buffer, so that memory stays bounded.
+    fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, Fault> {
+        self.decoder.get_mut().clear();
+        if input.is_empty() {
+            return Ok(None);
+        }
+        self.begun = true;
+        let read = self.decoder.write(input).map_err(|error| no_gzip(&error))?;
+        *input = &input[read..];
+        // What is still in that buffer comes out here.
+        self.decoder.flush().map_err(|error| no_gzip(&error))?;
+        Ok(Some(self.decoder.get_ref()))
+    }
+
+    fn finish(self) -> Result<(), Fault> {
+        let Gzip { mut decoder, begun } = self;
+        if !begun || decoder.try_finish().is_ok() {
+            return Ok(());
+        }
+        Err(Fault::new(Kind::Truncated, "the compressed body (gzip) is not whole"))
+    }
+}
+
+fn no_gzip(error: &io::Error) -> Fault {
+    Fault::new(Kind::Protocol, format!("the body is not the gzip it says it is: {error}"))
+}
+
+fn unknown(codings: &str) -> Fault {
+    let message =
+        format!("the body is encoded as {codings}, which can't be decoded; --no-compressed leaves it as it is");
+    Fault::new(Kind::Protocol, message)
+}
+
 pub(super) struct Zstd {
-    decoder: Decoder<'static>,
+    decoder: raw::Decoder<'static>,
     output: Box<[u8]>,
     /// Whether the input so far ends with a frame.
     whole: bool,
 }
 
 impl Zstd {
-    /// For a response that needs it. Its headers are those of the decoded body then, as they are for other encodings.
-    pub(super) fn of(response: &mut Response) -> Option<Result<Self, Fault>> {
-        let encoding = response.headers().get(CONTENT_ENCODING)?;
-        if !encoding.as_bytes().eq_ignore_ascii_case(b"zstd") {
-            return None;
-        }
-        let headers = response.headers_mut();
-        headers.remove(CONTENT_ENCODING);
-        headers.remove(CONTENT_LENGTH);
-        Some(Self::new().map_err(|error| bad(&error)))
-    }
-
     fn new() -> io::Result<Self> {
-        let mut decoder = Decoder::new()?;
+        let mut decoder = raw::Decoder::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
         Ok(Zstd { decoder, output: vec![0; PIECE].into(), whole: true })
     }
 
     /// The next decoded piece, while there is one; takes what it needs off the front of `input`.
-    pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, Fault> {
+    fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, Fault> {
         let status = self.decoder.run_on_buffers(input, &mut self.output).map_err(|error| bad(&error))?;
         *input = &input[status.bytes_read..];
         if status.bytes_read == 0 && status.bytes_written == 0 {
@@ -54,7 +139,7 @@ impl Zstd {
     }
 
     /// There is no more input.
-    pub(super) fn finish(&self) -> Result<(), Fault> {
+    fn finish(&self) -> Result<(), Fault> {
         if self.whole { Ok(()) } else { Err(Fault::new(Kind::Truncated, "the compressed body (zstd) is not whole")) }
     }
 }
@@ -97,6 +182,38 @@ mod tests {
             assert_eq!(decode(&two, at_once).unwrap(), vec![b'x'; 4 * 64 * 1024], "{at_once}");
         }
         assert_eq!(decode(b"", 1).unwrap(), b"");
+    }
+
+    fn gunzip(input: &[u8], at_once: usize) -> Result<Vec<u8>, Fault> {
+        let (mut gzip, mut output) = (Gzip::default(), Vec::new());
+        for mut piece in input.chunks(at_once) {
+            while let Some(decoded) = gzip.next(&mut piece)? {
+                assert!(decoded.len() <= 2 * PIECE, "{}", decoded.len());
+                output.extend_from_slice(decoded);
+            }
+        }
+        gzip.finish().map(|()| output)
+    }
+
+    #[test]
+    fn gzip_is_decoded_however_it_is_cut_and_in_small_pieces() {
+        let body = vec![b'x'; 200_000];
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&body).unwrap();
+        let member = encoder.finish().unwrap();
+        let two = [&member[..], &member[..]].concat();
+        for at_once in [1, 2, 7, two.len()] {
+            assert!(gunzip(&two, at_once).unwrap() == [&body[..], &body[..]].concat(), "{at_once}");
+            for length in [1, 5, 12, member.len() / 2, member.len() - 1] {
+                assert_eq!(gunzip(&member[..length], at_once).unwrap_err().failure.kind, Kind::Truncated, "{length}");
+            }
+            for place in 0..member.len().min(40) {
+                let mut broken = member.clone();
+                broken[place] ^= 0x55;
+                let _ = gunzip(&broken, at_once); // whatever comes of it, it is no panic
+            }
+        }
+        assert_eq!(gunzip(b"", 1).unwrap(), b"");
     }
 
     #[test]

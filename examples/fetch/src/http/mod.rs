@@ -44,7 +44,7 @@ use tokio::time::Instant;
 use self::auth::Credentials;
 use self::client::Clients;
 use self::cookies::Cookies;
-use self::decompress::Zstd;
+use self::decompress::Decoder;
 use self::failure::{Fault, Stage};
 use self::redirect::Hop;
 use self::robots::{Answer, Robots};
@@ -281,7 +281,8 @@ impl Inner {
         if response.content_length().is_some_and(|length| length > most.saturating_sub(record.bytes)) {
             return Err(too_large(most));
         }
-        let mut zstd = if self.settings.compressed { Zstd::of(&mut response).transpose()? } else { None };
+        let asked = partial.is_none() && !request.headers.contains_key(ACCEPT_ENCODING);
+        let mut decoder = if self.settings.compressed { Decoder::of(&mut response, asked).transpose()? } else { None };
         let head = Head {
             status: response.status().as_u16(),
             version: response.version(),
@@ -310,21 +311,21 @@ impl Inner {
         loop {
             let piece = watch.over(Phase::Piece, response.chunk()).await?;
             let Some(piece) = piece.map_err(|error| self.fault(&error, Stage::Body))? else { break };
-            match &mut zstd {
+            match &mut decoder {
                 None => {
                     write(&piece)?;
                     pause().await;
                 }
-                Some(zstd) => {
+                Some(decoder) => {
                     let mut rest = &piece[..];
-                    while let Some(piece) = zstd.next(&mut rest)? {
+                    while let Some(piece) = decoder.next(&mut rest)? {
                         write(piece)?;
                         pause().await;
                     }
                 }
             }
         }
-        zstd.map_or(Ok(()), |zstd| zstd.finish())?;
+        decoder.map_or(Ok(()), Decoder::finish)?;
         if let Some(total) = total.filter(|&total| total != record.bytes) {
             let message = format!("{} bytes of {total} have come, in several parts", record.bytes);
             return Err(Fault::new(Kind::Truncated, message));
