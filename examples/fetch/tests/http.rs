@@ -535,6 +535,26 @@ fn names_may_be_resolved_by_hand() {
 }
 
 #[test]
+fn a_name_resolved_by_hand_is_so_on_one_port() {
+    let server = Server::echo();
+    let port = server.address.port();
+    let other = Server::start(move |asked, stream| {
+        let place = format!("Location: http://there.invalid:{port}{}", asked.path);
+        respond(stream, "302 Found", &[&place], b"")?;
+        Ok(Then::Keep)
+    });
+    let url = format!("http://there.invalid:{port}/x");
+    let flags = |port: u16| ["--quiet".into(), "--retry=0".into(), format!("--resolve=there.invalid:{port}:127.0.0.1")];
+    let wrong = run(flags(other.address.port()).iter().chain([&url]));
+    assert_eq!((wrong.kind(&url).as_str(), server.connections()), ("dns", 0), "{wrong:?}");
+    let first = format!("http://there.invalid:{}/x", other.address.port());
+    let there = run(flags(other.address.port()).iter().chain([&first]));
+    assert_eq!((there.kind(&first).as_str(), server.connections()), ("dns", 0), "{there:?}");
+    let right = run(flags(port).iter().chain(&["--deny-private".to_owned(), url.clone()]));
+    assert_eq!((right.code, server.connections()), (Some(0), 1), "{right:?}");
+}
+
+#[test]
 fn passwords_are_sent_and_not_shown() {
     let server = Server::echo();
     let with = format!("http://us%65r:p%40ss@{}/x", server.address);

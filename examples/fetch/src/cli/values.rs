@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use reqwest::Url;
 
 use crate::extract::Rule;
 use crate::settings::Concurrency;
@@ -91,7 +92,15 @@ pub(crate) fn resolve(text: &str) -> Result<(String, u16, Vec<SocketAddr>), Stri
         Ok(SocketAddr::new(bare.parse::<IpAddr>().map_err(|_| otherwise())?, port))
     };
     let addresses = addresses.split(',').map(address).collect::<Result<_, String>>()?;
-    if host.is_empty() || port == 0 { Err(otherwise()) } else { Ok((host.to_ascii_lowercase(), port, addresses)) }
+    if host.is_empty() || port == 0 {
+        return Err(otherwise());
+    }
+    // As the hosts of URLs are written.
+    let whole = Url::parse(&format!("http://{host}/")).map_err(|_| otherwise())?;
+    match whole.domain() {
+        Some(host) if !host.contains('*') => Ok((host.to_owned(), port, addresses)),
+        _ => Err("it is for one name and port: neither * nor an address can stand for the host".to_owned()),
+    }
 }
 
 /// A regular expression that compiles.
@@ -190,6 +199,10 @@ mod tests {
             addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
             ["127.0.0.1:443", "[::1]:443", "[::2]:443"]
         );
+        assert_eq!(resolve("bücher.example:80:::1").unwrap().0, "xn--bcher-kva.example");
+        for bad in ["*:80:127.0.0.1", "127.0.0.1:80:127.0.0.2", "127.1:80:127.0.0.2"] {
+            assert!(resolve(bad).unwrap_err().contains("one name and port"), "{bad}");
+        }
         for bad in
             ["", "a", "a:1", "a:1:", "a:x:127.0.0.1", "a:70000:127.0.0.1", "a:0:127.0.0.1", ":1:127.0.0.1", "a:1:b"]
         {

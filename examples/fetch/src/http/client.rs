@@ -28,9 +28,18 @@ const IDLE: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(super) struct Clients {
     plain: Client,
-    secure: OnceLock<Result<Client, String>>,
+    secure: Lazy,
+    /// Those that `--resolve` is for, in the order of the settings. The resolver of a client is not told the port, so
+    /// each has clients of its own: other ports of the host are resolved as ever.
+    resolved: Vec<(Lazy, Lazy)>,
     recipe: Recipe,
 }
+
+/// Made when it is needed.
+type Lazy = OnceLock<Result<Client, String>>;
+
+/// Where the connections of a client go, if `--resolve` says so.
+type Override = (String, u16, Vec<SocketAddr>);
 
 /// All that clients are made of.
 #[derive(Debug)]
@@ -55,7 +64,8 @@ impl Clients {
         // To be found wrong now and not in every record.
         let now = !roots.is_empty() || identity.is_some();
         let recipe = Recipe { settings: settings.clone(), roots, identity };
-        let clients = Clients { plain: recipe.plain()?, secure: OnceLock::new(), recipe };
+        let resolved = settings.resolve.iter().map(|_| Default::default()).collect();
+        let clients = Clients { plain: recipe.plain(None)?, secure: OnceLock::new(), resolved, recipe };
         if now && let Err(message) = clients.secure() {
             bail!("--cacert or --cert can't be used: {message}");
         }
@@ -64,25 +74,39 @@ impl Clients {
 
     /// The client for a URL.
     pub(super) fn get(&self, url: &Url) -> Result<&Client, Fault> {
-        if url.scheme() == "http" {
+        let is_plain = url.scheme() == "http";
+        if !self.resolved.is_empty()
+            && let (host, port) = (url.host_str(), url.port_or_known_default())
+            // The last one counts, as in curl.
+            && let Some((over, (plain, secure))) = self.recipe.settings.resolve.iter().zip(&self.resolved)
+                .rfind(|((name, number, _), _)| host == Some(name) && port == Some(*number))
+        {
+            let made = if is_plain {
+                plain.get_or_init(|| self.recipe.plain(Some(over)).map_err(|error| format!("{error:#}")))
+            } else {
+                secure.get_or_init(|| self.recipe.secure(Some(over)).map_err(|error| format!("{error:#}")))
+            };
+            return made.as_ref().map_err(|message| Fault::new(Kind::Tls, message));
+        }
+        if is_plain {
             return Ok(&self.plain);
         }
         self.secure().map_err(|message| Fault::new(Kind::Tls, message))
     }
 
     fn secure(&self) -> Result<&Client, &str> {
-        let made = self.secure.get_or_init(|| self.recipe.secure().map_err(|error| format!("{error:#}")));
+        let made = self.secure.get_or_init(|| self.recipe.secure(None).map_err(|error| format!("{error:#}")));
         made.as_ref().map_err(String::as_str)
     }
 }
 
 impl Recipe {
-    fn plain(&self) -> Result<Client> {
+    fn plain(&self, over: Option<&Override>) -> Result<Client> {
         if is_secure(&self.settings.proxy) {
-            return self.secure();
+            return self.secure(over);
         }
         // No certificates at all: it never sees TLS.
-        let mut builder = self.common()?.tls_certs_only([]);
+        let mut builder = self.common(over)?.tls_certs_only([]);
         if self.settings.version != HttpVersion::Http2PriorKnowledge {
             // By itself the client repeats what a server of HTTP/2 has refused, and keeps a copy of each request for
             // that. Without TLS no server speaks HTTP/2 unasked. `never` alone would still copy; no retries don't.
@@ -91,8 +115,8 @@ impl Recipe {
         Ok(builder.build()?)
     }
 
-    fn secure(&self) -> Result<Client> {
-        let mut builder = self.common()?.tls_danger_accept_invalid_certs(self.settings.insecure);
+    fn secure(&self, over: Option<&Override>) -> Result<Client> {
+        let mut builder = self.common(over)?.tls_danger_accept_invalid_certs(self.settings.insecure);
         if self.settings.tls13 {
             builder = builder.tls_version_min(Version::TLS_1_3);
         }
@@ -105,7 +129,7 @@ impl Recipe {
         builder.build().context("no TLS: the certificates can't be loaded; --cacert FILE names others")
     }
 
-    fn common(&self) -> Result<ClientBuilder> {
+    fn common(&self, over: Option<&Override>) -> Result<ClientBuilder> {
         let settings = &self.settings;
         let mut builder = Client::builder()
             // Redirects are followed here, hop by hop: each is checked, and goes to the client it needs.
@@ -138,7 +162,11 @@ impl Recipe {
         if settings.deny_private {
             builder = builder.dns_resolver(PublicOnly);
         }
-        for (host, addresses) in overrides(settings)? {
+        let to_proxy = |(host, port, _): &&Override| match &settings.proxy {
+            Proxy::At { url, .. } => url.host_str() == Some(host) && url.port_or_known_default() == Some(*port),
+            _ => false,
+        };
+        for (host, _, addresses) in settings.resolve.iter().filter(to_proxy).chain(over) {
             builder = builder.resolve_to_addrs(host, addresses);
         }
         Ok(match &settings.proxy {
@@ -150,22 +178,6 @@ impl Recipe {
             }
         })
     }
-}
-
-/// The addresses of `--resolve` for each host. The resolver is not told the port, so all ports of a host have the same.
-fn overrides(settings: &HttpSettings) -> Result<Vec<(&str, &[SocketAddr])>> {
-    let mut hosts: Vec<(&str, &[SocketAddr])> = Vec::new();
-    for (host, _, addresses) in &settings.resolve {
-        let ips = |addresses: &[SocketAddr]| addresses.iter().map(|address| address.ip()).collect::<Vec<_>>();
-        match hosts.iter().find(|(known, _)| known == host) {
-            Some((_, others)) => ensure!(
-                ips(others) == ips(addresses),
-                "--resolve gives {host} different addresses on different ports; give it the same on all, or run twice"
-            ),
-            None => hosts.push((host, addresses)),
-        }
-    }
-    Ok(hosts)
 }
 
 fn identity(file: &Path, key: Option<&Path>) -> Result<Identity> {
