@@ -116,6 +116,21 @@ fn a_proxy_of_the_environment_is_not_looked_behind() {
 }
 
 #[test]
+fn a_proxy_of_the_environment_is_not_passed_over() {
+    let server = Server::echo();
+    let url = server.url("/");
+    for name in ["http_proxy", "HTTPS_PROXY", "all_proxy"] {
+        for value in ["ftp://a:secret@127.0.0.1:9", ":::", "http://", "http://secret b/"] {
+            assert_refused(&run_with(program().arg(&url).env(name, value), b""), &[name, "--noproxy '*'"]);
+        }
+        assert_eq!(server.connections(), 0);
+    }
+    for (name, value) in [("http_proxy", ""), ("https_proxy", "host:3128"), ("https_proxy", "socks5h://u:p@h:1")] {
+        assert_eq!(run_with(program().args(["--quiet", &url]).env(name, value), b"").code, Some(0), "{name} {value}");
+    }
+}
+
+#[test]
 fn help_has_groups_examples_and_every_kind_of_error() {
     let help = run(["--help"]);
     assert_eq!(help.code, Some(0));

@@ -1,6 +1,7 @@
 //! From flags to settings: reads the files that flags name, works out what follows from several flags together, and
 //! refuses by name what doesn't go together.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::num::NonZeroU32;
@@ -420,6 +421,15 @@ fn user_and_password(flag: &str, text: &str) -> Result<(String, String)> {
     pair.ok_or_else(|| format!("{flag} takes user:password; nobody is asked for the password"))
 }
 
+const PROXIES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+
+/// Whether the client can use a variable with this value. It reads them as these URIs.
+fn is_proxy(value: &OsStr) -> bool {
+    value.to_str().and_then(|value| value.parse::<hyper::Uri>().ok()).is_some_and(|uri| {
+        uri.host().is_some_and(|host| !host.is_empty()) && uri.scheme_str().is_none_or(|name| PROXIES.contains(&name))
+    })
+}
+
 fn proxy(args: &args::Http, around: &Surroundings<'_>) -> Result<Proxy> {
     const VARIABLES: [&str; 6] = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
     // A proxy looks names up itself, so that nobody here sees where a request goes.
@@ -434,13 +444,22 @@ fn proxy(args: &args::Http, around: &Surroundings<'_>) -> Result<Proxy> {
             Some(name) => Err(hidden(name)),
             None => Ok(Proxy::None),
         },
-        (None, None) => Ok(Proxy::Environment),
+        // The client would pass over a variable that it can't use, and send everything directly.
+        (None, None) => {
+            match VARIABLES.iter().find(|name| around.variable(name).is_some_and(|value| !is_proxy(&value))) {
+                Some(name) => Err(format!(
+                    "the variable {name} is no proxy: it takes a URL such as http://host:3128 or socks5h://host:1080; \
+                 --noproxy '*' does without"
+                )),
+                None => Ok(Proxy::Environment),
+            }
+        }
         (Some(text), except) => {
             // Without the text, which may have a password in it.
             let wrong = || "--proxy takes a URL such as http://host:3128 or socks5h://host:1080".to_owned();
             let whole = if text.contains("://") { text.clone() } else { format!("http://{text}") };
             let mut url = Url::parse(&whole).map_err(|_| wrong())?;
-            if !url.has_host() || !["http", "https", "socks4", "socks4a", "socks5", "socks5h"].contains(&url.scheme()) {
+            if !url.has_host() || !PROXIES.contains(&url.scheme()) {
                 return Err(wrong());
             }
             if let Some(user) = &args.proxy_user {
