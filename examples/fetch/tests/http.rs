@@ -421,6 +421,19 @@ fn redirects_change_methods_as_they_should() {
 }
 
 #[test]
+fn a_failure_behind_a_redirect_says_where_it_was() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = Server::start(move |_, stream| {
+        respond(stream, "302 Found", &[&format!("Location: http://user:secret@{gone}/there")], b"")?;
+        Ok(Then::Keep)
+    });
+    let url = server.url("/");
+    let run = run(["--quiet", "--retry", "0", &url]);
+    assert_eq!(run.kind(&url), "connect");
+    assert_eq!(run.record(&url)["final_url"], format!("http://{gone}/there"));
+}
+
+#[test]
 fn cookies_are_kept_if_wanted() {
     let server = Server::start(|_, stream| {
         respond(stream, "200 OK", &["Set-Cookie: seen=1", "Set-Cookie: \u{ff}", "Set-Cookie: b=2"], b"")?;

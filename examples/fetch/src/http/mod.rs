@@ -52,7 +52,7 @@ use self::validators::{Earlier, Validators};
 use self::watch::{Limits, Phase, Watch};
 use crate::output::record::{Kind, Record};
 use crate::output::{Bodies, Body, Head, Partial};
-use crate::request::{Payload, Request};
+use crate::request::{Payload, Request, redacted};
 use crate::settings::{Family, HttpSettings, Settings};
 
 /// Bodies that nobody wants are read to the end if there is not more than this, so that the connection can be used
@@ -151,7 +151,7 @@ impl Inner {
     ) -> Result<(), Fault> {
         let mut want = self.want(request, bodies);
         let (mut response, resumed) = loop {
-            let mut response = self.follow(request, &want, watch).await?;
+            let mut response = self.follow(request, &want, watch, &mut attempt.record).await?;
             want = match (want, response.status().as_u16()) {
                 (Want::Rest(partial), 206) => match total(response.headers(), partial.len) {
                     Some(total) => break (response, Some((partial, total))),
@@ -200,8 +200,15 @@ impl Inner {
     }
 
     /// Sends a request, and whatever redirects make of it, until there is a response that leads nowhere else.
-    async fn follow(&self, request: &Request, want: &Want, watch: &mut Watch<'_>) -> Result<Response, Fault> {
+    async fn follow(
+        &self,
+        request: &Request,
+        want: &Want,
+        watch: &mut Watch<'_>,
+        record: &mut Record,
+    ) -> Result<Response, Fault> {
         let mut hop = Hop::first(request);
+        record.final_url = None;
         loop {
             self.permit(&hop.url).await?;
             let mut response = self.send(&hop, request, want, watch).await?;
@@ -209,6 +216,8 @@ impl Inner {
                 None => return Ok(response),
                 Some(next) => hop = next,
             }
+            // Should it fail there, this is where.
+            record.final_url = Some(redacted(&hop.url));
             drain(&mut response, watch).await;
         }
     }
