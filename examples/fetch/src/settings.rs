@@ -38,8 +38,10 @@ pub(crate) struct InputSettings {
     pub(crate) templates: bool,
     /// A bad row ends the program before anything is sent.
     pub(crate) strict: bool,
-    /// A URL that has been there is skipped.
+    /// A request that has been there is skipped.
     pub(crate) dedupe: bool,
+    /// Whether an id is that of one request only, as files are named after it.
+    pub(crate) own_ids: bool,
     /// Whether a row may have a file of this machine sent.
     pub(crate) file_bodies: bool,
     /// What every request has unless its row says otherwise.

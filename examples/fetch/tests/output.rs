@@ -74,6 +74,22 @@ fn names_do_not_clash() {
 }
 
 #[test]
+fn no_file_is_that_of_two_requests_with_one_id() {
+    let server = Server::echo();
+    let rows: String =
+        ["/1", "/2", "/1"].map(|path| format!("{{\"url\":\"{}\",\"id\":\"a\"}}\n", server.url(path))).concat();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.args(["--quiet", "--ordered", "--names", "id", "--format", "jsonl", "--from", "-", "--output-dir"]);
+    let run = run_with(command.arg(directory.path()), rows.as_bytes());
+    let records = run.records();
+    assert_eq!((run.code, records.len(), files(directory.path()).len()), (Some(1), 3, 1));
+    assert_eq!(records[1]["error"]["kind"], "bad-input");
+    assert!(records[1]["error"]["message"].as_str().unwrap().contains("--names id"), "{}", records[1]);
+    assert_eq!((&records[0]["file"], &records[2]["file"]), (&"a".into(), &"a".into()));
+}
+
+#[test]
 fn bodies_of_errors_only_if_wanted() {
     let server = Server::start(|_, stream| {
         respond(stream, "404 Not Found", &[], b"no such thing")?;

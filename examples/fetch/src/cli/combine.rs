@@ -23,7 +23,7 @@ use super::{Surroundings, values};
 use crate::input::header::{header, header_name, method};
 use crate::request::Payload;
 use crate::settings::{
-    Auth, Concurrency, ExtractSettings, Family, HttpSettings, HttpVersion, InputFormat, InputSettings, Limits,
+    Auth, Concurrency, ExtractSettings, Family, HttpSettings, HttpVersion, InputFormat, InputSettings, Limits, Names,
     OutputSettings, Proxy, Rate, ReportSettings, RequestDefaults, RetrySettings, Settings,
 };
 
@@ -55,6 +55,7 @@ pub(super) fn settings(args: Args, matches: &ArgMatches, around: &Surroundings<'
             templates: !args.input.globoff,
             strict: args.input.strict,
             dedupe: args.input.dedupe,
+            own_ids: args.output.names == Names::Id && args.output.output_dir.is_some(),
             file_bodies: !http.deny_private,
             defaults,
         },
@@ -127,6 +128,10 @@ fn together(args: &Args, matches: &ArgMatches) -> Result<()> {
             "--if-changed and --records name the same file, which would be lost",
         ),
         (same(&args.report.summary_json), "--summary-json and --records name the same file"),
+        (
+            !to_file && args.report.summary_json.as_deref() == Some(Path::new("-")),
+            "--summary-json - goes with --records FILE: without it the records are on standard output",
+        ),
         (http.key.is_some() && http.cert.is_none(), "--key goes with --cert FILE"),
         (http.proxy_user.is_some() && http.proxy.is_none(), "--proxy-user goes with --proxy URL"),
         (http.deny_private && input.demo, "--demo is on this machine, which --deny-private refuses"),

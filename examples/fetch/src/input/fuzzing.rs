@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lines::Lines;
 use super::template::Template;
-use super::{Current, Reader, Rows};
+use super::{Current, Ids, Reader, Rows};
 use crate::request::{Payload, Row};
 use crate::settings::{InputFormat, InputSettings, RequestDefaults};
 
@@ -60,6 +60,7 @@ fn rows(format: InputFormat, data: &[u8]) -> Vec<Row> {
         current: Some(current),
         number: 0,
         seen: None,
+        ids: Some(Ids::default()),
         duplicates: Arc::default(),
     };
     let rows: Vec<Row> =
@@ -84,6 +85,7 @@ pub(super) fn settings(format: InputFormat) -> InputSettings {
         templates: false,
         strict: false,
         dedupe: false,
+        own_ids: true,
         defaults: RequestDefaults { method, headers, query: None, body },
         base: None,
         file_bodies: true,

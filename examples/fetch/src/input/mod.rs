@@ -5,7 +5,7 @@
 //! Source ──► Reader (lines, csv, jsonl) ──► Draft ──► template ──► duplicates ──► Row
 //! ```
 //!
-//! Nothing is kept but the row at hand, and with `--dedupe` a hash of each row. What is wrong with a row becomes part
+//! Nothing is kept but the row at hand, and with `--dedupe` or `--names id` hashes of each row. What is wrong with a row becomes part
 //! of it, with file and line; only an input that can't be read any further is an error of the iterator. Fetching, and
 //! the order in which rows are fetched, are the engine's.
 
@@ -17,7 +17,7 @@ mod jsonl;
 mod lines;
 mod template;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -48,6 +48,7 @@ pub(crate) struct Rows {
     current: Option<Current>,
     number: u64,
     seen: Option<Seen>,
+    ids: Option<Ids>,
     duplicates: Arc<AtomicU64>,
 }
 
@@ -76,6 +77,7 @@ impl Rows {
             current: None,
             number: 0,
             seen: settings.dedupe.then(Seen::default),
+            ids: settings.own_ids.then(Ids::default),
             duplicates: Arc::default(),
         };
         for source in &sources {
@@ -217,7 +219,7 @@ impl Iterator for Rows {
                     return Some(Err(error));
                 }
             };
-            let (id, content) = match draft {
+            let (id, mut content) = match draft {
                 Ok(mut draft) => (draft.id.take(), self.request(draft)),
                 Err(mut bad) => (bad.id.take(), Err(bad)),
             };
@@ -226,6 +228,12 @@ impl Iterator for Rows {
             {
                 self.duplicates.fetch_add(1, Ordering::Relaxed);
                 continue;
+            }
+            if let (Some(ids), Some(id), Ok(request)) = (&mut self.ids, &id, &content)
+                && !ids.is_own(id, request)
+            {
+                let why = format!("the id {id:?} is that of another request: with --names id each needs its own");
+                content = Err(Bad::new(request.url.as_str(), why));
             }
             self.number += 1;
             return Some(Ok(Row { number: self.number, id, content: content.map_err(|bad| self.bad_row(bad)) }));
@@ -583,23 +591,49 @@ fn harmless(text: &str) -> String {
     shown
 }
 
-/// The rows that have been there: a hash of 64 bits each, some 10 to 20 bytes with the room of the table. Two of ten
-/// million rows share one by chance with a probability of 1 in 400,000.
+/// The requests that have been there: a hash of 64 bits each, some 10 to 20 bytes with the room of the table. Two of ten
+/// million share one by chance with a probability of 1 in 400,000.
 #[derive(Default)]
 struct Seen {
     hasher: RandomState,
-    hashes: HashSet<u64>,
+    requests: HashSet<u64>,
 }
 
 impl Seen {
     fn is_new(&mut self, request: &Request) -> bool {
-        let body = match &request.body {
-            Payload::None => (0, &[][..]),
-            Payload::Bytes(bytes) => (1, &bytes[..]),
-            Payload::File(path) => (2, path.as_os_str().as_encoded_bytes()),
-        };
-        self.hashes.insert(self.hasher.hash_one((request.method.as_str(), request.url.as_str(), body)))
+        self.requests.insert(identity(&self.hasher, request))
     }
+}
+
+/// Whose id is whose: a hash of each id and one of the first request that had it, twice what [`Seen`] takes.
+#[derive(Default)]
+struct Ids {
+    hasher: RandomState,
+    requests: HashMap<u64, u64>,
+}
+
+impl Ids {
+    /// Whether no other request has this id.
+    fn is_own(&mut self, id: &str, request: &Request) -> bool {
+        let identity = identity(&self.hasher, request);
+        *self.requests.entry(self.hasher.hash_one(id)).or_insert(identity) == identity
+    }
+}
+
+/// A hash of all that is sent, and to whom.
+fn identity(hasher: &RandomState, request: &Request) -> u64 {
+    let Request { url, method, headers, body, timeout: _ } = request;
+    let body = match body {
+        Payload::None => (0, &[][..]),
+        Payload::Bytes(bytes) => (1, &bytes[..]),
+        Payload::File(path) => (2, path.as_os_str().as_encoded_bytes()),
+    };
+    let mut headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    // Only the order of values of the same name means something; this keeps it.
+    headers.sort_by_key(|&(name, _)| name);
+    // What is behind # is not sent.
+    let url = url.as_str().split('#').next();
+    hasher.hash_one((method.as_str(), url, headers, body))
 }
 
 /// For `--strict`: fails if any row is bad, and names the first few.
@@ -888,7 +922,9 @@ mod tests {
             r#"{"url": "http://a/{1..2}", "id": 1}
                {"url": "http://a/", "method": "PUT"}
                {"url": "http://a/", "body": "x", "method": "PUT"}
-               {"url": "http://A:80/", "id": 2}
+               {"url": "http://a/", "headers": {"x-a": "1", "x-b": "2"}}
+               {"url": "http://a/", "headers": {"X-B": "2", "X-A": "1"}}
+               {"url": "http://A:80/#part", "id": 2}
                {"url": ""}
                {"url": ""}"#,
         );
@@ -896,10 +932,35 @@ mod tests {
         settings.dedupe = true;
         let mut all = Rows::open(&settings).unwrap();
         let numbers: Vec<u64> = all.by_ref().map(|row| row.unwrap().number).collect();
-        assert_eq!(numbers, (1..=8).collect::<Vec<_>>());
-        assert_eq!(all.duplicates().load(Ordering::Relaxed), 4);
+        assert_eq!(numbers, (1..=9).collect::<Vec<_>>());
+        assert_eq!(all.duplicates().load(Ordering::Relaxed), 5);
         settings.dedupe = false;
-        assert_eq!(rows(&settings).len(), 12);
+        assert_eq!(rows(&settings).len(), 14);
+    }
+
+    #[test]
+    fn an_id_that_names_a_file_is_that_of_one_request() {
+        let (_directory, path) = file(
+            "in.jsonl",
+            r#"{"url": "http://a/1", "id": "a"}
+               {"url": "http://user:secret@a/2", "id": "a"}
+               {"url": "http://a/1", "id": "a"}
+               {"url": "http://a/2", "id": "b"}
+               {"url": "http://a/3"}
+               {"url": "http://a/4"}"#,
+        );
+        let mut settings = settings(&[], &[&path]);
+        settings.own_ids = true;
+        let rows = rows(&settings);
+        let bad: Vec<_> = rows.iter().filter_map(|row| row.content.as_ref().err()).collect();
+        assert_eq!((rows.len(), bad.len()), (6, 1), "{bad:?}");
+        assert_eq!((rows[1].number, rows[1].id.as_deref()), (2, Some("a")));
+        assert_eq!(bad[0].url, "http://a/2");
+        assert!(bad[0].message.contains("in.jsonl:2") && bad[0].message.contains("--names id"), "{}", bad[0].message);
+        settings.strict = true;
+        assert!(Rows::open(&settings).unwrap_err().to_string().contains("--names id"));
+        (settings.strict, settings.own_ids) = (false, false);
+        assert!(super::tests::rows(&settings).iter().all(|row| row.content.is_ok()));
     }
 
     #[test]
