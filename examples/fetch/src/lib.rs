@@ -16,9 +16,8 @@ mod report;
 mod request;
 mod settings;
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,7 +29,6 @@ use anyhow::{Context, Result};
 use futures_ext::{ProgressExt, block_on};
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use polypool::{TaskFuture, ThreadPool};
-use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::task::yield_now;
@@ -41,7 +39,7 @@ use crate::extract::Extractor;
 use crate::http::Fetcher;
 use crate::input::Rows;
 use crate::output::{Bodies, Done, Writer};
-use crate::report::{Circumstances, Live, Summary, say};
+use crate::report::{Circumstances, Live, Summary, SummaryFile, say};
 use crate::settings::Settings;
 
 /// What the fuzz targets need.
@@ -116,7 +114,7 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let fetcher = Fetcher::new(&settings).unwrap_or_else(|error| cli::refuse(&error));
     let mut writer = Writer::open(&settings.output).unwrap_or_else(|error| cli::refuse(&error));
     let bodies = Bodies::new(&settings.output, settings.extract.is_some()).unwrap_or_else(|error| cli::refuse(&error));
-    let summary_file = settings.report.summary_json.clone().map(summary_file).transpose();
+    let summary_file = settings.report.summary_json.clone().map(SummaryFile::open).transpose();
     let summary_file = summary_file.unwrap_or_else(|error| cli::refuse(&error));
     let bodies = bodies.with_usual_headers(&settings.input.defaults.headers);
     let extractor = settings.extract.as_ref().map(Extractor::new).transpose()?;
@@ -179,26 +177,33 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     writer.finish()?;
 
     // Input that nobody waits for any more may never end.
-    let read =
-        if interrupted || control.gave_up.load(Ordering::Relaxed) { Ok(Counts::default()) } else { reading.await? };
-    let Counts { done_before, duplicates } = *read.as_ref().unwrap_or(&Counts::default());
+    let gave_up = control.gave_up.load(Ordering::Relaxed);
+    let read = if interrupted || gave_up { Ok(Counts::default()) } else { reading.await? };
+    let Counts { done_before, failed_before, duplicates } = *read.as_ref().unwrap_or(&Counts::default());
     let retries = control.retries.load(Ordering::Relaxed);
-    let circumstances = Circumstances { elapsed: start.elapsed(), retries, done_before, duplicates, interrupted };
-    let report = summary.report(circumstances);
-    if let Some((path, mut file)) = summary_file {
-        let unwritable = || format!("--summary-json can't write {}", path.display());
-        writeln!(file, "{}", serde_json::to_string_pretty(&report)?).with_context(unwritable)?;
-        file.persist(&path).with_context(unwritable)?;
-    }
+    let elapsed = start.elapsed();
+    let report =
+        summary.report(Circumstances { elapsed, retries, done_before, failed_before, duplicates, interrupted });
     if !quiet {
         say(&report);
+    }
+    if let Some(file) = summary_file {
+        file.write(&report)?;
     }
     if interrupted {
         say(format_args!("the other URLs have no record{}", resume_hint(&settings)));
         return Ok(ExitCode::from(130));
     }
     read?;
-    let failed = summary.failed_share() > settings.report.fail_above;
+    if gave_up {
+        say(format_args!(
+            "the --deadline passed before the input came to its end: the rows that were not read by then have no \
+             record{}",
+            resume_hint(&settings)
+        ));
+        return Ok(ExitCode::FAILURE);
+    }
+    let failed = report.failed_share() > settings.report.fail_above;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -216,14 +221,6 @@ async fn at_once<S: Stream + Unpin>(records: &mut S, in_a_row: &mut u32) -> Opti
     next
 }
 
-/// A file beside the one that is to be written, which has its name only when it is whole.
-fn summary_file(path: PathBuf) -> Result<(PathBuf, NamedTempFile)> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new().prefix(".fetch-summary").tempfile_in(directory);
-    let file = file.with_context(|| format!("--summary-json can't write to {}", directory.display()))?;
-    Ok((path, file))
-}
-
 fn resume_hint(settings: &Settings) -> &'static str {
     if settings.output.records.is_some() { "; the same command with --resume goes on from here" } else { "" }
 }
@@ -232,6 +229,7 @@ fn resume_hint(settings: &Settings) -> &'static str {
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     done_before: u64,
+    failed_before: u64,
     duplicates: u64,
 }
 
@@ -242,7 +240,7 @@ fn read(mut rows: Rows, done: Arc<Done>) -> Result<(Incoming, TaskFuture<Result<
     let pool = ThreadPool::builder().workers(1).name_prefix("input").build()?;
     let (sender, receiver) = mpsc::channel(BETWEEN);
     let reading = pool.spawn(move || {
-        let mut counts = Counts::default();
+        let mut counts = Counts { failed_before: done.failed, ..Counts::default() };
         let duplicates = rows.duplicates();
         let room = Room::new(WAITING);
         for row in &mut rows {

@@ -269,7 +269,10 @@ fn what_failed_is_done_again_if_wanted() {
         (run.code, records(&text))
     };
     assert_eq!(run("1", &[]).0, Some(1));
-    assert_eq!(run("2", &["--resume"]).1.iter().filter(|record| record["status"] == 404).count(), 1);
+    let (code, records) = run("2", &["--resume"]);
+    assert_eq!(code, Some(1), "a failure of the run before is one");
+    assert_eq!(records.iter().filter(|record| record["status"] == 404).count(), 1);
+    assert_eq!(run("2", &["--resume", "--fail-above", "34%"]).0, Some(0));
     let (code, records) = run("3", &["--resume", "--retry-failed"]);
     assert_eq!((code, records.len()), (Some(0), 3));
     assert!(records.iter().all(|record| record["status"] == 200));

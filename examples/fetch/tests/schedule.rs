@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -189,6 +189,22 @@ fn the_deadline_of_the_batch_ends_it_with_a_record_for_each_row() {
     for record in &records {
         assert_eq!(record["error"]["kind"], "deadline", "{record}");
     }
+}
+
+#[test]
+fn rows_that_come_after_the_deadline_of_the_batch_are_told_of() {
+    let server = Server::echo();
+    let (url, (ended, end)) = (server.url("/1"), mpsc::channel::<()>());
+    let mut command = common::program();
+    command.args(["--deadline", "1s"]);
+    let run = common::run_fed(&mut command, move |input| {
+        writeln!(input, "{url}")?;
+        let _ = end.recv(); // The input stays open until the program has ended.
+        Ok(())
+    });
+    drop(ended);
+    assert_eq!((run.code, run.records().len()), (Some(1), 1), "{}", run.stderr);
+    assert!(run.stderr.contains("--deadline") && run.stderr.contains("have no record"), "{}", run.stderr);
 }
 
 #[test]
@@ -472,4 +488,9 @@ fn the_summary_tells_what_happened_to_people_and_to_programs() {
 
     let quiet = common::run(["--quiet", &urls[0]]);
     assert_eq!(quiet.stderr, "");
+
+    let records = directory.path().join("records");
+    let run = common::run(["--summary-json", "-", "--records", records.to_str().unwrap(), &urls[0]]);
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((run.code, report["rows"].as_u64()), (Some(0), Some(1)));
 }

@@ -119,7 +119,7 @@ pub(super) struct Input {
     #[arg(long)]
     pub(super) strict: bool,
 
-    /// Leaves out rows that have been there: method, URL and body are the same
+    /// Leaves out rows that have been there: method, URL, headers and body are the same
     ///
     /// They get no number and no record; the summary counts them. Takes 10 to 20 bytes of memory a URL.
     #[arg(long)]
@@ -400,7 +400,7 @@ pub(super) struct Output {
     #[arg(long)]
     pub(super) resume: bool,
 
-    /// With --resume, also does again what failed
+    /// With --resume, also does again what failed, which otherwise counts as before
     #[arg(long)]
     pub(super) retry_failed: bool,
 

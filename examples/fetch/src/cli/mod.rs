@@ -158,7 +158,7 @@ fn hint(mut error: clap::Error) -> clap::Error {
         }
         "-w" | "--write-out" => "every record has status, sizes and times",
         "-i" | "--include" | "-D" | "--dump-header" | "-v" | "--verbose" | "--trace" | "--trace-ascii" => {
-            "every record has status, sizes and times; --warc FILE keeps all that was sent and came"
+            "every record has status, sizes and times; --warc FILE keeps requests and responses with their headers"
         }
         "-R" | "--remote-time" => "every record has last_modified",
         "-F" | "--form" | "--form-string" => {

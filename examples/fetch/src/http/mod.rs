@@ -53,7 +53,7 @@ use self::watch::{Limits, Phase, Watch};
 use crate::output::record::{Kind, Record};
 use crate::output::{Bodies, Body, Head, Partial};
 use crate::request::{Payload, Request, redacted};
-use crate::settings::{Family, HttpSettings, Settings};
+use crate::settings::{Family, HttpSettings, Proxy, Settings};
 
 /// Bodies that nobody wants are read to the end if there is not more than this, so that the connection can be used
 /// again.
@@ -394,6 +394,9 @@ impl Inner {
 
     fn fault(&self, error: &reqwest::Error, stage: Stage) -> Fault {
         let mut fault = Fault::client(error, stage, self.settings.connect_timeout);
+        if fault.failure.kind == Kind::Connect && matches!(self.settings.proxy, Proxy::At { .. }) {
+            fault.failure.message += " (with --proxy)";
+        }
         // A host that has no such address looks as if nobody were there.
         if fault.failure.kind == Kind::Connect {
             fault.failure.message += match self.settings.family {

@@ -39,6 +39,8 @@ pub(super) const MOST_ROWS: u64 = 1 << 32;
 pub(crate) struct Done {
     /// For each row from 1, a hash of its URL, never 0; or 0.
     rows: Vec<u8>,
+    /// How many of them failed.
+    pub(crate) failed: u64,
     path: PathBuf,
 }
 
@@ -147,7 +149,7 @@ pub(super) fn take_up(
     let recent = metadata.modified().ok().and_then(|time| time.checked_sub(WRITTEN_BACK));
     let check = Check { directory: settings.directory.as_deref(), archive, recent };
     let mut kept = Kept { path, renewed: None, end: 0, len: 0 };
-    let mut done = Done { rows: Vec::new(), path: path.to_owned() };
+    let mut done = Done { rows: Vec::new(), failed: 0, path: path.to_owned() };
     let (mut archive_end, mut archived) = (0, 0_u64);
     // The rows that were read and kept before.
     let (mut last, mut previous) = (0, 0);
@@ -202,6 +204,7 @@ pub(super) fn take_up(
         }
         previous = seen.row;
         done.add(seen.row, &seen.url);
+        done.failed += u64::from(seen.error.is_some());
         if let Some((offset, length)) = seen.warc.as_ref().and_then(Place::at) {
             archive_end = archive_end.max(offset + length);
         }
@@ -440,8 +443,10 @@ mod tests {
         lines[1] = serde_json::to_string(&Record { error, ..*record(2) }).unwrap() + "\n";
         fs::write(&records, lines.concat()).unwrap();
         assert_eq!(done(&settings, 3), [1, 2, 3]);
+        assert_eq!(Writer::open(&settings).unwrap().done().failed, 1);
         settings.retry_failed = true;
         assert_eq!(done(&settings, 3), [1, 3]);
+        assert_eq!(Writer::open(&settings).unwrap().done().failed, 0);
         settings.ordered = true;
         assert!(Writer::open(&settings).unwrap_err().to_string().contains("--ordered"));
     }

@@ -197,7 +197,7 @@ impl Writer {
             return Err(io::Error::other("the records can't be written any more"));
         }
         if let (Some(place), Some(archive)) = (&record.warc, &mut self.archive) {
-            let place = archive.append(place);
+            let place = archive.append(place).map_err(|error| self.to.hinting(error));
             self.is_broken |= place.is_err();
             record.warc = Some(place?);
         }
@@ -242,14 +242,19 @@ impl To {
     fn failed(&self, error: &io::Error) -> io::Error {
         let message = match self {
             To::Stdout(_) => format!("the records can't be written to standard output: {error}"),
-            To::File { path, .. } => {
-                format!(
-                    "the records can't be written to {} (--records): {error}; once they can, --resume goes on",
-                    path.display()
-                )
-            }
+            To::File { path, .. } => format!("the records can't be written to {} (--records): {error}", path.display()),
         };
-        io::Error::new(error.kind(), message)
+        self.hinting(io::Error::new(error.kind(), message))
+    }
+
+    /// With what can be done about it.
+    fn hinting(&self, error: io::Error) -> io::Error {
+        match self {
+            To::Stdout(_) => error,
+            To::File { .. } => {
+                io::Error::new(error.kind(), format!("{error}; once that is mended, --resume goes on from here"))
+            }
+        }
     }
 }
 

@@ -1,11 +1,13 @@
-//! What people see of a run: while it goes on (`progress`) and at its end (`summary`).
+//! What people see of a run: while it goes on (`progress`) and at its end (`summary`, also in a `file`).
 
+mod file;
 mod progress;
 mod summary;
 
 use std::fmt::Display;
 use std::io::{self, Write};
 
+pub(crate) use self::file::SummaryFile;
 pub(crate) use self::progress::Live;
 pub(crate) use self::summary::{Circumstances, Summary};
 

@@ -39,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) failed: u64,
     /// Rows that have their record from an earlier run (`--resume`).
     pub(crate) done_before: u64,
+    /// Those of them that failed then.
+    pub(crate) failed_before: u64,
     /// Rows left out as they were there before (`--dedupe`).
     pub(crate) duplicates: u64,
     pub(crate) interrupted: bool,
@@ -76,6 +78,7 @@ pub(crate) struct Circumstances {
     pub(crate) elapsed: Duration,
     pub(crate) retries: u64,
     pub(crate) done_before: u64,
+    pub(crate) failed_before: u64,
     pub(crate) duplicates: u64,
     pub(crate) interrupted: bool,
 }
@@ -119,13 +122,8 @@ impl Summary {
         times.seconds += record.seconds;
     }
 
-    /// The share of rows that failed, from 0 to 1.
-    pub(crate) fn failed_share(&self) -> f64 {
-        if self.rows == 0 { 0.0 } else { self.failed as f64 / self.rows as f64 }
-    }
-
     pub(crate) fn report(&self, circumstances: Circumstances) -> Report {
-        let Circumstances { elapsed, retries, done_before, duplicates, interrupted } = circumstances;
+        let Circumstances { elapsed, retries, done_before, failed_before, duplicates, interrupted } = circumstances;
         let seconds = elapsed.as_secs_f64();
         let quantile = |q| self.latency.value_at_quantile(q) as f64 / 1e6;
         let mut slowest: Vec<_> = self.hosts.iter().map(|(host, times)| Slow::of(host, times)).collect();
@@ -136,6 +134,7 @@ impl Summary {
             succeeded: self.rows - self.failed,
             failed: self.failed,
             done_before,
+            failed_before,
             duplicates,
             interrupted,
             seconds,
@@ -165,6 +164,14 @@ impl Summary {
     }
 }
 
+impl Report {
+    /// The share of rows that failed, from 0 to 1, those done before included.
+    pub(crate) fn failed_share(&self) -> f64 {
+        let (failed, rows) = (self.failed + self.failed_before, self.rows + self.done_before);
+        if rows == 0 { 0.0 } else { failed as f64 / rows as f64 }
+    }
+}
+
 impl Slow {
     fn of(host: &str, times: &Host) -> Self {
         Slow { host: host.into(), responses: times.responses, mean_seconds: times.seconds / times.responses as f64 }
@@ -177,10 +184,13 @@ impl fmt::Display for Report {
         let bytes = ByteSize(self.bytes).display().iec();
         write!(f, "{rows} URLs in {seconds:.2} s ({rows_per_second:.0}/s): {succeeded} succeeded, {failed} failed")?;
         write!(f, "; {bytes}, {retries} retries")?;
-        for (count, what) in [(self.done_before, "done before"), (self.duplicates, "duplicates left out")] {
+        for (count, what) in [(self.duplicates, "duplicates left out"), (self.done_before, "done before")] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;
             }
+        }
+        if self.failed_before > 0 {
+            write!(f, " ({} of them failed: --retry-failed does these again)", self.failed_before)?;
         }
         if !self.statuses.is_empty() {
             let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status} ({count})")).collect();
@@ -246,7 +256,7 @@ mod tests {
         assert!(report.latency_seconds.max < 1.0, "a row without a response has no latency");
         assert_eq!(&*report.slowest_hosts[0].host, "b:81");
         assert_eq!((&*report.slowest_hosts[1].host, report.slowest_hosts[1].responses), ("a", 2));
-        assert_eq!(summary.failed_share(), 0.5);
+        assert_eq!(report.failed_share(), 0.5);
 
         let text = report.to_string();
         assert!(text.starts_with("4 URLs in 2.00 s (2/s): 2 succeeded, 2 failed; 40 B, 3 retries\n"), "{text}");
@@ -268,8 +278,19 @@ mod tests {
     }
 
     #[test]
+    fn what_failed_before_counts() {
+        let mut summary = Summary::new();
+        summary.count(&record("http://a/", Some(200), 0.001, None));
+        let report = summary.report(Circumstances { done_before: 9, failed_before: 2, ..Default::default() });
+        assert_eq!(report.failed_share(), 0.2);
+        let text = report.to_string();
+        assert!(text.contains(", 9 done before (2 of them failed: --retry-failed"), "{text}");
+    }
+
+    #[test]
     fn nothing_is_a_report_as_well() {
         let report = Summary::new().report(Circumstances::default());
+        assert_eq!(report.failed_share(), 0.0);
         assert_eq!(report.to_string(), "0 URLs in 0.00 s (0/s): 0 succeeded, 0 failed; 0 B, 0 retries");
     }
 }
