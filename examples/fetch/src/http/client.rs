@@ -137,7 +137,6 @@ impl Recipe {
             .referer(false)
             .connect_timeout(settings.connect_timeout)
             .pool_idle_timeout(IDLE)
-            .gzip(settings.compressed)
             .brotli(settings.compressed)
             .http1_allow_obsolete_multiline_headers_in_responses(true);
         builder = match settings.version {
@@ -146,7 +145,7 @@ impl Recipe {
             HttpVersion::Http2PriorKnowledge => builder.http2_prior_knowledge(),
         };
         if settings.compressed {
-            // It would leave out zstd, which is decoded here.
+            // It would leave out gzip and zstd, which are decoded here.
             let encodings = HeaderValue::from_static("gzip, br, zstd");
             builder = builder.default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, encodings)]));
         }

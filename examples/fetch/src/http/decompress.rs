@@ -1,9 +1,10 @@
-//! Bodies in zstd, and in gzip by its other names. The client decodes gzip and brotli by itself, and could do this too, but would let a server choose
-//! how much memory it takes: up to 128 MiB for one response.
+//! Bodies in gzip and zstd. The client decodes brotli by itself, and could do these too, but would take the first member
+//! of several in gzip for the whole, and let a server choose how much memory zstd takes: up to 128 MiB for one response.
 
 use std::io::{self, Write};
+use std::mem;
 
-use flate2::write::MultiGzDecoder;
+use flate2::write::GzDecoder;
 use reqwest::Response;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use zstd::stream::raw::{self, DParameter, Operation};
@@ -19,8 +20,6 @@ const PIECE: usize = 64 * 1024;
 /// Decodes one body, piece by piece.
 pub(super) enum Decoder {
     Zstd(Zstd),
-    /// Under a name that the client doesn't know: codings are case-insensitive, and `x-gzip` is one of them (RFC 9110,
-    /// 8.4.1).
     Gzip(Gzip),
 }
 
@@ -36,6 +35,7 @@ impl Decoder {
         let codings = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",");
         let is_coding = |name: &&str| !name.is_empty() && !name.eq_ignore_ascii_case("identity");
         let codings: Vec<_> = codings.split(',').map(str::trim).filter(is_coding).collect();
+        // Their names are case-insensitive, and `x-gzip` is one (RFC 9110, 8.4.1).
         let decoder = match codings[..] {
             [] => return None,
             [name] if name.eq_ignore_ascii_case("zstd") => Zstd::new().map(Decoder::Zstd).map_err(|error| bad(&error)),
@@ -68,38 +68,56 @@ impl Decoder {
     }
 }
 
+/// Members, one after the other (RFC 1952, 2.2). What comes behind them and is none is left out, as `gzip` does.
 pub(super) struct Gzip {
-    decoder: MultiGzDecoder<Vec<u8>>,
+    member: GzDecoder<Vec<u8>>,
+    /// Whether anything of this one has come.
     begun: bool,
+    /// Whether there was one before.
+    follows: bool,
 }
 
 impl Default for Gzip {
     fn default() -> Self {
-        Gzip { decoder: MultiGzDecoder::new(Vec::new()), begun: false }
+        Gzip { member: GzDecoder::new(Vec::new()), begun: false, follows: false }
     }
 }
 
 impl Gzip {
     /// One write decodes no more than fits into the decoder's own buffer, so that memory stays bounded.
     fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, Fault> {
-        self.decoder.get_mut().clear();
-        if input.is_empty() {
+        const FIRST: u8 = 0x1f;
+        self.member.get_mut().clear();
+        if input.is_empty() || (self.follows && !self.begun && input[0] != FIRST) {
+            *input = &[];
             return Ok(None);
         }
         self.begun = true;
-        let read = self.decoder.write(input).map_err(|error| no_gzip(&error))?;
+        let read = self.member.write(input).map_err(|error| no_gzip(&error))?;
         *input = &input[read..];
-        // What is still in that buffer comes out here.
-        self.decoder.flush().map_err(|error| no_gzip(&error))?;
-        Ok(Some(self.decoder.get_ref()))
+        if read == 0 {
+            // It has come to its end.
+            self.member.try_finish().map_err(|error| no_gzip(&error))?;
+            (self.begun, self.follows) = (false, true);
+            let rest = mem::take(self.member.get_mut());
+            self.member = GzDecoder::new(rest);
+        } else {
+            // What is still in that buffer comes out here.
+            self.member.flush().map_err(|error| no_gzip(&error))?;
+        }
+        Ok(Some(self.member.get_ref()))
     }
 
     fn finish(self) -> Result<(), Fault> {
-        let Gzip { mut decoder, begun } = self;
-        if !begun || decoder.try_finish().is_ok() {
+        let Gzip { mut member, begun, .. } = self;
+        if !begun {
             return Ok(());
         }
-        Err(Fault::new(Kind::Truncated, "the compressed body (gzip) is not whole"))
+        // One that is whole takes no more.
+        match member.write(&[0]) {
+            Ok(0) => member.try_finish().map_err(|error| no_gzip(&error)),
+            _ => Err(Fault::new(Kind::Truncated, "the compressed body (gzip) is not whole")),
+        }
     }
 }
 
@@ -214,6 +232,23 @@ mod tests {
             }
         }
         assert_eq!(gunzip(b"", 1).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_is_behind_gzip_is_left_out() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(b"body").unwrap();
+        let member = encoder.finish().unwrap();
+        for behind in [&b"\0\0\0\0"[..], b"\n", b"a lot of text", &[0; 512]] {
+            for at_once in [1, 7, 1_000] {
+                assert_eq!(gunzip(&[&member, behind].concat(), at_once).unwrap(), b"body", "{behind:?} {at_once}");
+            }
+        }
+        assert_eq!(gunzip(&[&member, &member[..9]].concat(), 7).unwrap_err().failure.kind, Kind::Truncated);
+        let wrong = [&member[..member.len() - 5], b"x", &member[member.len() - 4..]].concat();
+        assert_ne!(wrong, member);
+        assert_eq!(gunzip(&wrong, 7).unwrap_err().failure.kind, Kind::Protocol);
+        assert_eq!(gunzip(&[&wrong, &member[..]].concat(), 7).unwrap_err().failure.kind, Kind::Protocol);
     }
 
     #[test]
