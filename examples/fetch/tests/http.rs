@@ -5,8 +5,9 @@ mod common;
 use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -22,6 +23,34 @@ fn good<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Ru
 
 fn in_text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// As each connection that waits takes memory and a descriptor.
+#[test]
+fn connections_to_many_hosts_wait_for_a_shorter_time() {
+    // The order in which the client closes them; and one request that lasts until it has closed one.
+    let (closed, order) = mpsc::channel::<usize>();
+    let order = Mutex::new(order);
+    let proxy = Server::raw(move |_, mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut last = String::new();
+        while let Some(asked) = read_request(&mut reader)? {
+            let first = if asked.path == "http://hold/" {
+                order.lock().unwrap().recv_timeout(Duration::from_secs(60)).expect("one is closed")
+            } else {
+                0
+            };
+            ok(&mut stream, first.to_string().as_bytes())?;
+            last = asked.path;
+        }
+        if let Ok(host) = last.trim_start_matches("http://h").trim_end_matches('/').parse() {
+            let _ = closed.send(host);
+        }
+        Ok(())
+    });
+    let run = good(["--proxy", &proxy.url("/"), "--body", "text", "http://hold/", "http://h{1..600}/"]);
+    let first: usize = run.record("http://hold/")["body"].as_str().unwrap().parse().unwrap();
+    assert!(first > 500, "the connection to host {first} was closed first, as if it were one of few");
 }
 
 #[test]

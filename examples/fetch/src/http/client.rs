@@ -1,16 +1,20 @@
-//! The clients, made from the settings: one for `http:` and one for `https:`.
+//! The clients, made from the settings: one for `http:` and one for `https:`, and as many again for a crowd of hosts.
 //!
 //! The second is made when the first URL needs it: the certificates of the system take longer to load than hundreds of
 //! requests, and more memory than the rest of the program. What the user gave (`--cacert`, `--cert`) is read at the
 //! start.
 
+use std::collections::HashSet;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use parking_lot::Mutex;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::tls::Version;
@@ -21,14 +25,23 @@ use super::guard::PublicOnly;
 use crate::output::record::Kind;
 use crate::settings::{Family, HttpSettings, HttpVersion, Proxy};
 
-/// Shorter than servers commonly wait (5 s and more), so that they seldom close a connection just as it is used again;
-/// and a batch over many hosts doesn't gather connections that it never needs again.
+/// How long a connection waits to be used again. Shorter than servers commonly wait (5 s and more), so that they seldom
+/// close one just as it is used again.
 const IDLE: Duration = Duration::from_secs(4);
+
+/// The same in a crowd: long enough for a redirect, and too short for thousands of connections to gather, each of which
+/// takes a descriptor, and 15 KiB of memory or, with TLS, 40.
+const IDLE_IN_CROWD: Duration = Duration::from_millis(100);
+
+/// So many new hosts within [`IDLE`] are a crowd: they hardly come again while their connections wait.
+const MANY_HOSTS: usize = 512;
 
 #[derive(Debug)]
 pub(super) struct Clients {
     plain: Client,
     secure: Lazy,
+    /// For a crowd of hosts.
+    crowd: (Crowd, Lazy, Lazy),
     /// Those that `--resolve` is for, in the order of the settings. The resolver of a client is not told the port, so
     /// each has clients of its own: other ports of the host are resolved as ever.
     resolved: Vec<(Lazy, Lazy)>,
@@ -65,7 +78,8 @@ impl Clients {
         let now = !roots.is_empty() || identity.is_some();
         let recipe = Recipe { settings: settings.clone(), roots, identity };
         let resolved = settings.resolve.iter().map(|_| Default::default()).collect();
-        let clients = Clients { plain: recipe.plain(None)?, secure: OnceLock::new(), resolved, recipe };
+        let plain = recipe.plain(IDLE, None)?;
+        let clients = Clients { plain, secure: OnceLock::new(), crowd: Default::default(), resolved, recipe };
         if now && let Err(message) = clients.secure() {
             bail!("--cacert or --cert can't be used: {message}");
         }
@@ -81,12 +95,11 @@ impl Clients {
             && let Some((over, (plain, secure))) = self.recipe.settings.resolve.iter().zip(&self.resolved)
                 .rfind(|((name, number, _), _)| host == Some(name) && port == Some(*number))
         {
-            let made = if is_plain {
-                plain.get_or_init(|| self.recipe.plain(Some(over)).map_err(|error| format!("{error:#}")))
-            } else {
-                secure.get_or_init(|| self.recipe.secure(Some(over)).map_err(|error| format!("{error:#}")))
-            };
-            return made.as_ref().map_err(|message| Fault::new(Kind::Tls, message));
+            return self.recipe.made(is_plain, plain, secure, IDLE, Some(over));
+        }
+        let (crowd, plain, secure) = &self.crowd;
+        if crowd.grows(url) {
+            return self.recipe.made(is_plain, plain, secure, IDLE_IN_CROWD, None);
         }
         if is_plain {
             return Ok(&self.plain);
@@ -95,18 +108,76 @@ impl Clients {
     }
 
     fn secure(&self) -> Result<&Client, &str> {
-        let made = self.secure.get_or_init(|| self.recipe.secure(None).map_err(|error| format!("{error:#}")));
+        let made = self.secure.get_or_init(|| self.recipe.secure(IDLE, None).map_err(|error| format!("{error:#}")));
         made.as_ref().map_err(String::as_str)
     }
 }
 
+/// Tells when there are many new hosts.
+#[derive(Debug, Default)]
+struct Crowd(Mutex<Recent>);
+
+/// Of the span of [`IDLE`] that began at `since`, and of the one before it.
+#[derive(Debug, Default)]
+struct Recent {
+    since: Option<Instant>,
+    hasher: RandomState,
+    /// Hashes of the origins, and how many of them were not there before.
+    origins: HashSet<u64>,
+    new: usize,
+    before: HashSet<u64>,
+    new_before: usize,
+}
+
+impl Crowd {
+    /// Counts a request, and says whether it is one of many to new hosts.
+    fn grows(&self, url: &Url) -> bool {
+        self.0.lock().grows(url, Instant::now())
+    }
+}
+
+impl Recent {
+    fn grows(&mut self, url: &Url, now: Instant) -> bool {
+        // More than this is not remembered; such are new each time.
+        const MOST: usize = 16 * MANY_HOSTS;
+        if self.since.is_none_or(|since| now.duration_since(since) >= IDLE) {
+            self.since = Some(now);
+            self.before = mem::take(&mut self.origins);
+            self.new_before = mem::take(&mut self.new);
+        }
+        let origin = self.hasher.hash_one((url.scheme(), url.host_str(), url.port()));
+        let is_first =
+            if self.origins.len() < MOST { self.origins.insert(origin) } else { !self.origins.contains(&origin) };
+        self.new += usize::from(is_first && !self.before.contains(&origin));
+        self.new.max(self.new_before) > MANY_HOSTS
+    }
+}
+
 impl Recipe {
-    fn plain(&self, over: Option<&Override>) -> Result<Client> {
+    /// One of two clients, made now if it isn't there.
+    fn made<'a>(
+        &self,
+        is_plain: bool,
+        plain: &'a Lazy,
+        secure: &'a Lazy,
+        idle: Duration,
+        over: Option<&Override>,
+    ) -> Result<&'a Client, Fault> {
+        let message = |error| format!("{error:#}");
+        let made = if is_plain {
+            plain.get_or_init(|| self.plain(idle, over).map_err(message))
+        } else {
+            secure.get_or_init(|| self.secure(idle, over).map_err(message))
+        };
+        made.as_ref().map_err(|message| Fault::new(Kind::Tls, message))
+    }
+
+    fn plain(&self, idle: Duration, over: Option<&Override>) -> Result<Client> {
         if is_secure(&self.settings.proxy) {
-            return self.secure(over);
+            return self.secure(idle, over);
         }
         // No certificates at all: it never sees TLS.
-        let mut builder = self.common(over)?.tls_certs_only([]);
+        let mut builder = self.common(idle, over)?.tls_certs_only([]);
         if self.settings.version != HttpVersion::Http2PriorKnowledge {
             // By itself the client repeats what a server of HTTP/2 has refused, and keeps a copy of each request for
             // that. Without TLS no server speaks HTTP/2 unasked. `never` alone would still copy; no retries don't.
@@ -115,8 +186,8 @@ impl Recipe {
         Ok(builder.build()?)
     }
 
-    fn secure(&self, over: Option<&Override>) -> Result<Client> {
-        let mut builder = self.common(over)?.tls_danger_accept_invalid_certs(self.settings.insecure);
+    fn secure(&self, idle: Duration, over: Option<&Override>) -> Result<Client> {
+        let mut builder = self.common(idle, over)?.tls_danger_accept_invalid_certs(self.settings.insecure);
         if self.settings.tls13 {
             builder = builder.tls_version_min(Version::TLS_1_3);
         }
@@ -129,14 +200,14 @@ impl Recipe {
         builder.build().context("no TLS: the certificates can't be loaded; --cacert FILE names others")
     }
 
-    fn common(&self, over: Option<&Override>) -> Result<ClientBuilder> {
+    fn common(&self, idle: Duration, over: Option<&Override>) -> Result<ClientBuilder> {
         let settings = &self.settings;
         let mut builder = Client::builder()
             // Redirects are followed here, hop by hop: each is checked, and goes to the client it needs.
             .redirect(Policy::none())
             .referer(false)
             .connect_timeout(settings.connect_timeout)
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(idle)
             .brotli(settings.compressed)
             .http1_allow_obsolete_multiline_headers_in_responses(true);
         builder = match settings.version {
@@ -202,5 +273,30 @@ fn is_secure(proxy: &Proxy) -> bool {
             .filter_map(|name| std::env::var(name).ok())
             .any(|proxy| proxy.to_ascii_lowercase().starts_with("https:")),
         Proxy::At { url, .. } => url.scheme() == "https",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_new_hosts_are_a_crowd_and_many_known_ones_are_none() {
+        let start = Instant::now();
+        let mut recent = Recent::default();
+        let mut crowded = |second: u64, hosts: std::ops::Range<usize>| {
+            let now = start + Duration::from_secs(second);
+            hosts.filter(|host| recent.grows(&format!("http://h{host}/").parse().unwrap(), now)).count()
+        };
+        assert_eq!(crowded(0, 0..MANY_HOSTS), 0);
+        assert_eq!(crowded(3, 0..MANY_HOSTS), 0, "they were there before");
+        assert_eq!(crowded(3, MANY_HOSTS..MANY_HOSTS + 10), 10);
+        assert_eq!(crowded(4, 0..10), 10, "a moment ago there were many");
+        assert_eq!(crowded(8, 0..10), 0);
+        assert_eq!(crowded(16, 10_000..11_000), 1_000 - MANY_HOSTS);
+        // More than are remembered, and for long.
+        assert_eq!(crowded(20, 20_000..60_000), 40_000);
+        assert_eq!(crowded(24, 20_000..60_000), 40_000);
+        assert!(recent.origins.len() < 10_000);
     }
 }
