@@ -464,7 +464,10 @@ fn bad_tls() {
 fn a_certificate_nobody_knows() {
     let (server, pem) = secure_server();
     let url = format!("https://{}/", server.address);
-    assert_eq!(kind_of(&url, &[]), "tls");
+    let run = beside_good(&url, &["--retry", "0"]);
+    let (kind, message) = (run.kind(&url), run.message(&url));
+    assert_eq!(kind, "tls");
+    assert!(message.contains("--cacert FILE") && message.contains("--insecure"), "{message}");
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ca.pem");

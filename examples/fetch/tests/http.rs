@@ -500,6 +500,8 @@ fn a_proxy_is_asked_instead() {
     assert_eq!(run.record(far)["body"], far);
     let run = run_with(program().args(["--quiet", "--noproxy", "*", &near]).env("http_proxy", &at), b"");
     assert_eq!(run.record(&near)["status"], 200);
+    let run = run_with(program().args(["--quiet", "--proxy", "", &near]).env("http_proxy", &at), b"");
+    assert_eq!(run.record(&near)["status"], 200);
     assert_eq!(proxy.asked().len(), 2);
 }
 
@@ -562,6 +564,7 @@ fn a_socks_proxy_is_told_where_to_connect_to() {
     let proxy = format!("socks5://{gone}");
     let run = run(["--quiet", "--retry", "0", "--proxy", &proxy, &direct.url("/")]);
     assert_eq!((run.kind(&direct.url("/")).as_str(), direct.connections()), ("connect", 0), "{run:?}");
+    assert!(run.message(&direct.url("/")).contains("--proxy"), "{run:?}");
     assert_eq!(run.record(&direct.url("/")).get("final_url"), None);
 }
 

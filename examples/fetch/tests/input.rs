@@ -105,6 +105,7 @@ fn tables_and_json_lines() {
     assert_eq!(records.iter().map(outcome).collect::<Vec<_>>(), ["ok", "ok", "bad-input"]);
     assert_eq!((&records[0]["id"], &records[1]["id"], &records[2]["id"]), (&"7".into(), &"8".into(), &"3".into()));
     assert_eq!((&records[0]["method"], &records[1]["method"]), (&"GET".into(), &"DELETE".into()));
+    assert_eq!(records[2].get("method"), None, "it has none");
 
     let lines = format!(
         "{{\"url\": \"{0}\", \"method\": \"PUT\", \"headers\": {{\"X-A\": \"1\"}}, \"id\": \"x\", \

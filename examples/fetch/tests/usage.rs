@@ -72,6 +72,7 @@ fn wrong_usage_names_the_flag_and_what_would_be_right() {
         (&["--key", "no/such"], &["--key", "--cert"]),
         (&["--cacert", "no/such"], &["--cacert", "no/such"]),
         (&["--netrc-file", "no/such"], &["--netrc", "no/such"]),
+        (&["--if-changed", "README.md"], &["--if-changed", "README.md", "--records"]),
         (&["--config", "no/such"], &["--config", "no/such"]),
         (&["--from", "no/such"], &["--from", "no/such"]),
         (&["--from", "."], &["--from", "directory"]),
@@ -110,6 +111,15 @@ fn wrong_usage_names_the_flag_and_what_would_be_right() {
         }
         assert_refused(&run, words);
     }
+}
+
+#[test]
+fn what_may_be_a_password_is_not_shown_where_netrc_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let netrc = directory.path().join("netrc");
+    fs::write(&netrc, "machine a login b\nsecret\n").unwrap();
+    let path = netrc.to_str().unwrap();
+    assert_refused(&run(["--netrc-file", path, "http://127.0.0.1:1/"]), &["--netrc-file", path, "line 3"]);
 }
 
 #[test]

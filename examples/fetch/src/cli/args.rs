@@ -142,7 +142,7 @@ pub(super) struct Request {
 
     /// A header, or a file of them; may be repeated
     ///
-    /// 'Name: value' sends it, 'Name;' sends it empty, 'Name:' leaves out what would be sent.
+    /// 'Name: value' sends it, 'Name;' sends it empty, 'Name:' leaves out what would be sent (but for Accept and Host).
     #[arg(short = 'H', long, value_name = "LINE|@FILE")]
     pub(super) header: Vec<String>,
 
@@ -297,7 +297,7 @@ pub(super) struct Http {
     #[arg(short = 'L', long, default_value_t = true)]
     pub(super) location: bool,
 
-    /// Redirects that are followed
+    /// Redirects that are followed; with 0, they are the responses
     #[arg(long, value_name = "N", alias = "max-redirect", default_value_t = 10)]
     #[arg(value_parser = value_parser!(u16).range(0..=1000))]
     pub(super) max_redirs: u16,

@@ -441,8 +441,9 @@ fn proxy(args: &args::Http, around: &Surroundings<'_>) -> Result<Proxy> {
     let hidden = |flag: &str| {
         format!("--deny-private can't see which addresses the proxy of {flag} connects to: add --noproxy '*'")
     };
-    match (&args.proxy, args.noproxy.as_deref()) {
-        (_, Some("*")) => Ok(Proxy::None),
+    match (args.proxy.as_deref(), args.noproxy.as_deref()) {
+        // The former as in curl.
+        (Some(""), _) | (_, Some("*")) => Ok(Proxy::None),
         (None, Some(_)) => Err("--noproxy goes with --proxy URL; on its own only as --noproxy '*'".into()),
         (Some(_), _) if args.deny_private => Err(hidden("--proxy")),
         (None, None) if args.deny_private => match VARIABLES.iter().find(|name| around.variable(name).is_some()) {
@@ -462,7 +463,7 @@ fn proxy(args: &args::Http, around: &Surroundings<'_>) -> Result<Proxy> {
         (Some(text), except) => {
             // Without the text, which may have a password in it.
             let wrong = || "--proxy takes a URL such as http://host:3128 or socks5h://host:1080".to_owned();
-            let whole = if text.contains("://") { text.clone() } else { format!("http://{text}") };
+            let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
             let mut url = Url::parse(&whole).map_err(|_| wrong())?;
             if !url.has_host() || !PROXIES.contains(&url.scheme()) {
                 return Err(wrong());

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use netrc::Netrc;
@@ -70,7 +70,18 @@ fn secret(value: &[u8]) -> Result<HeaderValue, reqwest::header::InvalidHeaderVal
 }
 
 fn read(file: &Path) -> Result<Netrc> {
-    Netrc::from_file(file).with_context(|| format!("--netrc-file {} can't be used", file.display()))
+    Netrc::from_file(file).map_err(|error| {
+        let why = match error {
+            // It shows what it couldn't make sense of, which may be a password; then it names the line.
+            netrc::Error::Parsing { parser, .. } => {
+                let message = parser.to_string();
+                let line = message.rsplit_once(" (line ").and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or("?");
+                format!("what stands at line {line}, or ends there, is not understood")
+            }
+            other => other.to_string(),
+        };
+        anyhow!("--netrc-file {} can't be used: {why}", file.display())
+    })
 }
 
 #[cfg(test)]

@@ -73,6 +73,9 @@ impl Fault {
             Kind::ConnectTimeout => {
                 format!("no connection within {} (--connect-timeout)", super::watch::show(connect_timeout))
             }
+            Kind::Tls if distrusts(error) => {
+                format!("{} (--cacert FILE trusts who signed it, --insecure anybody)", message(error))
+            }
             _ => message(error),
         };
         let mut fault = Fault::new(kind, message);
@@ -118,6 +121,12 @@ fn kind(error: &reqwest::Error, stage: Stage) -> Kind {
         Stage::Body if !lost && any(|cause| cause.is::<io::Error>()) => Kind::Protocol,
         Stage::Body => Kind::Truncated,
     }
+}
+
+/// Whether nobody known has signed the certificate.
+fn distrusts(error: &reqwest::Error) -> bool {
+    let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    causes(error).filter_map(|cause| cause.downcast_ref()).any(|cause: &rustls::Error| *cause == unknown)
 }
 
 /// How connections end before their time.

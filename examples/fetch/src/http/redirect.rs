@@ -49,7 +49,7 @@ impl<'a> Hop<'a> {
             return Err(fault(format!("redirected to {}:, which is not http: or https:", url.scheme())));
         }
         if self.count >= most {
-            return Err(fault(format!("more than {most} redirects (--max-redirs)")));
+            return Err(fault(format!("more redirects than --max-redirs {most}")));
         }
         let to_get = match status.as_u16() {
             301 | 302 => self.method == Method::POST,

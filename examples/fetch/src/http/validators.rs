@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE};
 use serde::Deserialize;
@@ -61,17 +61,26 @@ impl Earlier {
         let mut file = BufReader::new(File::open(path).with_context(unreadable)?);
         let hasher = RandomState::new();
         let (mut lines, mut offset, mut line) = (Vec::new(), 0, Vec::new());
+        let mut has_records = false;
         loop {
             line.clear();
             let length = file.read_until(b'\n', &mut line).with_context(unreadable)? as u64;
             if length == 0 {
                 break;
             }
+            // Every record begins like this, also one that was cut.
+            has_records |= line.starts_with(b"{\"id\":");
             if let Some(Line { url, .. }) = Line::parse(&line) {
+                has_records = true;
                 lines.push((hasher.hash_one(url.as_str()), offset));
             }
             offset += length;
         }
+        ensure!(
+            has_records || offset == 0,
+            "--if-changed: there are no records in {}: give the file of --records of an earlier run",
+            path.display()
+        );
         // Of several records of a URL the last one counts, as a later run appends.
         lines.sort_unstable_by_key(|&(hash, offset)| (hash, u64::MAX - offset));
         lines.dedup_by_key(|&mut (hash, _)| hash);

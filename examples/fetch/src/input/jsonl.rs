@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::{Bad, Draft, HeaderLines, header};
 use crate::cli;
@@ -31,7 +32,7 @@ pub(super) fn parse(line: &str) -> Result<Draft, String> {
     };
     Ok(Draft {
         url: row.url,
-        id: row.id.map(Id::text),
+        id: row.id.map(|id| id.0),
         method: row.method.map(|method| header::method(&method)).transpose()?,
         headers: row.headers.map(|headers| headers.0).unwrap_or_default(),
         body: row.body.map(Body::payload).transpose()?,
@@ -53,7 +54,7 @@ pub(super) fn bad(line: &str, why: String) -> Bad {
     // A list would do for serde as well.
     let line = if line.starts_with('{') { line } else { "" };
     let url = serde_json::from_str(line).map(|Url { url }| url).unwrap_or_default();
-    let id = serde_json::from_str(line).map(|Name { id }| id.text()).ok();
+    let id = serde_json::from_str(line).map(|Name { id }| id.0).ok();
     Bad { url, id, why }
 }
 
@@ -68,12 +69,8 @@ struct Row {
     id: Option<Id>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "an id is a string or a number")]
-enum Id {
-    Text(String),
-    Number(serde_json::Number),
-}
+/// A string, or a number as it is written: one with more digits than fit into 64 bits keeps them.
+struct Id(Box<str>);
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a timeout is a number of seconds or a text such as \"2s\"")]
@@ -97,11 +94,13 @@ enum Tagged {
     File(PathBuf),
 }
 
-impl Id {
-    fn text(self) -> Box<str> {
-        match self {
-            Id::Text(text) => text.into(),
-            Id::Number(number) => number.to_string().into(),
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        match text.as_bytes().first() {
+            Some(b'"') => serde_json::from_str(text).map(Id).map_err(de::Error::custom),
+            Some(b'-' | b'0'..=b'9') => Ok(Id(text.into())),
+            _ => Err(de::Error::custom("an id is a string or a number")),
         }
     }
 }

@@ -854,7 +854,8 @@ mod tests {
             (r#""http://a/""#, &["no JSON object"]),
             (r#"["http://a/"]"#, &["no JSON object"]),
             ("http://a/", &["no JSON object"]),
-            (&format!("{{\"id\": {}", "[".repeat(100_000)), &["recursion"]),
+            (&format!("{{\"id\": {}", "[".repeat(100_000)), &["EOF"]),
+            (&format!("{{\"body\": {}", "[".repeat(100_000)), &["recursion"]),
         ] {
             let (_directory, row) = json(line);
             let bad = bad(&row);
@@ -862,6 +863,21 @@ mod tests {
         }
         let (_directory, row) = json(r#"{"url": "http://u:p@a/", "x": 1}"#);
         assert_eq!((bad(&row).url.as_str(), row.id.as_deref()), ("http://a/", None));
+    }
+
+    #[test]
+    fn a_number_as_an_id_is_taken_as_it_is_written() {
+        for (written, id) in [
+            ("7", Some("7")),
+            ("-1.50", Some("-1.50")),
+            ("12345678901234567890123", Some("12345678901234567890123")),
+            ("1e400", Some("1e400")),
+            (r#""\u0061\n""#, Some("a\n")),
+            ("null", None),
+        ] {
+            let (_directory, row) = json(&format!(r#"{{"url": "http://a/", "id": {written}}}"#));
+            assert_eq!(row.id.as_deref(), id, "{written}");
+        }
     }
 
     #[test]

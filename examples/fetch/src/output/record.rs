@@ -13,6 +13,7 @@ pub(crate) struct Record {
     /// After redirects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) final_url: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) method: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<u16>,
