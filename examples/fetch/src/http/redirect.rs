@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::{AsciiSet, percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap};
 use reqwest::header::{LOCATION, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use reqwest::{Method, StatusCode, Url};
@@ -42,7 +43,11 @@ impl<'a> Hop<'a> {
             return Ok(None);
         }
         let Some(location) = headers.get(LOCATION) else { return Ok(None) };
-        let location = String::from_utf8_lossy(location.as_bytes());
+        // Where the bytes are no UTF-8, they are sent back as they came.
+        let location = match str::from_utf8(location.as_bytes()) {
+            Ok(location) => Cow::Borrowed(location),
+            Err(_) => Cow::from(percent_encode(location.as_bytes(), &AsciiSet::EMPTY)),
+        };
         let fault = |message: String| Fault::new(Kind::Redirect, message);
         let url = self.url.join(&location).map_err(|error| fault(format!("redirected to no URL: {error}")))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
@@ -133,6 +138,15 @@ mod tests {
         }
         next(&first, 302, "http://b.example/").clean(&mut headers);
         assert_eq!(headers.keys().collect::<Vec<_>>(), [CONTENT_TYPE]);
+    }
+
+    #[test]
+    fn bytes_of_any_character_set_come_back() {
+        for (location, path) in [(&b"/caf\xe9?a=%20b"[..], "/caf%E9?a=%20b"), ("/caf\u{e9}".as_bytes(), "/caf%C3%A9")] {
+            let headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_bytes(location).unwrap())]);
+            let next = hop(Method::GET).next(StatusCode::FOUND, &headers, 1).unwrap().unwrap();
+            assert_eq!(next.url.as_str(), format!("http://a.example{path}"));
+        }
     }
 
     #[test]
