@@ -6,9 +6,11 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use polypool::{ExecutorExt as _, ProcessPool, TaskError, TaskOptions};
 use regex::Regex;
 use scraper::{Html, Selector};
@@ -35,6 +37,8 @@ pub(crate) enum Rule {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) bytes: Bytes,
+    /// The character set that the server named.
+    pub(crate) charset: Option<String>,
     /// It was too long and isn't here.
     pub(crate) is_cut: bool,
 }
@@ -86,7 +90,7 @@ impl Extractor {
                 "the page is longer than {LONGEST_IN_MEMORY} bytes, the most to extract from"
             )));
         }
-        let task = find { rule: self.rule.clone(), page: ByteBuf::from(page.bytes) };
+        let task = find { rule: self.rule.clone(), page: ByteBuf::from(page.bytes), charset: page.charset };
         match self.pool.submit_with(task, TaskOptions::new().timeout(self.timeout)).await {
             Ok(found) => found.map_err(failure),
             Err(TaskError::TimedOut { after }) => Err(failure(format!(
@@ -115,7 +119,7 @@ fn outlive_interruption() -> Result<(), String> {
 
 /// The work of a worker.
 #[polypool::task]
-fn find(rule: Rule, page: ByteBuf) -> Result<Vec<String>, String> {
+fn find(rule: Rule, page: ByteBuf, charset: Option<String>) -> Result<Vec<String>, String> {
     thread_local! {
         /// The last rule. A run has only one.
         static COMPILED: RefCell<Option<(Rule, Rc<Compiled>)>> = const { RefCell::new(None) };
@@ -124,7 +128,34 @@ fn find(rule: Rule, page: ByteBuf) -> Result<Vec<String>, String> {
         Some((of, compiled)) if *of == rule => Ok(Rc::clone(compiled)),
         _ => rule.compile().map(|compiled| Rc::clone(&known.insert((rule, Rc::new(compiled))).1)),
     })?;
-    compiled.find(&String::from_utf8_lossy(&page))
+    let (text, _, _) = encoding(&page, charset.as_deref()).decode(&page);
+    compiled.find(&text)
+}
+
+/// What a page is written in: what the server says, then what the page says near its start (HTML, 13.2.3.2), then UTF-8.
+/// A byte-order mark, which `decode` sees, counts for more than all of them.
+fn encoding(page: &[u8], charset: Option<&str>) -> &'static Encoding {
+    static META: LazyLock<regex::bytes::Regex> = LazyLock::new(|| {
+        let pattern = r#"(?i-u)<meta[^>]*[\s"';]charset\s*=\s*["']?\s*([^\s"'/>;]+)"#;
+        regex::bytes::Regex::new(pattern).expect("it is well-formed")
+    });
+    if let Some(encoding) = charset.and_then(|label| Encoding::for_label(label.as_bytes())) {
+        return encoding;
+    }
+    let start = &page[..page.len().min(1024)];
+    match META.captures(start).and_then(|found| Encoding::for_label(&found[1])) {
+        // In either, the label could not have been found.
+        Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => UTF_8,
+        Some(encoding) => encoding,
+        None => UTF_8,
+    }
+}
+
+/// The character set in a `Content-Type`.
+pub(crate) fn charset(content_type: &str) -> Option<&str> {
+    let mut parameters = content_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let (_, value) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))?;
+    Some(value.trim().trim_matches(['"', '\'']))
 }
 
 /// A rule that is ready for use.
@@ -176,7 +207,7 @@ mod tests {
     }
 
     fn run(rule: &Rule, page: &[u8]) -> Result<Vec<String>, String> {
-        find(rule.clone(), ByteBuf::from(page))
+        find(rule.clone(), ByteBuf::from(page), None)
     }
 
     #[test]
@@ -190,6 +221,43 @@ mod tests {
         assert_eq!(found(&Rule::Regex("[a-z]+='.*?'".into())), ["href='/1'"]);
         assert_eq!(found(&Rule::Regex("x(y)?".into())), [""; 0], "a group that took no part");
         assert_eq!(run(&Rule::Regex("a.b".into()), b"a\xffb").unwrap(), ["a\u{fffd}b"]);
+    }
+
+    #[test]
+    fn pages_are_read_in_their_own_character_set() {
+        let all = Rule::Regex("^.*$".into());
+        let read = |page: &[u8], charset: Option<&str>| {
+            find(all.clone(), ByteBuf::from(page), charset.map(str::to_owned)).unwrap().concat()
+        };
+        assert_eq!(read(b"caf\xe9", Some("ISO-8859-1")), "caf\u{e9}");
+        assert_eq!(read(b"caf\xe9", Some("no-such")), "caf\u{fffd}");
+        assert_eq!(read(b"\xef\xbb\xbfcaf\xc3\xa9", Some("latin1")), "caf\u{e9}", "a mark comes first");
+        for head in [
+            "<meta charset=windows-1251>",
+            "<META CHARSET='Windows-1251'/>",
+            "<meta http-equiv=\"Content-Type\" content=\"text/html; charset=windows-1251\">",
+        ] {
+            let page = [head.as_bytes(), b"\xcf"].concat();
+            assert_eq!(read(&page, None), format!("{head}\u{41f}"), "{head}");
+            assert_eq!(read(&page, Some("latin1")), format!("{head}\u{cf}"), "the server knows better");
+        }
+        assert_eq!(read("<meta charset=utf-16>\u{41f}".as_bytes(), None), "<meta charset=utf-16>\u{41f}");
+        let late = [&[b' '; 1024][..], b"<meta charset=latin1>\xe9"].concat();
+        assert!(read(&late, None).ends_with('\u{fffd}'));
+    }
+
+    #[test]
+    fn a_content_type_names_the_character_set() {
+        for (content_type, expected) in [
+            ("text/html; charset=utf-8", Some("utf-8")),
+            ("text/html;Charset=\"latin1\" ; a=b", Some("latin1")),
+            ("text/html; a=b; charset = koi8-r", Some("koi8-r")),
+            ("text/html", None),
+            ("charset=x", None),
+            ("", None),
+        ] {
+            assert_eq!(charset(content_type), expected, "{content_type}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use self::common::{Run, Server, Then, ok, program, run_while, run_with};
+use self::common::{Run, Server, Then, ok, program, respond, run_while, run_with};
 
 /// A page on which [`CATASTROPHE`] takes longer than anybody waits.
 fn catastrophic() -> &'static [u8] {
@@ -23,6 +23,9 @@ fn server() -> Server {
     Server::start(|asked, stream| {
         match asked.path.as_str() {
             "/catastrophic" => ok(stream, catastrophic())?,
+            "/latin" => {
+                respond(stream, "200 OK", &["Content-Type: text/html; charset=latin1"], b"<title>caf\xe9</title>")?
+            }
             "/endless" => ok(stream, &vec![b' '; 17 * 1024 * 1024])?,
             path => ok(stream, format!("<title>{path}</title><a href='/x'>one</a><a>two</a>").as_bytes())?,
         }
@@ -45,6 +48,8 @@ fn what_is_found_is_in_the_record() {
     assert_eq!(found("--extract-css", "a@href"), json!(["/x"]));
     assert_eq!(found("--extract-regex", "<a.*?>(.*?)</a>"), json!(["one", "two"]));
     assert_eq!(found("--extract-regex", "nothing"), json!([]));
+    let url = server.url("/latin");
+    assert_eq!(good(&["--extract-css", "title"], &url).record(&url)["extracted"], json!(["caf\u{e9}"]));
 }
 
 #[test]

@@ -425,6 +425,8 @@ pub(super) struct Output {
 #[command(next_help_heading = "Extraction (in processes of its own)")]
 pub(super) struct Extract {
     /// Puts each match of a regular expression, or of its first group, into the record
+    ///
+    /// Pages are read in the character set that the server, or a meta element, names.
     #[arg(long, value_name = "REGEX", value_parser = values::regex)]
     pub(super) extract_regex: Option<Rule>,
 

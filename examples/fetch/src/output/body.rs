@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, LAST_MODIFIED};
+use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, LAST_MODIFIED};
 use reqwest::{Method, Url, Version};
 use tempfile::{NamedTempFile, TempPath};
 
@@ -22,6 +22,7 @@ use super::hash::Sha256;
 use super::partial::{Held, Scratch};
 use super::warc::{Draft, Payloads};
 use super::{Page, Partial, Place, names};
+use crate::extract::charset;
 use crate::request::Request;
 use crate::settings::{Inline, Names, OutputSettings};
 
@@ -199,7 +200,11 @@ impl Bodies {
         }
         body.inline = shared.inline;
         body.draft = shared.archive.is_some().then(|| Box::new(Draft::new(request, &head)));
-        body.page = shared.page.then(|| Page { bytes: Bytes::new(), is_cut: false });
+        body.page = shared.page.then(|| {
+            let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let charset = content_type.and_then(charset).map(str::to_owned);
+            Page { bytes: Bytes::new(), charset, is_cut: false }
+        });
         body.filed = shared.directory.is_some();
         if body.filed {
             let validator = match &head.resumed {
