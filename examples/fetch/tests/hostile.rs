@@ -273,6 +273,25 @@ fn a_bomb_in_gzip() {
     assert_eq!(kind_of_answer(&gzipped(&bomb), &["--max-filesize", "5M"]), "too-large");
 }
 
+/// What comes behind a body, or is compressed to nothing, may never end.
+#[test]
+fn gzip_that_never_ends() {
+    let behind: fn(&mut TcpStream) -> io::Result<Then> = |stream| {
+        stream.write_all(&gzip(&b"all is well"[..]))?;
+        forever(stream, &[0; 1024], Duration::ZERO)
+    };
+    let empty = |stream: &mut TcpStream| forever(stream, &gzip(&b""[..]).repeat(100), Duration::ZERO);
+    for (answer, kind) in [(behind, ""), (empty, "too-large")] {
+        let server = Server::start(move |_, stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n")?;
+            answer(stream)
+        });
+        let url = server.url("/");
+        let run = beside_good(&url, &["--max-filesize", "1000"]);
+        assert_eq!(run.kind(&url), kind, "{run:?}");
+    }
+}
+
 #[test]
 fn a_bomb_in_zstd() {
     // A window of 128 MiB, and a block of 128 KiB in four bytes, again and again.

@@ -1,5 +1,6 @@
-//! Bodies in gzip and zstd. The client decodes brotli by itself, and could do these too, but would take the first member
-//! of several in gzip for the whole, and let a server choose how much memory zstd takes: up to 128 MiB for one response.
+//! Bodies in gzip and zstd. The client decodes brotli by itself, and could do these too, but would take the first
+//! member of several in gzip for the whole, and let a server choose how much memory zstd takes: up to 128 MiB for one
+//! response.
 
 use std::io::{self, Write};
 use std::mem;
@@ -17,6 +18,31 @@ const WINDOW_LOG: u32 = 23;
 
 const PIECE: usize = 64 * 1024;
 
+/// How members of gzip begin.
+const MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// What stands in `Content-Encoding` and means something: the codings of IANA's registry, with their other names. The
+/// rest is nonsense (`none`, `utf-8`), and the body is as it is.
+const CODINGS: [&str; 12] = [
+    "aes128gcm",
+    "br",
+    "compress",
+    "x-compress",
+    "dcb",
+    "dcz",
+    "deflate",
+    "exi",
+    "gzip",
+    "x-gzip",
+    "pack200-gzip",
+    "zstd",
+];
+
+/// The most bytes that are read for a body of so many: what can't be compressed takes a little more.
+pub(super) fn most_compressed(most: u64) -> u64 {
+    most.saturating_add(most / 64).saturating_add(64 * 1024)
+}
+
 /// Decodes one body, piece by piece.
 pub(super) enum Decoder {
     Zstd(Zstd),
@@ -25,15 +51,14 @@ pub(super) enum Decoder {
 
 impl Decoder {
     /// For a response that needs it. Its headers are those of the decoded body then, as they are for other encodings.
-    /// What can't be decoded is an error if it was the program that `asked` for
-    /// compression, and otherwise stays as it is.
+    /// What can't be decoded is an error if it was the program that `asked`, and otherwise stays as it is.
     pub(super) fn of(response: &mut Response, asked: bool) -> Option<Result<Self, Fault>> {
         if !response.headers().contains_key(CONTENT_ENCODING) {
             return None;
         }
         let lines = response.headers().get_all(CONTENT_ENCODING).iter();
         let codings = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",");
-        let is_coding = |name: &&str| !name.is_empty() && !name.eq_ignore_ascii_case("identity");
+        let is_coding = |name: &&str| CODINGS.iter().any(|coding| name.eq_ignore_ascii_case(coding));
         let codings: Vec<_> = codings.split(',').map(str::trim).filter(is_coding).collect();
         // Their names are case-insensitive, and `x-gzip` is one (RFC 9110, 8.4.1).
         let decoder = match codings[..] {
@@ -59,6 +84,11 @@ impl Decoder {
         }
     }
 
+    /// Whether the body has come to its end, whatever else may come.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Decoder::Gzip(Gzip { over: true, .. }))
+    }
+
     /// There is no more input.
     pub(super) fn finish(self) -> Result<(), Fault> {
         match self {
@@ -68,51 +98,60 @@ impl Decoder {
     }
 }
 
-/// Members, one after the other (RFC 1952, 2.2). What comes behind them and is none is left out, as `gzip` does.
+/// Members, one after the other (RFC 1952, 2.2). At what comes behind them and is none, the body ends, as for `gzip`.
+#[derive(Default)]
 pub(super) struct Gzip {
-    member: GzDecoder<Vec<u8>>,
-    /// Whether anything of this one has come.
-    begun: bool,
-    /// Whether there was one before.
+    /// The one that has begun.
+    member: Option<GzDecoder<Vec<u8>>>,
+    /// Whether there was one before, and the last that came out of it.
     follows: bool,
-}
-
-impl Default for Gzip {
-    fn default() -> Self {
-        Gzip { member: GzDecoder::new(Vec::new()), begun: false, follows: false }
-    }
+    last: Vec<u8>,
+    /// Whether the first byte of what may be another one has come.
+    first: bool,
+    over: bool,
 }
 
 impl Gzip {
     /// One write decodes no more than fits into the decoder's own buffer, so that memory stays bounded.
     fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, Fault> {
-        const FIRST: u8 = 0x1f;
-        self.member.get_mut().clear();
-        if input.is_empty() || (self.follows && !self.begun && input[0] != FIRST) {
+        if input.is_empty() || !self.begins(input) {
             *input = &[];
             return Ok(None);
         }
-        self.begun = true;
-        let read = self.member.write(input).map_err(|error| no_gzip(&error))?;
+        let first = mem::take(&mut self.first);
+        let member = self.member.get_or_insert_with(|| GzDecoder::new(Vec::new()));
+        member.get_mut().clear();
+        if first {
+            member.write_all(&MAGIC[..1]).map_err(|error| no_gzip(&error))?;
+        }
+        let read = member.write(input).map_err(|error| no_gzip(&error))?;
         *input = &input[read..];
         if read == 0 {
             // It has come to its end.
-            self.member.try_finish().map_err(|error| no_gzip(&error))?;
-            (self.begun, self.follows) = (false, true);
-            let rest = mem::take(self.member.get_mut());
-            self.member = GzDecoder::new(rest);
-        } else {
-            // What is still in that buffer comes out here.
-            self.member.flush().map_err(|error| no_gzip(&error))?;
+            member.try_finish().map_err(|error| no_gzip(&error))?;
+            self.last = mem::take(member.get_mut());
+            (self.member, self.follows) = (None, true);
+            return Ok(Some(&self.last));
         }
-        Ok(Some(self.member.get_ref()))
+        // What is still in that buffer comes out here.
+        member.flush().map_err(|error| no_gzip(&error))?;
+        Ok(self.member.as_ref().map(|member| &member.get_ref()[..]))
+    }
+
+    /// Whether input belongs to a member; the first of all is whatever comes.
+    fn begins(&mut self, input: &[u8]) -> bool {
+        if self.member.is_some() || !self.follows {
+            return true;
+        }
+        let skipped = usize::from(self.first);
+        let (expected, begins) = (&MAGIC[skipped..], input.len() >= MAGIC.len() - skipped);
+        self.over |= !input.iter().zip(expected).all(|(byte, expected)| byte == expected);
+        self.first |= !self.over && !begins;
+        !self.over && begins
     }
 
     fn finish(self) -> Result<(), Fault> {
-        let Gzip { mut member, begun, .. } = self;
-        if !begun {
-            return Ok(());
-        }
+        let Some(mut member) = self.member else { return Ok(()) };
         // One that is whole takes no more.
         match member.write(&[0]) {
             Ok(0) => member.try_finish().map_err(|error| no_gzip(&error)),
@@ -239,8 +278,10 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         encoder.write_all(b"body").unwrap();
         let member = encoder.finish().unwrap();
-        for behind in [&b"\0\0\0\0"[..], b"\n", b"a lot of text", &[0; 512]] {
-            for at_once in [1, 7, 1_000] {
+        let behind =
+            [&b"\0\0\0\0"[..], b"\n", b"some \x1f\x8b\x08 text", b"\x1f", b"\x1f\x1f\x8b", b"\x1fx\x1f", &[0; 512]];
+        for behind in behind {
+            for at_once in [1, 2, 7, member.len() + 1, 1_000] {
                 assert_eq!(gunzip(&[&member, behind].concat(), at_once).unwrap(), b"body", "{behind:?} {at_once}");
             }
         }

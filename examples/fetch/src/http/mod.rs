@@ -44,7 +44,7 @@ use tokio::time::Instant;
 use self::auth::Credentials;
 use self::client::Clients;
 use self::cookies::Cookies;
-use self::decompress::Decoder;
+use self::decompress::{Decoder, most_compressed};
 use self::failure::{Fault, Stage};
 use self::redirect::Hop;
 use self::robots::{Answer, Robots};
@@ -166,18 +166,18 @@ impl Inner {
                 }
                 _ => break (response, None),
             };
-            drain(&mut response, watch).await;
+            self.drain(&mut response, watch).await;
         };
         describe(&response, request, watch, &mut attempt.record);
         let status = response.status();
         if status == 206 && resumed.is_none() && !request.headers.contains_key(RANGE) {
-            attempt.record.bytes = drain(&mut response, watch).await;
+            attempt.record.bytes = self.drain(&mut response, watch).await;
             return Err(Fault::new(Kind::Partial, "a part of the body came (206), though the whole was asked for"));
         }
         let fault = (status.as_u16() >= 400).then(|| Fault::status(status, response.headers()));
         let has_body = request.method != Method::HEAD && status != 304;
         if fault.is_some() && !(has_body && bodies.wants(status.as_u16())) {
-            attempt.record.bytes = drain(&mut response, watch).await;
+            attempt.record.bytes = self.drain(&mut response, watch).await;
             return fault.map_or(Ok(()), Err);
         }
         let received =
@@ -218,7 +218,7 @@ impl Inner {
             }
             // Should it fail there, this is where.
             record.final_url = Some(redacted(&hop.url));
-            drain(&mut response, watch).await;
+            self.drain(&mut response, watch).await;
         }
     }
 
@@ -287,11 +287,16 @@ impl Inner {
         let (partial, total) = resumed.map_or((None, None), |(partial, total)| (Some(partial), total));
         let most = self.settings.max_body.unwrap_or(u64::MAX);
         record.bytes = partial.as_ref().map_or(0, |partial| partial.len);
-        if response.content_length().is_some_and(|length| length > most.saturating_sub(record.bytes)) {
-            return Err(too_large(most));
-        }
         let asked = partial.is_none() && !request.headers.contains_key(ACCEPT_ENCODING);
         let mut decoder = if self.settings.compressed { Decoder::of(&mut response, asked).transpose()? } else { None };
+        // Of what comes, which may be compressed.
+        let mut left = match decoder {
+            None => most.saturating_sub(record.bytes),
+            Some(_) => most_compressed(most),
+        };
+        if response.content_length().is_some_and(|length| length > left) {
+            return Err(too_large(most));
+        }
         let head = Head {
             status: response.status().as_u16(),
             version: response.version(),
@@ -326,10 +331,15 @@ impl Inner {
                     pause().await;
                 }
                 Some(decoder) => {
+                    // It may be compressed to nothing, and never end.
+                    left = left.checked_sub(piece.len() as u64).ok_or_else(|| too_large(most))?;
                     let mut rest = &piece[..];
                     while let Some(piece) = decoder.next(&mut rest)? {
                         write(piece)?;
                         pause().await;
+                    }
+                    if decoder.is_over() {
+                        break;
                     }
                 }
             }
@@ -366,7 +376,7 @@ impl Inner {
                         // Too many redirects count as no file.
                         Ok(None) | Err(_) => return self.read_robots(&mut response, &mut watch).await,
                     }
-                    drain(&mut response, &mut watch).await;
+                    self.drain(&mut response, &mut watch).await;
                 }
             }
         };
@@ -383,13 +393,59 @@ impl Inner {
     }
 
     async fn read_robots(&self, response: &mut Response, watch: &mut Watch<'_>) -> Result<Answer, Fault> {
-        let mut text = Vec::new();
-        while text.len() < robots::LONGEST {
+        // Some servers compress it though they were asked not to.
+        let mut decoder = Decoder::of(response, true).transpose()?;
+        let (mut text, mut left) = (Vec::new(), robots::LONGEST);
+        while left > 0 && text.len() < robots::LONGEST {
             let piece = watch.over(Phase::Piece, response.chunk()).await?;
             let Some(piece) = piece.map_err(|error| self.fault(&error, Stage::Body))? else { break };
-            text.extend_from_slice(&piece[..piece.len().min(robots::LONGEST - text.len())]);
+            left = left.saturating_sub(piece.len());
+            match &mut decoder {
+                None => text.extend_from_slice(&piece),
+                Some(decoder) => {
+                    let mut rest = &piece[..];
+                    while let Some(piece) = decoder.next(&mut rest)?
+                        && text.len() < robots::LONGEST
+                    {
+                        text.extend_from_slice(piece);
+                    }
+                }
+            }
         }
+        text.truncate(robots::LONGEST);
         Ok(Answer { status: response.status(), text })
+    }
+
+    /// Reads what is left of a body that nobody wants, if it is short; says how much there was. Otherwise the connection
+    /// is closed, when the response is dropped.
+    async fn drain(&self, response: &mut Response, watch: &mut Watch<'_>) -> u64 {
+        if response.content_length().is_some_and(|length| length > SPARE) {
+            return 0;
+        }
+        let mut decoder =
+            if self.settings.compressed { Decoder::of(response, false).and_then(Result::ok) } else { None };
+        let (mut bytes, mut read) = (0, 0);
+        let reading = async {
+            while read <= SPARE
+                && bytes <= SPARE
+                && let Ok(Some(piece)) = response.chunk().await
+            {
+                read += piece.len() as u64;
+                match &mut decoder {
+                    None => bytes += piece.len() as u64,
+                    Some(decoder) => {
+                        let mut rest = &piece[..];
+                        while let Ok(Some(piece)) = decoder.next(&mut rest)
+                            && bytes <= SPARE
+                        {
+                            bytes += piece.len() as u64;
+                        }
+                    }
+                }
+            }
+        };
+        let _ = watch.over(Phase::Rest, reading).await;
+        bytes
     }
 
     fn fault(&self, error: &reqwest::Error, stage: Stage) -> Fault {
@@ -420,23 +476,6 @@ fn describe(response: &Response, request: &Request, watch: &Watch<'_>, record: &
     record.content_type = header(CONTENT_TYPE);
     record.etag = header(ETAG);
     record.last_modified = header(LAST_MODIFIED);
-}
-
-/// Reads what is left of a body that nobody wants, if it is short; says how much there was. Otherwise the connection is
-/// closed, when the response is dropped.
-async fn drain(response: &mut Response, watch: &mut Watch<'_>) -> u64 {
-    let mut bytes = 0;
-    if response.content_length().is_none_or(|length| length <= SPARE) {
-        let reading = async {
-            while bytes <= SPARE
-                && let Ok(Some(piece)) = response.chunk().await
-            {
-                bytes += piece.len() as u64;
-            }
-        };
-        let _ = watch.over(Phase::Rest, reading).await;
-    }
-    bytes
 }
 
 fn too_large(most: u64) -> Fault {
