@@ -541,11 +541,15 @@ fn a_proxy_is_asked_instead() {
 
     let run = run_with(program().args(["--quiet", "--body", "text", far]).env("http_proxy", &at), b"");
     assert_eq!(run.record(far)["body"], far);
+    let named = at.replace("127.0.0.1", "proxy.invalid");
+    let resolve = format!("proxy.invalid:{}:127.0.0.1", proxy.address.port());
+    let run = run_with(program().args(["--quiet", "--resolve", &resolve, far]).env("http_proxy", named), b"");
+    assert_eq!(run.record(far)["status"], 200, "{run:?}");
     let run = run_with(program().args(["--quiet", "--noproxy", "*", &near]).env("http_proxy", &at), b"");
     assert_eq!(run.record(&near)["status"], 200);
     let run = run_with(program().args(["--quiet", "--proxy", "", &near]).env("http_proxy", &at), b"");
     assert_eq!(run.record(&near)["status"], 200);
-    assert_eq!(proxy.asked().len(), 2);
+    assert_eq!(proxy.asked().len(), 3);
 }
 
 /// A proxy of SOCKS 5 (RFC 1928) that answers what is asked through it itself, with where it should have connected to;

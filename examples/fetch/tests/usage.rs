@@ -141,6 +141,14 @@ fn a_proxy_of_the_environment_is_not_passed_over() {
     for (name, value) in [("http_proxy", ""), ("https_proxy", "host:3128"), ("https_proxy", "socks5h://u:p@h:1")] {
         assert_eq!(run_with(program().args(["--quiet", &url]).env(name, value), b"").code, Some(0), "{name} {value}");
     }
+    // What would not be used is of no interest.
+    let good = [("http_proxy", server.url("/")), ("https_proxy", server.url("/"))];
+    for (wrong, others) in [("all_proxy", &good[..]), ("http_proxy", &[("NO_PROXY", "*".to_owned())])] {
+        let mut command = program();
+        command.args(["--quiet", &url]).env(wrong, "socks://127.0.0.1:9/").envs(others.iter().cloned());
+        let run = run_with(&mut command, b"");
+        assert_eq!(run.code, Some(0), "{run:?}");
+    }
 }
 
 #[test]

@@ -97,8 +97,10 @@ pub(crate) fn resolve(text: &str) -> Result<(String, u16, Vec<SocketAddr>), Stri
     }
     // As the hosts of URLs are written.
     let whole = Url::parse(&format!("http://{host}/")).map_err(|_| otherwise())?;
+    let is_host =
+        whole.path() == "/" && whole.query().is_none() && whole.fragment().is_none() && whole.username().is_empty();
     match whole.domain() {
-        Some(host) if !host.contains('*') => Ok((host.to_owned(), port, addresses)),
+        Some(host) if is_host && !host.contains('*') => Ok((host.to_owned(), port, addresses)),
         _ => Err("it is for one name and port: neither * nor an address can stand for the host".to_owned()),
     }
 }
@@ -200,7 +202,14 @@ mod tests {
             ["127.0.0.1:443", "[::1]:443", "[::2]:443"]
         );
         assert_eq!(resolve("bücher.example:80:::1").unwrap().0, "xn--bcher-kva.example");
-        for bad in ["*:80:127.0.0.1", "127.0.0.1:80:127.0.0.2", "127.1:80:127.0.0.2"] {
+        for bad in [
+            "a/b:80:127.0.0.1",
+            "a?b:80:127.0.0.1",
+            "u@a:80:127.0.0.1",
+            "*:80:127.0.0.1",
+            "127.0.0.1:80:127.0.0.2",
+            "127.1:80:127.0.0.2",
+        ] {
             assert!(resolve(bad).unwrap_err().contains("one name and port"), "{bad}");
         }
         for bad in

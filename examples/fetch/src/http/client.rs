@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::slice;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -42,9 +43,9 @@ pub(super) struct Clients {
     secure: Lazy,
     /// For a crowd of hosts.
     crowd: (Crowd, Lazy, Lazy),
-    /// Those that `--resolve` is for, in the order of the settings. The resolver of a client is not told the port, so
-    /// each has clients of its own: other ports of the host are resolved as ever.
-    resolved: Vec<(Lazy, Lazy)>,
+    /// Those that `--resolve` is for. The resolver of a client is not told the port, so two ports of a host are in
+    /// different groups, and other ports of it with the other clients.
+    resolved: Vec<Group>,
     recipe: Recipe,
 }
 
@@ -53,6 +54,14 @@ type Lazy = OnceLock<Result<Client, String>>;
 
 /// Where the connections of a client go, if `--resolve` says so.
 type Override = (String, u16, Vec<SocketAddr>);
+
+/// Overrides for different hosts, and their clients.
+#[derive(Debug, Default)]
+struct Group {
+    overrides: Vec<Override>,
+    plain: Lazy,
+    secure: Lazy,
+}
 
 /// All that clients are made of.
 #[derive(Debug)]
@@ -77,8 +86,8 @@ impl Clients {
         // To be found wrong now and not in every record.
         let now = !roots.is_empty() || identity.is_some();
         let recipe = Recipe { settings: settings.clone(), roots, identity };
-        let resolved = settings.resolve.iter().map(|_| Default::default()).collect();
-        let plain = recipe.plain(IDLE, None)?;
+        let resolved = groups(&settings.resolve);
+        let plain = recipe.plain(IDLE, &[])?;
         let clients = Clients { plain, secure: OnceLock::new(), crowd: Default::default(), resolved, recipe };
         if now && let Err(message) = clients.secure() {
             bail!("--cacert or --cert can't be used: {message}");
@@ -89,17 +98,13 @@ impl Clients {
     /// The client for a URL.
     pub(super) fn get(&self, url: &Url) -> Result<&Client, Fault> {
         let is_plain = url.scheme() == "http";
-        if !self.resolved.is_empty()
-            && let (host, port) = (url.host_str(), url.port_or_known_default())
-            // The last one counts, as in curl.
-            && let Some((over, (plain, secure))) = self.recipe.settings.resolve.iter().zip(&self.resolved)
-                .rfind(|((name, number, _), _)| host == Some(name) && port == Some(*number))
-        {
-            return self.recipe.made(is_plain, plain, secure, IDLE, Some(over));
+        let is_for = |group: &&Group| group.overrides.iter().any(|(host, port, _)| is_at(url, host, *port));
+        if let Some(Group { overrides, plain, secure }) = self.resolved.iter().find(is_for) {
+            return self.recipe.made(is_plain, plain, secure, IDLE, overrides);
         }
         let (crowd, plain, secure) = &self.crowd;
         if crowd.grows(url) {
-            return self.recipe.made(is_plain, plain, secure, IDLE_IN_CROWD, None);
+            return self.recipe.made(is_plain, plain, secure, IDLE_IN_CROWD, &[]);
         }
         if is_plain {
             return Ok(&self.plain);
@@ -108,7 +113,7 @@ impl Clients {
     }
 
     fn secure(&self) -> Result<&Client, &str> {
-        let made = self.secure.get_or_init(|| self.recipe.secure(IDLE, None).map_err(|error| format!("{error:#}")));
+        let made = self.secure.get_or_init(|| self.recipe.secure(IDLE, &[]).map_err(|error| format!("{error:#}")));
         made.as_ref().map_err(String::as_str)
     }
 }
@@ -153,6 +158,23 @@ impl Recent {
     }
 }
 
+/// As few groups as possible. Of several overrides for the same host and port the last one counts, as in curl.
+fn groups(overrides: &[Override]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (host, port, addresses) in overrides {
+        let mut all = groups.iter_mut().flat_map(|group| &mut group.overrides);
+        if let Some((.., known)) = all.find(|(name, number, _)| (name, number) == (host, port)) {
+            known.clone_from(addresses);
+            continue;
+        }
+        let has_room = |group: &Group| group.overrides.iter().all(|(name, ..)| name != host);
+        let index = groups.iter().position(has_room).unwrap_or(groups.len());
+        groups.resize_with(groups.len().max(index + 1), Group::default);
+        groups[index].overrides.push((host.clone(), *port, addresses.clone()));
+    }
+    groups
+}
+
 impl Recipe {
     /// One of two clients, made now if it isn't there.
     fn made<'a>(
@@ -161,7 +183,7 @@ impl Recipe {
         plain: &'a Lazy,
         secure: &'a Lazy,
         idle: Duration,
-        over: Option<&Override>,
+        over: &[Override],
     ) -> Result<&'a Client, Fault> {
         let message = |error| format!("{error:#}");
         let made = if is_plain {
@@ -172,8 +194,9 @@ impl Recipe {
         made.as_ref().map_err(|message| Fault::new(Kind::Tls, message))
     }
 
-    fn plain(&self, idle: Duration, over: Option<&Override>) -> Result<Client> {
-        if is_secure(&self.settings.proxy) {
+    fn plain(&self, idle: Duration, over: &[Override]) -> Result<Client> {
+        // The way to a proxy itself may be TLS.
+        if proxies(&self.settings.proxy).iter().any(|proxy| proxy.scheme() == "https") {
             return self.secure(idle, over);
         }
         // No certificates at all: it never sees TLS.
@@ -186,7 +209,7 @@ impl Recipe {
         Ok(builder.build()?)
     }
 
-    fn secure(&self, idle: Duration, over: Option<&Override>) -> Result<Client> {
+    fn secure(&self, idle: Duration, over: &[Override]) -> Result<Client> {
         let mut builder = self.common(idle, over)?.tls_danger_accept_invalid_certs(self.settings.insecure);
         if self.settings.tls13 {
             builder = builder.tls_version_min(Version::TLS_1_3);
@@ -200,7 +223,7 @@ impl Recipe {
         builder.build().context("no TLS: the certificates can't be loaded; --cacert FILE names others")
     }
 
-    fn common(&self, idle: Duration, over: Option<&Override>) -> Result<ClientBuilder> {
+    fn common(&self, idle: Duration, over: &[Override]) -> Result<ClientBuilder> {
         let settings = &self.settings;
         let mut builder = Client::builder()
             // Redirects are followed here, hop by hop: each is checked, and goes to the client it needs.
@@ -232,16 +255,13 @@ impl Recipe {
         if settings.deny_private {
             builder = builder.dns_resolver(PublicOnly);
         }
-        let to_proxy = |(host, port, _): &&Override| match &settings.proxy {
-            Proxy::At { url, .. } => url.host_str() == Some(host) && url.port_or_known_default() == Some(*port),
-            _ => false,
-        };
+        let to_proxy = |(host, port, _): &&Override| proxies(&settings.proxy).iter().any(|url| is_at(url, host, *port));
         for (host, _, addresses) in settings.resolve.iter().filter(to_proxy).chain(over) {
             builder = builder.resolve_to_addrs(host, addresses);
         }
         Ok(match &settings.proxy {
             Proxy::None => builder.no_proxy(),
-            Proxy::Environment => builder,
+            Proxy::Environment(_) => builder,
             Proxy::At { url, except } => {
                 let proxy = reqwest::Proxy::all(url.clone()).context("--proxy can't be used")?;
                 builder.proxy(proxy.no_proxy(NoProxy::from_string(except)))
@@ -264,21 +284,30 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).context("it can't be read")
 }
 
-/// The way to the proxy itself is TLS.
-fn is_secure(proxy: &Proxy) -> bool {
+fn proxies(proxy: &Proxy) -> &[Url] {
     match proxy {
-        Proxy::None => false,
-        Proxy::Environment => ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
-            .iter()
-            .filter_map(|name| std::env::var(name).ok())
-            .any(|proxy| proxy.to_ascii_lowercase().starts_with("https:")),
-        Proxy::At { url, .. } => url.scheme() == "https",
+        Proxy::None => &[],
+        Proxy::Environment(urls) => urls,
+        Proxy::At { url, .. } => slice::from_ref(url),
     }
+}
+
+/// Whether a URL leads to a host and port.
+fn is_at(url: &Url, host: &str, port: u16) -> bool {
+    url.host_str() == Some(host) && url.port_or_known_default() == Some(port)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_of_one_host_are_in_different_groups() {
+        let over = |host: &str, port, last| (host.to_owned(), port, vec![SocketAddr::from(([127, 0, 0, last], port))]);
+        let all = [over("a", 80, 1), over("b", 80, 2), over("a", 443, 3), over("c", 443, 4), over("b", 80, 5)];
+        let groups: Vec<_> = groups(&all).into_iter().map(|group| group.overrides).collect();
+        assert_eq!(groups, [vec![over("a", 80, 1), over("b", 80, 5), over("c", 443, 4)], vec![over("a", 443, 3)]]);
+    }
 
     #[test]
     fn many_new_hosts_are_a_crowd_and_many_known_ones_are_none() {

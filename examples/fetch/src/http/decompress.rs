@@ -46,7 +46,7 @@ pub(super) fn most_compressed(most: u64) -> u64 {
 /// Decodes one body, piece by piece.
 pub(super) enum Decoder {
     Zstd(Zstd),
-    Gzip(Gzip),
+    Gzip(Box<Gzip>),
 }
 
 impl Decoder {
@@ -65,7 +65,7 @@ impl Decoder {
             [] => return None,
             [name] if name.eq_ignore_ascii_case("zstd") => Zstd::new().map(Decoder::Zstd).map_err(|error| bad(&error)),
             [name] if ["gzip", "x-gzip"].iter().any(|gzip| name.eq_ignore_ascii_case(gzip)) => {
-                Ok(Decoder::Gzip(Gzip::default()))
+                Ok(Decoder::Gzip(Box::default()))
             }
             _ if asked && response.content_length() != Some(0) => return Some(Err(unknown(&codings.join(", ")))),
             _ => return None,
@@ -86,7 +86,10 @@ impl Decoder {
 
     /// Whether the body has come to its end, whatever else may come.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self, Decoder::Gzip(Gzip { over: true, .. }))
+        match self {
+            Decoder::Zstd(_) => false,
+            Decoder::Gzip(gzip) => gzip.over,
+        }
     }
 
     /// There is no more input.

@@ -450,7 +450,10 @@ impl Inner {
 
     fn fault(&self, error: &reqwest::Error, stage: Stage) -> Fault {
         let mut fault = Fault::client(error, stage, self.settings.connect_timeout);
-        if fault.failure.kind == Kind::Connect && matches!(self.settings.proxy, Proxy::At { .. }) {
+        if fault.failure.kind == Kind::Connect
+            && let Proxy::At { except, .. } = &self.settings.proxy
+            && except.is_empty()
+        {
             fault.failure.message += " (with --proxy)";
         }
         // A host that has no such address looks as if nobody were there.
