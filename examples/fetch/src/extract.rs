@@ -132,8 +132,8 @@ fn find(rule: Rule, page: ByteBuf, charset: Option<String>) -> Result<Vec<String
     compiled.find(&text)
 }
 
-/// What a page is written in: what the server says, then what the page says near its start (HTML, 13.2.3.2), then UTF-8.
-/// A byte-order mark, which `decode` sees, counts for more than all of them.
+/// What a page is written in: what the server says, then what the page says near its start (HTML, 13.2.3.2), then
+/// UTF-8. A byte-order mark, which `decode` sees, counts for more than all of them.
 fn encoding(page: &[u8], charset: Option<&str>) -> &'static Encoding {
     static META: LazyLock<regex::bytes::Regex> = LazyLock::new(|| {
         let pattern = r#"(?i-u)<meta[^>]*[\s"';]charset\s*=\s*["']?\s*([^\s"'/>;]+)"#;

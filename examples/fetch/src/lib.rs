@@ -21,7 +21,7 @@ use std::num::NonZero;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ use crate::engine::{Control, Incoming, Parts, Room};
 use crate::extract::Extractor;
 use crate::http::Fetcher;
 use crate::input::Rows;
-use crate::output::{Bodies, Done, Writer};
+use crate::output::{Before, Bodies, Done, Writer};
 use crate::report::{Circumstances, Live, Summary, SummaryFile, say};
 use crate::settings::Settings;
 
@@ -121,7 +121,7 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let quiet = settings.report.quiet;
     // Counting reads whole files, for nobody if nothing is shown.
     let total = if quiet { None } else { Rows::total(&settings.input) };
-    let (rows, reading) = read(rows, writer.done())?;
+    let (rows, passed_over, reading) = read(rows, writer.done())?;
 
     let control = Arc::new(Control::default());
     let live = Live::new(control.clone(), total, start);
@@ -178,32 +178,37 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
 
     // Input that nobody waits for any more may never end.
     let gave_up = control.gave_up.load(Ordering::Relaxed);
-    let read = if interrupted || gave_up { Ok(Counts::default()) } else { reading.await? };
-    let Counts { done_before, failed_before, duplicates } = *read.as_ref().unwrap_or(&Counts::default());
-    let retries = control.retries.load(Ordering::Relaxed);
-    let elapsed = start.elapsed();
-    let report =
-        summary.report(Circumstances { elapsed, retries, done_before, failed_before, duplicates, interrupted });
+    let read = if interrupted || gave_up { Ok(()) } else { reading.await? };
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let report = summary.report(Circumstances {
+        elapsed: start.elapsed(),
+        retries: count(&control.retries),
+        done_before: count(&passed_over.done_before),
+        failed_before: count(&passed_over.failed_before),
+        duplicates: count(&passed_over.duplicates),
+        interrupted,
+        incomplete: interrupted || gave_up || read.is_err(),
+    });
     if !quiet {
         say(&report);
     }
-    if let Some(file) = summary_file {
-        file.write(&report)?;
-    }
+    let written = summary_file.map_or(Ok(()), |file| file.write(&report));
     if interrupted {
         say(format_args!("the other URLs have no record{}", resume_hint(&settings)));
-        return Ok(ExitCode::from(130));
-    }
-    read?;
-    if gave_up {
+    } else if gave_up {
         say(format_args!(
             "the --deadline passed before the input came to its end: the rows that were not read by then have no \
              record{}",
             resume_hint(&settings)
         ));
-        return Ok(ExitCode::FAILURE);
     }
-    let failed = report.failed_share() > settings.report.fail_above;
+    if interrupted {
+        let _ = written.inspect_err(|error| say(format_args!("error: {error:#}")));
+        return Ok(ExitCode::from(130));
+    }
+    read?;
+    written?;
+    let failed = gave_up || report.failed_share() > settings.report.fail_above;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -225,28 +230,31 @@ fn resume_hint(settings: &Settings) -> &'static str {
     if settings.output.records.is_some() { "; the same command with --resume goes on from here" } else { "" }
 }
 
-/// What the thread that reads has left out.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    done_before: u64,
-    failed_before: u64,
-    duplicates: u64,
+/// What the thread that reads has left out so far.
+#[derive(Debug, Default)]
+struct PassedOver {
+    done_before: AtomicU64,
+    failed_before: AtomicU64,
+    duplicates: Arc<AtomicU64>,
 }
 
 /// Reads rows on a thread of its own, for reading blocks, and leaves out those that have their record already. The
 /// future says how the reading ended.
-fn read(mut rows: Rows, done: Arc<Done>) -> Result<(Incoming, TaskFuture<Result<Counts>>)> {
+fn read(mut rows: Rows, done: Arc<Done>) -> Result<(Incoming, Arc<PassedOver>, TaskFuture<Result<()>>)> {
     // A pool of its own, so that nobody who ends the run has to wait for input. Dropping it lets the thread finish.
     let pool = ThreadPool::builder().workers(1).name_prefix("input").build()?;
     let (sender, receiver) = mpsc::channel(BETWEEN);
+    let passed_over = Arc::new(PassedOver { duplicates: rows.duplicates(), ..PassedOver::default() });
+    let counts = passed_over.clone();
     let reading = pool.spawn(move || {
-        let mut counts = Counts { failed_before: done.failed, ..Counts::default() };
-        let duplicates = rows.duplicates();
         let room = Room::new(WAITING);
         for row in &mut rows {
             let row = row?;
-            if !done.is_empty() && done.check(row.number, &row.url())? {
-                counts.done_before += 1;
+            if !done.is_empty()
+                && let Some(before) = done.check(row.number, &row.url())?
+            {
+                counts.done_before.fetch_add(1, Ordering::Relaxed);
+                counts.failed_before.fetch_add(u64::from(before == Before::Failed), Ordering::Relaxed);
                 continue;
             }
             let share = room.share(row.size());
@@ -260,10 +268,9 @@ fn read(mut rows: Rows, done: Arc<Done>) -> Result<(Incoming, TaskFuture<Result<
                 Err(TrySendError::Closed(_)) => break, // Nobody wants more.
             }
         }
-        counts.duplicates = duplicates.load(Ordering::Relaxed);
-        Ok(counts)
+        Ok(())
     });
-    Ok((receiver, reading))
+    Ok((receiver, passed_over, reading))
 }
 
 /// Ctrl-C and, where there is such a thing, the signal that asks to terminate.
@@ -311,9 +318,10 @@ mod tests {
     use super::*;
 
     /// What is read of more rows than may wait.
-    fn reading() -> (Incoming, TaskFuture<Result<Counts>>) {
+    fn reading() -> (Incoming, TaskFuture<Result<()>>) {
         let settings = cli::settings(&["http://h/{1..10000}"]);
-        read(Rows::open(&settings.input).expect("rows"), Arc::default()).expect("a thread")
+        let (rows, _, reading) = read(Rows::open(&settings.input).expect("rows"), Arc::default()).expect("a thread");
+        (rows, reading)
     }
 
     /// When the thread that reads has to wait for places.

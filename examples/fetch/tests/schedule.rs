@@ -5,7 +5,7 @@ mod common;
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
@@ -493,4 +493,11 @@ fn the_summary_tells_what_happened_to_people_and_to_programs() {
     let run = common::run(["--summary-json", "-", "--records", records.to_str().unwrap(), &urls[0]]);
     let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((run.code, report["rows"].as_u64()), (Some(0), Some(1)));
+
+    // A summary that nobody reads is one that could not be written.
+    let mut command = common::program();
+    command.args(["--quiet", "--summary-json", "-", "--resume", "--records"]).arg(&records).arg(&urls[0]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }

@@ -81,8 +81,8 @@ command line goes before variables, and these before the file. Every switch can 
 Kinds of errors: bad-input, dns, connect, tls, connect-timeout, first-byte-timeout, idle-timeout, timeout, connection,
 truncated, partial, protocol, redirect, too-large, status, denied, robots, output, extract, deadline, internal.
 
-Exit codes: 0 all URLs succeeded; 1 some failed (see --fail-above); 2 wrong usage; 130 interrupted. Ctrl-C lets what
-runs finish within --grace, a second one doesn't.";
+Exit codes: 0 all URLs succeeded; 1 some failed (see --fail-above), or have no record as the --deadline passed before
+the input ended; 2 wrong usage; 130 interrupted. Ctrl-C lets what runs finish within --grace, a second one doesn't.";
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Input")]
@@ -121,7 +121,8 @@ pub(super) struct Input {
 
     /// Leaves out rows that have been there: method, URL, headers and body are the same
     ///
-    /// They get no number and no record; the summary counts them. Takes 10 to 20 bytes of memory a URL.
+    /// What is behind # in a URL makes no difference. They get no number and no record; the summary counts them. Takes
+    /// 10 to 20 bytes of memory a URL.
     #[arg(long)]
     pub(super) dedupe: bool,
 
@@ -450,11 +451,11 @@ pub(super) struct Report {
     #[arg(short, long, short_alias = 's', alias = "silent")]
     pub(super) quiet: bool,
 
-    /// Writes the summary to a file as JSON
+    /// Writes the summary to a file as JSON; - is standard output, if the records are in a file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) summary_json: Option<PathBuf>,
 
-    /// The share of URLs that may fail without exit code 1, as in 5%
+    /// The share of URLs that may fail without exit code 1, as in 5%; those done before count with --resume
     #[arg(long, value_name = "SHARE", default_value = "0%", value_parser = values::share)]
     pub(super) fail_above: f64,
 

@@ -416,8 +416,8 @@ impl Inner {
         Ok(Answer { status: response.status(), text })
     }
 
-    /// Reads what is left of a body that nobody wants, if it is short; says how much there was. Otherwise the connection
-    /// is closed, when the response is dropped.
+    /// Reads what is left of a body that nobody wants, if it is short; says how much there was. Otherwise the
+    /// connection is closed, when the response is dropped.
     async fn drain(&self, response: &mut Response, watch: &mut Watch<'_>) -> u64 {
         if response.content_length().is_some_and(|length| length > SPARE) {
             return 0;

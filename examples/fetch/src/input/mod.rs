@@ -5,8 +5,8 @@
 //! Source ──► Reader (lines, csv, jsonl) ──► Draft ──► template ──► duplicates ──► Row
 //! ```
 //!
-//! Nothing is kept but the row at hand, and with `--dedupe` or `--names id` hashes of each row. What is wrong with a row becomes part
-//! of it, with file and line; only an input that can't be read any further is an error of the iterator. Fetching, and
+//! Nothing is kept but the row at hand, and with `--dedupe` or `--names id` hashes of each row. What is wrong with a row
+//! becomes part of it, with file and line; only an input that can't be read any further is an error of the iterator. Fetching, and
 //! the order in which rows are fetched, are the engine's.
 
 mod csv;
@@ -591,8 +591,8 @@ fn harmless(text: &str) -> String {
     shown
 }
 
-/// The requests that have been there: a hash of 64 bits each, some 10 to 20 bytes with the room of the table. Two of ten
-/// million share one by chance with a probability of 1 in 400,000.
+/// The requests that have been there: a hash of 64 bits each, some 10 to 20 bytes with the room of the table. Two of
+/// ten million share one by chance with a probability of 1 in 400,000.
 #[derive(Default)]
 struct Seen {
     hasher: RandomState,

@@ -17,7 +17,7 @@ mod writer;
 
 pub(crate) use body::{Bodies, Body, Head, LONGEST_IN_MEMORY, Ticket};
 pub(crate) use partial::Partial;
-pub(crate) use resume::Done;
+pub(crate) use resume::{Before, Done};
 pub(crate) use warc::Place;
 pub(crate) use writer::Writer;
 

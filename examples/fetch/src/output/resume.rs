@@ -1,7 +1,8 @@
 //! The records of an earlier run, which are its journal: `--resume`.
 //!
-//! The file is read once, line by line. What stays in memory is one byte for each row: 0, or a hash of the URL of its
-//! record, which tells whether the input is still the same. A record counts if what it names is there:
+//! The file is read once, line by line. What stays in memory is one byte for each row: 0, or whether it failed and a
+//! hash of the URL of its record, which tells whether the input is still the same. A record counts if what it names is
+//! there:
 //!
 //! - a line without an end was being written when the run was killed, and is cut off;
 //! - a body that is missing or has another length was lost, as happens when the power fails, and so was a response that
@@ -37,11 +38,19 @@ pub(super) const MOST_ROWS: u64 = 1 << 32;
 /// The rows that an earlier run has done.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
-    /// For each row from 1, a hash of its URL, never 0; or 0.
+    /// For each row from 1, a hash of its URL, never 0, and whether it failed; or 0.
     rows: Vec<u8>,
-    /// How many of them failed.
-    pub(crate) failed: u64,
     path: PathBuf,
+}
+
+/// The bit of a row that failed.
+const FAILED: u8 = 0x80;
+
+/// How a row was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    Succeeded,
+    Failed,
 }
 
 /// What is left of an earlier run.
@@ -85,14 +94,16 @@ impl Done {
         self.mark(row) != 0
     }
 
-    /// Whether a row is done. `url` is as in records: redacted.
+    /// How a row was done, if it is. `url` is as in records: redacted.
     ///
     /// # Errors
     /// The input is not that of the earlier run.
-    pub(crate) fn check(&self, row: u64, url: &str) -> anyhow::Result<bool> {
+    pub(crate) fn check(&self, row: u64, url: &str) -> anyhow::Result<Option<Before>> {
         match self.mark(row) {
-            0 => Ok(false),
-            mark if mark == hash(url) => Ok(true),
+            0 => Ok(None),
+            mark if mark & !FAILED == hash(url) => {
+                Ok(Some(if mark & FAILED == 0 { Before::Succeeded } else { Before::Failed }))
+            }
             _ => bail!(
                 "row {row} is now {url}, and the run that wrote {} had another one there: give --resume the same \
                  input, or another file to --records to begin anew",
@@ -106,12 +117,12 @@ impl Done {
         index.and_then(|index| self.rows.get(index)).copied().unwrap_or(0)
     }
 
-    fn add(&mut self, row: u64, url: &str) {
+    fn add(&mut self, row: u64, url: &str, failed: bool) {
         let index = usize::try_from(row - 1).unwrap_or(usize::MAX); // it is at most `most_rows`
         if index >= self.rows.len() {
             self.rows.resize(index + 1, 0);
         }
-        self.rows[index] = hash(url);
+        self.rows[index] = hash(url) | if failed { FAILED } else { 0 };
     }
 }
 
@@ -119,7 +130,7 @@ impl Done {
 fn hash(url: &str) -> u8 {
     let mut hasher = DefaultHasher::new();
     url.hash(&mut hasher);
-    u8::try_from(hasher.finish() % 255).unwrap_or(0) + 1
+    u8::try_from(hasher.finish() % u64::from(FAILED - 1)).unwrap_or(0) + 1
 }
 
 /// Makes sure that no other run writes to a file.
@@ -149,7 +160,7 @@ pub(super) fn take_up(
     let recent = metadata.modified().ok().and_then(|time| time.checked_sub(WRITTEN_BACK));
     let check = Check { directory: settings.directory.as_deref(), archive, recent };
     let mut kept = Kept { path, renewed: None, end: 0, len: 0 };
-    let mut done = Done { rows: Vec::new(), failed: 0, path: path.to_owned() };
+    let mut done = Done { rows: Vec::new(), path: path.to_owned() };
     let (mut archive_end, mut archived) = (0, 0_u64);
     // The rows that were read and kept before.
     let (mut last, mut previous) = (0, 0);
@@ -203,8 +214,7 @@ pub(super) fn take_up(
             continue;
         }
         previous = seen.row;
-        done.add(seen.row, &seen.url);
-        done.failed += u64::from(seen.error.is_some());
+        done.add(seen.row, &seen.url, seen.error.is_some());
         if let Some((offset, length)) = seen.warc.as_ref().and_then(Place::at) {
             archive_end = archive_end.max(offset + length);
         }
@@ -353,7 +363,7 @@ mod tests {
 
     fn done(settings: &OutputSettings, count: u64) -> Vec<u64> {
         let writer = Writer::open(settings).unwrap();
-        (1..=count).filter(|&row| writer.done().check(row, &record(row).url).unwrap()).collect()
+        (1..=count).filter(|&row| writer.done().check(row, &record(row).url).unwrap().is_some()).collect()
     }
 
     fn kept(settings: &OutputSettings) -> String {
@@ -443,10 +453,10 @@ mod tests {
         lines[1] = serde_json::to_string(&Record { error, ..*record(2) }).unwrap() + "\n";
         fs::write(&records, lines.concat()).unwrap();
         assert_eq!(done(&settings, 3), [1, 2, 3]);
-        assert_eq!(Writer::open(&settings).unwrap().done().failed, 1);
+        let before = [1, 2].map(|row| Writer::open(&settings).unwrap().done().check(row, &record(row).url).unwrap());
+        assert_eq!(before, [Some(Before::Succeeded), Some(Before::Failed)]);
         settings.retry_failed = true;
         assert_eq!(done(&settings, 3), [1, 3]);
-        assert_eq!(Writer::open(&settings).unwrap().done().failed, 0);
         settings.ordered = true;
         assert!(Writer::open(&settings).unwrap_err().to_string().contains("--ordered"));
     }

@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow, bail};
 use tempfile::NamedTempFile;
 
 use super::summary::Report;
@@ -20,6 +20,7 @@ pub(crate) struct SummaryFile {
 #[derive(Debug)]
 enum To {
     Stdout,
+    Stderr,
     /// A device, a pipe, or what another program has opened: nothing that another file could take the place of.
     Stream(File),
     /// A file that is there whole or not at all, and keeps the permissions it had.
@@ -32,13 +33,17 @@ enum To {
 impl SummaryFile {
     /// Makes sure that it can be written, and leaves everything as it is. `-` is standard output.
     pub(crate) fn open(name: PathBuf) -> Result<Self> {
-        let to = To::open(&name).with_context(|| format!("--summary-json can't write to {}", name.display()))?;
-        Ok(SummaryFile { name, to })
+        match To::open(&name) {
+            Ok(to) => Ok(SummaryFile { name, to }),
+            Err(error) => bail!("--summary-json can't write to {}: {error}", name.display()),
+        }
     }
 
+    /// # Errors
+    /// It could not be written. That is no [`io::Error`]: nobody who has stopped reading is forgiven here.
     pub(crate) fn write(self, report: &Report) -> Result<()> {
         let text = serde_json::to_string_pretty(report)? + "\n";
-        self.to.write(&text).with_context(|| format!("--summary-json can't write to {}", self.name.display()))
+        self.to.write(&text).map_err(|error| anyhow!("--summary-json can't write to {}: {error}", self.name.display()))
     }
 }
 
@@ -47,22 +52,32 @@ impl To {
         if name == Path::new("-") {
             return Ok(To::Stdout);
         }
-        let file = match File::options().append(true).open(name) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let path = destination(name)?;
-                drop(beside(&path)?);
-                return Ok(To::File { path, permissions: None });
-            }
-            Err(error) => return Err(error),
-        };
-        let metadata = file.metadata()?;
-        if !metadata.is_file() || is_descriptor(name) {
-            return Ok(To::Stream(file));
+        let path = follow(name)?;
+        // Opened by such a name, a file would be written to from its start.
+        match descriptor(&path) {
+            Some("1") => return Ok(To::Stdout),
+            Some("2") => return Ok(To::Stderr),
+            _ => {}
         }
-        let path = name.canonicalize()?;
-        drop(beside(&path)?);
-        Ok(To::File { path, permissions: Some(metadata.permissions()) })
+        match File::options().append(true).open(&path) {
+            Ok(file) => {
+                let metadata = file.metadata()?;
+                if !metadata.is_file() || path.starts_with("/proc") || descriptor(&path).is_some() {
+                    return Ok(To::Stream(file));
+                }
+                drop(beside(&path)?);
+                Ok(To::File { path, permissions: Some(metadata.permissions()) })
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let is_name = path.file_name().is_some() && !path.as_os_str().as_encoded_bytes().ends_with(b"/");
+                if !is_name {
+                    return Err(ErrorKind::IsADirectory.into());
+                }
+                drop(beside(&path)?);
+                Ok(To::File { path, permissions: None })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn write(self, text: &str) -> io::Result<()> {
@@ -72,6 +87,7 @@ impl To {
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()
             }
+            To::Stderr => io::stderr().write_all(text.as_bytes()),
             To::Stream(mut file) => file.write_all(text.as_bytes()),
             To::File { path, permissions } => {
                 let mut file = beside(&path)?;
@@ -86,18 +102,27 @@ impl To {
     }
 }
 
-/// What a link leads to, though nothing is there yet.
-fn destination(name: &Path) -> io::Result<PathBuf> {
+/// What links lead to, if something is there or not; but for those that stand for a descriptor.
+fn follow(name: &Path) -> io::Result<PathBuf> {
     // As many as Linux follows.
     const LINKS: usize = 40;
     let mut path = name.to_owned();
     for _ in 0..LINKS {
         match fs::read_link(&path) {
-            Ok(target) => path = directory(&path).join(target),
-            Err(_) => return Ok(path),
+            Ok(target) if descriptor(&path).is_none() => path = directory(&path).join(target),
+            _ => return Ok(path),
         }
     }
     Err(io::Error::other("too many links"))
+}
+
+/// The number of a descriptor that a name stands for. What it leads to belongs to whoever opened it.
+fn descriptor(name: &Path) -> Option<&str> {
+    match name.to_str()? {
+        "/dev/stdout" => Some("1"),
+        "/dev/stderr" => Some("2"),
+        name => ["/dev/fd/", "/proc/self/fd/"].into_iter().find_map(|start| name.strip_prefix(start)),
+    }
 }
 
 /// A new file, for all whom the umask allows, that goes away unless it is given a name.
@@ -110,11 +135,6 @@ fn beside(path: &Path) -> io::Result<NamedTempFile> {
 
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Whether a name stands for a descriptor that is open already. What it leads to belongs to whoever opened it.
-fn is_descriptor(name: &Path) -> bool {
-    ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"].iter().any(|start| name.starts_with(start))
 }
 
 #[cfg(all(test, unix))]
@@ -179,6 +199,14 @@ mod tests {
             assert!(link.is_symlink() && other.is_symlink() && !target.is_symlink());
             assert_written(&target);
         }
+        // Of what is open already nothing is replaced, by whatever way one comes there.
+        let (log, stderr) = (directory.path().join("log"), directory.path().join("stderr"));
+        let open = File::create(&log).unwrap();
+        symlink(format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open)), &stderr).unwrap();
+        write(&stderr);
+        assert_eq!(open.metadata().unwrap().len(), fs::metadata(&log).unwrap().len());
+        assert_written(&log);
+
         let circle = directory.path().join("circle");
         symlink("circle", &circle).unwrap();
         SummaryFile::open(circle).unwrap_err();
@@ -210,7 +238,8 @@ mod tests {
     #[test]
     fn what_can_not_be_written_is_known_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        for path in [directory.path().to_owned(), directory.path().join("no/such")] {
+        for path in ["", "no/such", "new/", ".."].map(|name| directory.path().join(name)).into_iter().chain(["".into()])
+        {
             let error = format!("{:#}", SummaryFile::open(path.clone()).unwrap_err());
             assert!(error.contains("--summary-json") && error.contains(path.to_str().unwrap()), "{error}");
         }

@@ -44,6 +44,9 @@ pub(crate) struct Report {
     /// Rows left out as they were there before (`--dedupe`).
     pub(crate) duplicates: u64,
     pub(crate) interrupted: bool,
+    /// Whether there are rows that have no record, or may be: after an interruption, and where `--deadline` passed
+    /// before the end of the input.
+    pub(crate) incomplete: bool,
     pub(crate) seconds: f64,
     pub(crate) rows_per_second: f64,
     pub(crate) bytes: u64,
@@ -81,6 +84,7 @@ pub(crate) struct Circumstances {
     pub(crate) failed_before: u64,
     pub(crate) duplicates: u64,
     pub(crate) interrupted: bool,
+    pub(crate) incomplete: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,7 +127,8 @@ impl Summary {
     }
 
     pub(crate) fn report(&self, circumstances: Circumstances) -> Report {
-        let Circumstances { elapsed, retries, done_before, failed_before, duplicates, interrupted } = circumstances;
+        let Circumstances { elapsed, retries, done_before, failed_before, duplicates, interrupted, incomplete } =
+            circumstances;
         let seconds = elapsed.as_secs_f64();
         let quantile = |q| self.latency.value_at_quantile(q) as f64 / 1e6;
         let mut slowest: Vec<_> = self.hosts.iter().map(|(host, times)| Slow::of(host, times)).collect();
@@ -137,6 +142,7 @@ impl Summary {
             failed_before,
             duplicates,
             interrupted,
+            incomplete,
             seconds,
             rows_per_second: self.rows as f64 / seconds.max(1e-9),
             bytes: self.bytes,
