@@ -24,6 +24,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity, NoProxy, Url};
 use super::failure::Fault;
 use super::guard::PublicOnly;
 use crate::output::record::Kind;
+use crate::request::Origin;
 use crate::settings::{Family, HttpSettings, HttpVersion, Proxy};
 
 /// How long a connection waits to be used again. Shorter than servers commonly wait (5 s and more), so that they seldom
@@ -125,6 +126,9 @@ struct Crowd(Mutex<Recent>);
 /// Of the span of [`IDLE`] that began at `since`, and of the one before it.
 #[derive(Debug, Default)]
 struct Recent {
+    /// The one that was counted last, and what was said of it: often the next one is the same.
+    last: Option<Origin>,
+    crowd: bool,
     since: Option<Instant>,
     hasher: RandomState,
     /// Hashes of the origins, and how many of them were not there before.
@@ -137,7 +141,13 @@ struct Recent {
 impl Crowd {
     /// Counts a request, and says whether it is one of many to new hosts.
     fn grows(&self, url: &Url) -> bool {
-        self.0.lock().grows(url, Instant::now())
+        let mut recent = self.0.lock();
+        if recent.last.as_ref().is_some_and(|origin| origin.is_of(url)) {
+            return recent.crowd;
+        }
+        let crowd = recent.grows(url, Instant::now());
+        (recent.last, recent.crowd) = (Some(Origin::of(url)), crowd);
+        crowd
     }
 }
 
@@ -231,7 +241,6 @@ impl Recipe {
             .referer(false)
             .connect_timeout(settings.connect_timeout)
             .pool_idle_timeout(idle)
-            .brotli(settings.compressed)
             .http1_allow_obsolete_multiline_headers_in_responses(true);
         builder = match settings.version {
             HttpVersion::Any => builder,
@@ -239,7 +248,6 @@ impl Recipe {
             HttpVersion::Http2PriorKnowledge => builder.http2_prior_knowledge(),
         };
         if settings.compressed {
-            // It would leave out gzip and zstd, which are decoded here.
             let encodings = HeaderValue::from_static("gzip, br, zstd");
             builder = builder.default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, encodings)]));
         }

@@ -1,10 +1,10 @@
-//! Bodies in gzip and zstd. The client decodes brotli by itself, and could do these too, but would take the first
-//! member of several in gzip for the whole, and let a server choose how much memory zstd takes: up to 128 MiB for one
-//! response.
+//! Bodies in gzip, brotli and zstd. The client could decode them by itself, but would take the first member of several
+//! in gzip for the whole, and let a server choose how much memory the others take: up to 1 GiB for one response.
 
 use std::io::{self, Write};
 use std::mem;
 
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::write::GzDecoder;
 use reqwest::Response;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH};
@@ -47,6 +47,7 @@ pub(super) fn most_compressed(most: u64) -> u64 {
 pub(super) enum Decoder {
     Zstd(Zstd),
     Gzip(Box<Gzip>),
+    Brotli(Box<Brotli>),
 }
 
 impl Decoder {
@@ -67,6 +68,7 @@ impl Decoder {
             [name] if ["gzip", "x-gzip"].iter().any(|gzip| name.eq_ignore_ascii_case(gzip)) => {
                 Ok(Decoder::Gzip(Box::default()))
             }
+            [name] if name.eq_ignore_ascii_case("br") => Ok(Decoder::Brotli(Box::default())),
             _ if asked && response.content_length() != Some(0) => return Some(Err(unknown(&codings.join(", ")))),
             _ => return None,
         };
@@ -81,6 +83,7 @@ impl Decoder {
         match self {
             Decoder::Zstd(zstd) => zstd.next(input),
             Decoder::Gzip(gzip) => gzip.next(input),
+            Decoder::Brotli(brotli) => brotli.next(input),
         }
     }
 
@@ -89,6 +92,7 @@ impl Decoder {
         match self {
             Decoder::Zstd(_) => false,
             Decoder::Gzip(gzip) => gzip.over,
+            Decoder::Brotli(brotli) => brotli.over,
         }
     }
 
@@ -97,6 +101,7 @@ impl Decoder {
         match self {
             Decoder::Zstd(zstd) => zstd.finish(),
             Decoder::Gzip(gzip) => gzip.finish(),
+            Decoder::Brotli(brotli) => brotli.finish(),
         }
     }
 }
@@ -171,6 +176,53 @@ fn unknown(codings: &str) -> Fault {
     let message =
         format!("the body is encoded as {codings}, which can't be decoded; --no-compressed leaves it as it is");
     Fault::new(Kind::Protocol, message)
+}
+
+pub(super) struct Brotli {
+    state: BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>,
+    output: Box<[u8]>,
+    begun: bool,
+    over: bool,
+}
+
+impl Default for Brotli {
+    /// Takes a window of no more than 16 MiB: "large" ones are not for the Web (RFC 7932, 9.1, has none).
+    fn default() -> Self {
+        let alloc = StandardAlloc::default;
+        let state = BrotliState::new_strict(alloc(), alloc(), alloc());
+        Brotli { state, output: vec![0; PIECE].into(), begun: false, over: false }
+    }
+}
+
+impl Brotli {
+    /// The next decoded piece, while there is one; takes what it needs off the front of `input`.
+    fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, Fault> {
+        self.begun |= !input.is_empty();
+        if self.over || !self.begun {
+            *input = &[];
+            return Ok(None);
+        }
+        let (mut left, mut read) = (input.len(), 0);
+        let (mut room, mut written) = (self.output.len(), 0);
+        let (output, state) = (&mut self.output, &mut self.state);
+        match BrotliDecompressStream(&mut left, &mut read, input, &mut room, &mut written, output, &mut 0, state) {
+            BrotliResult::ResultFailure => {
+                return Err(Fault::new(Kind::Protocol, "the body is not the brotli it says it is"));
+            }
+            BrotliResult::ResultSuccess => self.over = true,
+            BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {}
+        }
+        *input = if self.over { &[] } else { &input[read..] };
+        Ok((read > 0 || written > 0).then(|| &self.output[..written]))
+    }
+
+    /// There is no more input.
+    fn finish(&self) -> Result<(), Fault> {
+        if self.over || !self.begun {
+            return Ok(());
+        }
+        Err(Fault::new(Kind::Truncated, "the compressed body (br) is not whole"))
+    }
 }
 
 pub(super) struct Zstd {
@@ -293,6 +345,49 @@ mod tests {
         assert_ne!(wrong, member);
         assert_eq!(gunzip(&wrong, 7).unwrap_err().failure.kind, Kind::Protocol);
         assert_eq!(gunzip(&[&wrong, &member[..]].concat(), 7).unwrap_err().failure.kind, Kind::Protocol);
+    }
+
+    /// A stored block of `x`, after a head that names the size of the window (RFC 7932, 9.1 and 9.2).
+    fn stored(window: &[u8], length: u32) -> Vec<u8> {
+        // Not the last, four nibbles of length, not compressed; then the last one, which is empty.
+        let head = (length - 1) << 3 | 1 << 19;
+        let mut bits: Vec<bool> = window.iter().map(|&bit| bit == 1).collect();
+        bits.extend((0..20).map(|bit| head >> bit & 1 == 1));
+        bits.resize(bits.len().next_multiple_of(8), false);
+        let byte = |bits: &[bool]| bits.iter().rev().fold(0, |byte, &bit| byte << 1 | u8::from(bit));
+        let mut stream: Vec<u8> = bits.chunks(8).map(byte).collect();
+        stream.extend(vec![b'x'; length as usize]);
+        stream.push(3);
+        stream
+    }
+
+    fn unbrotli(input: &[u8], at_once: usize) -> Result<Vec<u8>, Fault> {
+        let (mut brotli, mut output) = (Brotli::default(), Vec::new());
+        for mut piece in input.chunks(at_once) {
+            while let Some(decoded) = brotli.next(&mut piece)? {
+                output.extend_from_slice(decoded);
+            }
+            assert!(piece.is_empty());
+        }
+        brotli.finish().map(|()| output)
+    }
+
+    #[test]
+    fn brotli_is_decoded_however_it_is_cut() {
+        const SMALL: [u8; 1] = [0]; // 64 KiB
+        let stream = stored(&SMALL, 60_000);
+        for at_once in [1, 7, stream.len()] {
+            assert!(unbrotli(&stream, at_once).unwrap() == vec![b'x'; 60_000], "{at_once}");
+            assert!(unbrotli(&[&stream[..], b"behind"].concat(), at_once).unwrap().len() == 60_000);
+            for length in [1, 3, 100, stream.len() - 1] {
+                assert_eq!(unbrotli(&stream[..length], at_once).unwrap_err().failure.kind, Kind::Truncated, "{length}");
+            }
+        }
+        assert_eq!(unbrotli(b"", 1).unwrap(), b"");
+        assert_eq!(unbrotli(b"this is no brotli", 7).unwrap_err().failure.kind, Kind::Protocol);
+        // What in brotli is a fault, and in its extension says that the window is large: 30 bits.
+        let large = [1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0];
+        assert_eq!(unbrotli(&stored(&large, 1_000), 7).unwrap_err().failure.kind, Kind::Protocol);
     }
 
     #[test]
