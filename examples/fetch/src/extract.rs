@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252, X_USER_DEFINED};
 use polypool::{ExecutorExt as _, ProcessPool, TaskError, TaskOptions};
 use regex::Regex;
 use scraper::{Html, Selector};
@@ -132,20 +132,28 @@ fn find(rule: Rule, page: ByteBuf, charset: Option<String>) -> Result<Vec<String
     compiled.find(&text)
 }
 
-/// What a page is written in: what the server says, then what the page says near its start (HTML, 13.2.3.2), then
-/// UTF-8. A byte-order mark, which `decode` sees, counts for more than all of them.
+/// What a page is written in: what the server says; UTF-8, if it can be read as that; then what the page says near its
+/// start. (HTML, 13.2.3.2, has the last two the other way round, for those who see a page only in part.) A byte-order
+/// mark, which `decode` sees, counts for more than all of them.
 fn encoding(page: &[u8], charset: Option<&str>) -> &'static Encoding {
     static META: LazyLock<regex::bytes::Regex> = LazyLock::new(|| {
-        let pattern = r#"(?i-u)<meta[^>]*[\s"';]charset\s*=\s*["']?\s*([^\s"'/>;]+)"#;
+        let pattern = r#"(?is-u)<!--.*?-->|<meta[^>]*?[\s"';]charset\s*=\s*["']?\s*([^\s"'/>;]+)"#;
         regex::bytes::Regex::new(pattern).expect("it is well-formed")
     });
-    if let Some(encoding) = charset.and_then(|label| Encoding::for_label(label.as_bytes())) {
+    // What it stands for is unknown or not safe to read.
+    let known = |label: &[u8]| Encoding::for_label_no_replacement(label);
+    if let Some(encoding) = charset.and_then(|label| known(label.as_bytes())) {
         return encoding;
     }
+    if str::from_utf8(page).is_ok() {
+        return UTF_8;
+    }
     let start = &page[..page.len().min(1024)];
-    match META.captures(start).and_then(|found| Encoding::for_label(&found[1])) {
+    let label = META.captures_iter(start).find_map(|found| found.get(1));
+    match label.and_then(|label| known(label.as_bytes())) {
         // In either, the label could not have been found.
         Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => UTF_8,
+        Some(encoding) if encoding == X_USER_DEFINED => WINDOWS_1252,
         Some(encoding) => encoding,
         None => UTF_8,
     }
@@ -241,6 +249,15 @@ mod tests {
             assert_eq!(read(&page, None), format!("{head}\u{41f}"), "{head}");
             assert_eq!(read(&page, Some("latin1")), format!("{head}\u{cf}"), "the server knows better");
         }
+        for page in [
+            "<meta charset=latin1>caf\u{e9}".as_bytes(),
+            b"plain",
+            "<!-- <meta charset=koi8-r> --><meta charset='x-user-defined'>".as_bytes(),
+        ] {
+            assert_eq!(read(page, Some("hz-gb-2312")), str::from_utf8(page).unwrap());
+        }
+        let page = b"<!-- <meta charset=koi8-r> --><meta charset=x-user-defined content='; charset=koi8-r'>\xe9";
+        assert!(read(page, None).ends_with('\u{e9}'));
         assert_eq!(read("<meta charset=utf-16>\u{41f}".as_bytes(), None), "<meta charset=utf-16>\u{41f}");
         let late = [&[b' '; 1024][..], b"<meta charset=latin1>\xe9"].concat();
         assert!(read(&late, None).ends_with('\u{fffd}'));

@@ -212,9 +212,9 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// What comes next, if that is there already: looking after all else takes as long as a record does. Not after many in a
-/// row, for there may be records without end that need no signal, no connection and no timer; then the task gives way to
-/// the runtime, which sees to these.
+/// What comes next, if that is there already: looking after all else takes as long as a record does. Not after many in
+/// a row, for there may be records without end that need no signal, no connection and no timer; then the task gives way
+/// to the runtime, which sees to these.
 async fn at_once<S: Stream + Unpin>(records: &mut S, in_a_row: &mut u32) -> Option<Option<S::Item>> {
     let next = if *in_a_row < AT_ONCE {
         records.next().now_or_never()

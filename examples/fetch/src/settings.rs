@@ -175,7 +175,10 @@ pub(crate) enum Auth {
 #[derive(Clone, Debug)]
 pub(crate) enum Proxy {
     /// Those named in the environment (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`).
-    Environment(Vec<Url>),
+    Environment {
+        http: Option<Url>,
+        https: Option<Url>,
+    },
     None,
     At {
         url: Url,

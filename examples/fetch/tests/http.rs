@@ -366,6 +366,46 @@ fn codings_have_other_names() {
     }
 }
 
+/// The end of a body may come after that of what is compressed in it.
+#[test]
+fn connections_are_used_again_after_compressed_bodies() {
+    let server = Server::start(|asked, stream| {
+        let coding = asked.path[1..].split('/').next().unwrap();
+        let body = encoded(coding);
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        write!(stream, "{:x}\r\n", body.len())?;
+        stream.write_all(&body)?;
+        stream.write_all(b"\r\n")?;
+        stream.flush()?;
+        // The client has read this much by then; if it hasn't, the test is easier and not wrong.
+        std::thread::sleep(Duration::from_millis(5));
+        stream.write_all(b"0\r\n\r\n")?;
+        Ok(Then::Keep)
+    });
+    for coding in ["gzip", "br", "zstd"] {
+        let before = server.connections();
+        good(["-c", "1", &server.url(&format!("/{coding}/{{1..20}}"))]);
+        let connections = server.connections() - before;
+        assert!(connections < 10, "{coding}: {connections}");
+    }
+}
+
+#[test]
+fn a_body_is_cut_though_what_is_compressed_in_it_is_whole() {
+    let server = Server::start(|asked, stream| {
+        let (coding, tail) = asked.path[1..].split_once('/').unwrap();
+        let body = [encoded(coding), tail.as_bytes().to_vec()].concat();
+        let length = body.len() + 100;
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n")?;
+        stream.write_all(&body)?;
+        Ok(Then::Close)
+    });
+    for path in ["/gzip/", "/gzip/tail", "/br/", "/br/tail", "/zstd/"] {
+        let url = server.url(path);
+        assert_eq!(run(["--quiet", "--retry", "0", &url]).kind(&url), "truncated", "{path}");
+    }
+}
+
 /// Nobody keeps it, and its size is told all the same.
 #[test]
 fn the_page_of_an_error_is_counted_as_it_would_be_kept() {
@@ -715,19 +755,26 @@ fn without_robots_all_is_allowed_and_with_unreadable_ones_nothing() {
 /// Though nobody has asked for that.
 #[test]
 fn robots_may_be_compressed() {
-    for (name, kinds) in [("gzip", ["", "robots"]), ("deflate", ["robots", "robots"])] {
+    let cases = [
+        ("gzip", "200 OK", 0, ["", "robots"]),
+        ("gzip", "200 OK", 9, ["robots", "robots"]), // cut
+        ("deflate", "200 OK", 0, ["robots", "robots"]),
+        ("deflate", "404 Not Found", 0, ["", ""]),
+    ];
+    for (name, status, cut, kinds) in cases {
         let server = Server::start(move |asked, stream| {
             if asked.path != "/robots.txt" {
                 return ok(stream, b"page").map(|()| Then::Keep);
             }
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
             encoder.write_all(b"User-agent: *\nDisallow: /private\n")?;
-            respond(stream, "200 OK", &[&format!("Content-Encoding: {name}")], &encoder.finish()?)?;
+            let text = encoder.finish()?;
+            respond(stream, status, &[&format!("Content-Encoding: {name}")], &text[..text.len() - cut])?;
             Ok(Then::Keep)
         });
         let urls = [server.url("/a"), server.url("/private")];
         let run = run(["--quiet", "--polite", &urls[0], &urls[1]]);
-        assert_eq!(urls.each_ref().map(|url| run.kind(url)), kinds, "{name}");
+        assert_eq!(urls.each_ref().map(|url| run.kind(url)), kinds, "{name} {status} {cut}");
     }
 }
 

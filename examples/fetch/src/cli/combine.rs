@@ -437,7 +437,7 @@ fn is_proxy(value: &OsStr) -> bool {
 
 /// The proxies that the client finds in the environment. It would pass over one that it can't use, and send everything
 /// directly.
-fn proxies(around: &Surroundings<'_>) -> Result<Vec<Url>> {
+fn proxies(around: &Surroundings<'_>) -> Result<Proxy> {
     // As it looks for them: the first that is there counts, and an empty one is none.
     let first = |names: [&'static str; 2]| {
         let found = names.into_iter().find_map(|name| Some((name, (around.variable)(name)?)));
@@ -445,22 +445,22 @@ fn proxies(around: &Surroundings<'_>) -> Result<Vec<Url>> {
     };
     let nobody = first(["NO_PROXY", "no_proxy"]).is_some_and(|(_, hosts)| hosts.to_string_lossy().trim() == "*");
     if nobody || (around.variable)("REQUEST_METHOD").is_some() {
-        return Ok(Vec::new());
+        return Ok(Proxy::None);
     }
-    let used = [["HTTP_PROXY", "http_proxy"], ["HTTPS_PROXY", "https_proxy"]]
-        .into_iter()
-        .filter_map(|names| first(names).or_else(|| first(["ALL_PROXY", "all_proxy"])));
-    used.map(|(name, value)| {
-        let text = value.to_str().filter(|_| is_proxy(&value)).unwrap_or_default();
-        let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        Url::parse(&whole).map_err(|_| {
-            format!(
-                "the variable {name} is no proxy: it takes a URL such as http://host:3128 or socks5h://host:1080; \
-                 empty, it is none, and --noproxy '*' does without any"
-            )
-        })
-    })
-    .collect()
+    let used = |names| match first(names).or_else(|| first(["ALL_PROXY", "all_proxy"])) {
+        None => Ok(None),
+        Some((name, value)) => {
+            let text = value.to_str().filter(|_| is_proxy(&value)).unwrap_or_default();
+            let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+            Url::parse(&whole).map(Some).map_err(|_| {
+                format!(
+                    "the variable {name} is no proxy: it takes a URL such as http://host:3128 or \
+                     socks5h://host:1080; empty, it is none, and --noproxy '*' does without any"
+                )
+            })
+        }
+    };
+    Ok(Proxy::Environment { http: used(["HTTP_PROXY", "http_proxy"])?, https: used(["HTTPS_PROXY", "https_proxy"])? })
 }
 
 fn proxy(args: &args::Http, around: &Surroundings<'_>) -> Result<Proxy> {
@@ -478,7 +478,7 @@ fn proxy(args: &args::Http, around: &Surroundings<'_>) -> Result<Proxy> {
             Some(name) => Err(hidden(name)),
             None => Ok(Proxy::None),
         },
-        (None, None) => proxies(around).map(Proxy::Environment),
+        (None, None) => proxies(around),
         (Some(text), except) => {
             // Without the text, which may have a password in it.
             let wrong = || "--proxy takes a URL such as http://host:3128 or socks5h://host:1080".to_owned();

@@ -1,5 +1,5 @@
-//! What the fuzz target of the config file calls: a text that nobody should write. It checks that what is wrong names the
-//! file and repeats no password, and that there is a flag for what isn't.
+//! What the fuzz target of the config file calls: a text that nobody should write. It checks that what is wrong names
+//! the file and repeats no password, and that there is a flag for what isn't.
 
 use super::{command, config};
 

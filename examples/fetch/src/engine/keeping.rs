@@ -1,8 +1,8 @@
 //! Whole bodies on their way to their places. Not on the thread of the requests: hashes, files and a compressed archive
 //! would hold up all the others.
 //!
-//! They go many at a time, as a task for each would cost more than the keeping: a batch waits a moment for more, and for
-//! the one before it. What is heavy waits for neither, and nothing waits for it; other workers of the pool take it.
+//! They go many at a time, as a task for each would cost more than the keeping: a batch waits a moment for more, and
+//! for the one before it. What is heavy waits for neither, and nothing waits for it; other workers of the pool take it.
 
 use std::any::Any;
 use std::mem;

@@ -88,8 +88,8 @@ pub(crate) struct Parts {
     pub(crate) start: Instant,
 }
 
-/// One record for each row, in the order in which they are done; in boxes, as each goes through many hands. Dropping the
-/// stream cancels what runs.
+/// One record for each row, in the order in which they are done; in boxes, as each goes through many hands. Dropping
+/// the stream cancels what runs.
 pub(crate) fn records(settings: Arc<Settings>, parts: Parts) -> impl Stream<Item = Box<Record>> {
     let engine = Box::new(Engine::new(settings, parts));
     stream::unfold(engine, async |mut engine| engine.next().await.map(|record| (record, engine)))
@@ -202,8 +202,8 @@ impl Engine {
             if self.until.is_some_and(|until| until <= now) {
                 self.running.clear(); // Cancels it.
                 self.keeping.start(now, false);
-                // Whole bodies get their records: keeping them ends by itself, and soon; what is extracted from them has
-                // --extract-timeout.
+                // Whole bodies get their records: keeping them ends by itself, and soon; what is extracted from them
+                // has --extract-timeout.
                 match self.keeping.next().await {
                     Some(kept) => kept.into_iter().for_each(|(whole, kept)| self.kept(whole, kept)),
                     None => self.finished.push_back(self.extracting.next().await?),

@@ -10,7 +10,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::slice;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -87,7 +86,7 @@ impl Clients {
         // To be found wrong now and not in every record.
         let now = !roots.is_empty() || identity.is_some();
         let recipe = Recipe { settings: settings.clone(), roots, identity };
-        let resolved = groups(&settings.resolve);
+        let resolved = groups(&settings.resolve, &settings.proxy);
         let plain = recipe.plain(IDLE, &[])?;
         let clients = Clients { plain, secure: OnceLock::new(), crowd: Default::default(), resolved, recipe };
         if now && let Err(message) = clients.secure() {
@@ -126,9 +125,8 @@ struct Crowd(Mutex<Recent>);
 /// Of the span of [`IDLE`] that began at `since`, and of the one before it.
 #[derive(Debug, Default)]
 struct Recent {
-    /// The one that was counted last, and what was said of it: often the next one is the same.
-    last: Option<Origin>,
-    crowd: bool,
+    /// The one that came last, if there was no crowd: often the next one is the same.
+    quiet: Option<Origin>,
     since: Option<Instant>,
     hasher: RandomState,
     /// Hashes of the origins, and how many of them were not there before.
@@ -141,12 +139,16 @@ struct Recent {
 impl Crowd {
     /// Counts a request, and says whether it is one of many to new hosts.
     fn grows(&self, url: &Url) -> bool {
+        self.grows_at(url, Instant::now)
+    }
+
+    fn grows_at(&self, url: &Url, now: impl FnOnce() -> Instant) -> bool {
         let mut recent = self.0.lock();
-        if recent.last.as_ref().is_some_and(|origin| origin.is_of(url)) {
-            return recent.crowd;
+        if recent.quiet.as_ref().is_some_and(|origin| origin.is_of(url)) {
+            return false;
         }
-        let crowd = recent.grows(url, Instant::now());
-        (recent.last, recent.crowd) = (Some(Origin::of(url)), crowd);
+        let crowd = recent.grows(url, now());
+        recent.quiet = (!crowd).then(|| Origin::of(url));
         crowd
     }
 }
@@ -168,8 +170,10 @@ impl Recent {
     }
 }
 
-/// As few groups as possible. Of several overrides for the same host and port the last one counts, as in curl.
-fn groups(overrides: &[Override]) -> Vec<Group> {
+/// As few groups as possible. Of several overrides for the same host and port the last one counts, as in curl. Those
+/// for the host of a proxy stay alone: in company, they would say where the proxy is for the others.
+fn groups(overrides: &[Override], proxy: &Proxy) -> Vec<Group> {
+    let is_proxy = |host: &str| proxies(proxy).any(|url| url.host_str() == Some(host));
     let mut groups: Vec<Group> = Vec::new();
     for (host, port, addresses) in overrides {
         let mut all = groups.iter_mut().flat_map(|group| &mut group.overrides);
@@ -177,7 +181,11 @@ fn groups(overrides: &[Override]) -> Vec<Group> {
             known.clone_from(addresses);
             continue;
         }
-        let has_room = |group: &Group| group.overrides.iter().all(|(name, ..)| name != host);
+        let alone = is_proxy(host);
+        let has_room = |group: &Group| {
+            let mut others = group.overrides.iter();
+            if alone { others.len() == 0 } else { others.all(|(name, ..)| name != host && !is_proxy(name)) }
+        };
         let index = groups.iter().position(has_room).unwrap_or(groups.len());
         groups.resize_with(groups.len().max(index + 1), Group::default);
         groups[index].overrides.push((host.clone(), *port, addresses.clone()));
@@ -206,7 +214,12 @@ impl Recipe {
 
     fn plain(&self, idle: Duration, over: &[Override]) -> Result<Client> {
         // The way to a proxy itself may be TLS.
-        if proxies(&self.settings.proxy).iter().any(|proxy| proxy.scheme() == "https") {
+        let proxy = match &self.settings.proxy {
+            Proxy::None => None,
+            Proxy::Environment { http, .. } => http.as_ref(),
+            Proxy::At { url, .. } => Some(url),
+        };
+        if proxy.is_some_and(|proxy| proxy.scheme() == "https") {
             return self.secure(idle, over);
         }
         // No certificates at all: it never sees TLS.
@@ -263,13 +276,13 @@ impl Recipe {
         if settings.deny_private {
             builder = builder.dns_resolver(PublicOnly);
         }
-        let to_proxy = |(host, port, _): &&Override| proxies(&settings.proxy).iter().any(|url| is_at(url, host, *port));
+        let to_proxy = |(host, port, _): &&Override| proxies(&settings.proxy).any(|url| is_at(url, host, *port));
         for (host, _, addresses) in settings.resolve.iter().filter(to_proxy).chain(over) {
             builder = builder.resolve_to_addrs(host, addresses);
         }
         Ok(match &settings.proxy {
             Proxy::None => builder.no_proxy(),
-            Proxy::Environment(_) => builder,
+            Proxy::Environment { .. } => builder,
             Proxy::At { url, except } => {
                 let proxy = reqwest::Proxy::all(url.clone()).context("--proxy can't be used")?;
                 builder.proxy(proxy.no_proxy(NoProxy::from_string(except)))
@@ -292,12 +305,13 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).context("it can't be read")
 }
 
-fn proxies(proxy: &Proxy) -> &[Url] {
-    match proxy {
-        Proxy::None => &[],
-        Proxy::Environment(urls) => urls,
-        Proxy::At { url, .. } => slice::from_ref(url),
-    }
+fn proxies(proxy: &Proxy) -> impl Iterator<Item = &Url> {
+    let (one, other) = match proxy {
+        Proxy::None => (None, None),
+        Proxy::Environment { http, https } => (http.as_ref(), https.as_ref()),
+        Proxy::At { url, .. } => (Some(url), None),
+    };
+    one.into_iter().chain(other)
 }
 
 /// Whether a URL leads to a host and port.
@@ -313,27 +327,33 @@ mod tests {
     fn ports_of_one_host_are_in_different_groups() {
         let over = |host: &str, port, last| (host.to_owned(), port, vec![SocketAddr::from(([127, 0, 0, last], port))]);
         let all = [over("a", 80, 1), over("b", 80, 2), over("a", 443, 3), over("c", 443, 4), over("b", 80, 5)];
-        let groups: Vec<_> = groups(&all).into_iter().map(|group| group.overrides).collect();
+        let of = |proxy| groups(&all, &proxy).into_iter().map(|group| group.overrides).collect::<Vec<_>>();
+        let groups = of(Proxy::None);
         assert_eq!(groups, [vec![over("a", 80, 1), over("b", 80, 5), over("c", 443, 4)], vec![over("a", 443, 3)]]);
+        let proxy = Proxy::At { url: "http://b:3128/".parse().unwrap(), except: String::new() };
+        let apart = [vec![over("a", 80, 1), over("c", 443, 4)], vec![over("b", 80, 5)], vec![over("a", 443, 3)]];
+        assert_eq!(of(proxy), apart);
     }
 
     #[test]
     fn many_new_hosts_are_a_crowd_and_many_known_ones_are_none() {
         let start = Instant::now();
-        let mut recent = Recent::default();
-        let mut crowded = |second: u64, hosts: std::ops::Range<usize>| {
+        let crowd = Crowd::default();
+        let crowded = |second: u64, hosts: std::ops::Range<usize>| {
             let now = start + Duration::from_secs(second);
-            hosts.filter(|host| recent.grows(&format!("http://h{host}/").parse().unwrap(), now)).count()
+            hosts.filter(|host| crowd.grows_at(&format!("http://h{host}/").parse().unwrap(), || now)).count()
         };
         assert_eq!(crowded(0, 0..MANY_HOSTS), 0);
         assert_eq!(crowded(3, 0..MANY_HOSTS), 0, "they were there before");
         assert_eq!(crowded(3, MANY_HOSTS..MANY_HOSTS + 10), 10);
         assert_eq!(crowded(4, 0..10), 10, "a moment ago there were many");
+        assert_eq!(crowded(5, 9..10) + crowded(5, 9..10), 2, "also for the one that was the last");
+        assert_eq!(crowded(8, 9..10), 0);
         assert_eq!(crowded(8, 0..10), 0);
         assert_eq!(crowded(16, 10_000..11_000), 1_000 - MANY_HOSTS);
         // More than are remembered, and for long.
         assert_eq!(crowded(20, 20_000..60_000), 40_000);
         assert_eq!(crowded(24, 20_000..60_000), 40_000);
-        assert!(recent.origins.len() < 10_000);
+        assert!(crowd.0.lock().origins.len() < 10_000);
     }
 }

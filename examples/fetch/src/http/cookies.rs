@@ -1,7 +1,7 @@
 //! `--cookies`: what servers set goes back to them, for as long as the run lasts.
 //!
-//! The client could do this by itself, but would take the URL of every request apart once more, wanted or not: a tenth of
-//! what a small request takes on the thread of the connections.
+//! The client could do this by itself, but would take the URL of every request apart once more, wanted or not: a tenth
+//! of what a small request takes on the thread of the connections.
 
 use cookie_store::{CookieStore, RawCookie};
 use parking_lot::RwLock;

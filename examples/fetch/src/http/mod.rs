@@ -322,10 +322,18 @@ impl Inner {
                 yield_now().await;
             }
         };
+        let mut behind = 0;
         loop {
             let piece = watch.over(Phase::Piece, response.chunk()).await?;
             let Some(piece) = piece.map_err(|error| self.fault(&error, Stage::Body))? else { break };
             match &mut decoder {
+                // To the end of the body, so that the connection can be used again and what is missing is missed.
+                Some(decoder) if decoder.is_over() => {
+                    behind += piece.len() as u64;
+                    if behind > SPARE {
+                        break;
+                    }
+                }
                 None => {
                     write(&piece)?;
                     pause().await;
@@ -337,9 +345,6 @@ impl Inner {
                     while let Some(piece) = decoder.next(&mut rest)? {
                         write(piece)?;
                         pause().await;
-                    }
-                    if decoder.is_over() {
-                        break;
                     }
                 }
             }
@@ -393,12 +398,21 @@ impl Inner {
     }
 
     async fn read_robots(&self, response: &mut Response, watch: &mut Watch<'_>) -> Result<Answer, Fault> {
+        let status = response.status();
+        if !status.is_success() {
+            self.drain(response, watch).await;
+            return Ok(Answer { status, text: Vec::new() });
+        }
         // Some servers compress it though they were asked not to.
-        let mut decoder = Decoder::of(response, true).transpose()?;
+        let undecodable = |_| Fault::new(Kind::Protocol, "it is compressed in a way that can't be decoded");
+        let mut decoder = Decoder::of(response, true).transpose().map_err(undecodable)?;
         let (mut text, mut left) = (Vec::new(), robots::LONGEST);
         while left > 0 && text.len() < robots::LONGEST {
             let piece = watch.over(Phase::Piece, response.chunk()).await?;
-            let Some(piece) = piece.map_err(|error| self.fault(&error, Stage::Body))? else { break };
+            let Some(piece) = piece.map_err(|error| self.fault(&error, Stage::Body))? else {
+                decoder.take().map_or(Ok(()), Decoder::finish)?;
+                break;
+            };
             left = left.saturating_sub(piece.len());
             match &mut decoder {
                 None => text.extend_from_slice(&piece),
@@ -413,11 +427,11 @@ impl Inner {
             }
         }
         text.truncate(robots::LONGEST);
-        Ok(Answer { status: response.status(), text })
+        Ok(Answer { status, text })
     }
 
-    /// Reads what is left of a body that nobody wants, if it is short; says how much there was. Otherwise the
-    /// connection is closed, when the response is dropped.
+    /// Reads what is left of a body that nobody wants, if it is short; says how much there was, as far as it was read.
+    /// Otherwise the connection is closed, when the response is dropped.
     async fn drain(&self, response: &mut Response, watch: &mut Watch<'_>) -> u64 {
         if response.content_length().is_some_and(|length| length > SPARE) {
             return 0;
@@ -427,7 +441,6 @@ impl Inner {
         let (mut bytes, mut read) = (0, 0);
         let reading = async {
             while read <= SPARE
-                && bytes <= SPARE
                 && let Ok(Some(piece)) = response.chunk().await
             {
                 read += piece.len() as u64;
@@ -435,8 +448,9 @@ impl Inner {
                     None => bytes += piece.len() as u64,
                     Some(decoder) => {
                         let mut rest = &piece[..];
-                        while let Ok(Some(piece)) = decoder.next(&mut rest)
-                            && bytes <= SPARE
+                        // No longer than is good for those who wait.
+                        while bytes <= 16 * SPARE
+                            && let Ok(Some(piece)) = decoder.next(&mut rest)
                         {
                             bytes += piece.len() as u64;
                         }

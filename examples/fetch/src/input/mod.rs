@@ -5,9 +5,9 @@
 //! Source ──► Reader (lines, csv, jsonl) ──► Draft ──► template ──► duplicates ──► Row
 //! ```
 //!
-//! Nothing is kept but the row at hand, and with `--dedupe` or `--names id` hashes of each row. What is wrong with a row
-//! becomes part of it, with file and line; only an input that can't be read any further is an error of the iterator. Fetching, and
-//! the order in which rows are fetched, are the engine's.
+//! Nothing is kept but the row at hand, and with `--dedupe` or `--names id` hashes of each row. What is wrong with a
+//! row becomes part of it, with file and line; only an input that can't be read any further is an error of the
+//! iterator. Fetching, and the order in which rows are fetched, are the engine's.
 
 mod csv;
 #[cfg(any(test, fuzzing))]

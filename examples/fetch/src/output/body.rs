@@ -57,8 +57,8 @@ struct Shared {
     spare: Spare,
 }
 
-/// Memory of small bodies, for the next ones. They come on one thread and are kept by others, and memory that is given up
-/// on another thread than it was taken on is what allocators are slowest at.
+/// Memory of small bodies, for the next ones. They come on one thread and are kept by others, and memory that is given
+/// up on another thread than it was taken on is what allocators are slowest at.
 #[derive(Debug, Default)]
 struct Spare(Mutex<Vec<Vec<u8>>>);
 

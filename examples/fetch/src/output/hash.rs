@@ -1,5 +1,5 @@
-//! SHA-256, of bodies and of what their names are made from. It comes from the library that TLS brings along, which takes
-//! half the time of a portable one where the processor has no instructions for it.
+//! SHA-256, of bodies and of what their names are made from. It comes from the library that TLS brings along, which
+//! takes half the time of a portable one where the processor has no instructions for it.
 
 use std::fmt;
 
