@@ -135,6 +135,8 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
     let mut summary = Summary::new();
     let mut interrupted = false;
     let mut in_a_row = 0;
+    // What ends the run: its records have nowhere to go.
+    let mut lost = Ok(());
     loop {
         control.horizon.store(writer.horizon(), Ordering::Relaxed);
         let next = match at_once(&mut records, &mut in_a_row).await {
@@ -154,9 +156,12 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
                     }
                     // Whoever reads sees soon what there is; the bar must not stand in the way.
                     () = &mut flush, if writer.is_behind() => {
-                        match &screen {
-                            Some(bar) => bar.suspend(|| writer.flush())?,
-                            None => writer.flush()?,
+                        lost = match &screen {
+                            Some(bar) => bar.suspend(|| writer.flush()),
+                            None => writer.flush(),
+                        };
+                        if lost.is_err() {
+                            break;
                         }
                         continue;
                     }
@@ -171,14 +176,17 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
         if !writer.is_behind() {
             flush.as_mut().reset(tokio::time::Instant::now() + SOON);
         }
-        writer.write(record)?;
+        lost = writer.write(record);
+        if lost.is_err() {
+            break;
+        }
     }
     drop(records); // Cancels what still runs.
-    writer.finish()?;
+    let lost = lost.and_then(|()| writer.finish());
 
     // Input that nobody waits for any more may never end.
     let gave_up = control.gave_up.load(Ordering::Relaxed);
-    let read = if interrupted || gave_up { Ok(()) } else { reading.await? };
+    let read = if interrupted || gave_up || lost.is_err() { Ok(()) } else { reading.await? };
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let report = summary.report(Circumstances {
         elapsed: start.elapsed(),
@@ -187,12 +195,13 @@ async fn session(mut settings: Settings, pool: ThreadPool) -> Result<ExitCode> {
         failed_before: count(&passed_over.failed_before),
         duplicates: count(&passed_over.duplicates),
         interrupted,
-        incomplete: interrupted || gave_up || read.is_err(),
+        incomplete: interrupted || gave_up || read.is_err() || lost.is_err(),
     });
-    if !quiet {
+    if !quiet && lost.is_ok() {
         say(&report);
     }
     let written = summary_file.map_or(Ok(()), |file| file.write(&report));
+    lost?;
     if interrupted {
         say(format_args!("the other URLs have no record{}", resume_hint(&settings)));
     } else if gave_up {

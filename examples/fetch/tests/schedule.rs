@@ -494,6 +494,15 @@ fn the_summary_tells_what_happened_to_people_and_to_programs() {
     let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((run.code, report["rows"].as_u64()), (Some(0), Some(1)));
 
+    // The records have nobody to read them any more.
+    let mut command = common::program();
+    command.args(flags.iter().chain([&server.url("/{1..100000000}")]));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!((report["incomplete"].as_bool(), report["interrupted"].as_bool()), (Some(true), Some(false)));
+
     // A summary that nobody reads is one that could not be written.
     let mut command = common::program();
     command.args(["--quiet", "--summary-json", "-", "--resume", "--records"]).arg(&records).arg(&urls[0]);

@@ -44,8 +44,8 @@ pub(crate) struct Report {
     /// Rows left out as they were there before (`--dedupe`).
     pub(crate) duplicates: u64,
     pub(crate) interrupted: bool,
-    /// Whether there are rows that have no record, or may be: after an interruption, and where `--deadline` passed
-    /// before the end of the input.
+    /// Whether there are rows that have no record, or may be: after an interruption, where `--deadline` passed before the
+    /// end of the input, and where the records could not be written any more.
     pub(crate) incomplete: bool,
     pub(crate) seconds: f64,
     pub(crate) rows_per_second: f64,
